@@ -1,0 +1,186 @@
+"""The fast path from images to instances: same results as torchvision in eager mode, in less time and memory."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.checkpoint import LoadedModel
+from model.detections import Detections, PredictFailure
+from model.errors import ModelError
+from model.inference import PRECISIONS, Engine, Limits, padded
+
+# Padded pixels that go through the network at once: two large photos, or more small ones. Larger batches bring a CPU
+# nothing, and it has no out-of-memory error that one could count on.
+_CPU_PIXELS = 800 * 1344 * 2
+_CUDA_PIXELS = 800 * 1344 * 16
+
+
+class Predictor:
+    """Runs one model on one device.
+
+    model: from `model.presets.load_model` or `model.checkpoint.load`; it is copied, not changed.
+    device: "cpu", "cuda", "cuda:1", …; "auto" is CUDA where there is one.
+    score_threshold: detections score above it; 0 to 1.
+    max_detections: an image, the best of the wanted classes.
+    classes: names of the wanted classes; None for all. The others are left out before NMS and the cut to
+        max_detections, so that they take no place.
+    precision: "exact" does torchvision's operations one for one and one image at a time, for results that are the
+        same to the last bit.
+        "float32" folds batch norm into convolutions and keeps channels last; only rounding differs. "bfloat16" runs
+        convolutions and linear layers in it: faster where the hardware has it, less exact.
+
+    Raises ModelError for settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        device: str = "auto",
+        score_threshold: float = 0.05,
+        max_detections: int = 100,
+        classes: Sequence[str] | None = None,
+        precision: str = "float32",
+    ) -> None:
+        if not 0 <= score_threshold < 1:
+            raise ModelError(f"score_threshold {score_threshold} is not from 0 to below 1")
+        if max_detections < 1:
+            raise ModelError(f"max_detections {max_detections} is less than 1")
+        if precision not in PRECISIONS:
+            raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+        self.spec = model.spec
+        self.device = _device(device)
+        limits = Limits(
+            score_threshold=score_threshold, max_detections=max_detections, labels=_labels(model, classes)
+        )
+        self._engine = Engine(model.module, model.spec, limits, self.device, precision)
+        # An image alone is what torchvision's results are compared with: in a batch convolutions round otherwise.
+        whole = _CUDA_PIXELS if self.device.type == "cuda" else _CPU_PIXELS
+        self._pixels = 1 if precision == "exact" else whole
+
+    def predict(
+        self,
+        images: Sequence[NDArray[np.uint8] | Tensor],
+        frames: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Detections | PredictFailure]:
+        """Detections of each image, in the order of the images.
+
+        images: RGB, uint8; numpy arrays (H, W, 3) or torch tensors (3, H, W), of any sizes.
+        frames: height and width of the frame that results are scaled to, one for each image; the image's own
+            where None. For images that were made smaller when they were decoded.
+
+        An image has the same result in any batch, up to float32 rounding. Where memory does not suffice, smaller
+        batches are tried; an image that does not fit alone gives PredictFailure, and the others go on.
+        Raises ModelError for images and frames that are not as described.
+        """
+        tensors = [_image(image, at) for at, image in enumerate(images)]
+        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
+        frames = sizes if frames is None else _frames(frames, len(tensors))
+        # Zero padding changes what convolutions see at the edge: only images that pad to one shape share a batch.
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for at, size in enumerate(sizes):
+            by_shape.setdefault(padded(self._engine.resized(*size)), []).append(at)
+        results: list[Detections | PredictFailure | None] = [None] * len(tensors)
+        for (height, width), members in by_shape.items():
+            start = 0
+            while start < len(members):
+                count = min(len(members) - start, max(1, self._pixels // (height * width)))
+                part = members[start : start + count]
+                found = self._run([tensors[at] for at in part], [frames[at] for at in part])
+                if found is None and count > 1:
+                    self._pixels = height * width * (count // 2)
+                    continue
+                if found is None:
+                    found = [PredictFailure(self._too_large(*sizes[part[0]]))]
+                for at, result in zip(part, found, strict=True):
+                    results[at] = result
+                start += count
+        return [result for result in results if result is not None]
+
+    def _too_large(self, height: int, width: int) -> str:
+        to_height, to_width = self._engine.resized(height, width)
+        return (
+            f"out of memory on {self.device}: an image of {width} x {height} pixels, {to_width} x {to_height} for "
+            "the network, does not fit alone"
+        )
+
+    def _run(
+        self, images: list[Tensor], frames: list[tuple[int, int]]
+    ) -> list[Detections | PredictFailure] | None:
+        """None where memory does not suffice."""
+        try:
+            return list(self._engine.run(images, frames))
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        except RuntimeError as err:
+            if not any(
+                text in str(err) for text in ("can't allocate memory", "not enough memory", "bad_alloc")
+            ):
+                raise
+        # After the except block: until then the traceback holds the tensors that are in the way.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ModelError(f"device {name!r} is unknown; use cpu, cuda, cuda:<n> or auto") from err
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {name!r} is not supported; use cpu, cuda, cuda:<n> or auto")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            have = f"{count} CUDA devices" if count else "no CUDA device"
+            raise ModelError(f"device {name!r} is not there: torch finds {have}; use cpu or auto")
+    return device
+
+
+def _labels(model: LoadedModel, classes: Sequence[str] | None) -> frozenset[int]:
+    ids = {c.name: c.id for c in model.spec.classes}
+    if classes is None:
+        return frozenset(ids.values())
+    if isinstance(classes, str) or not classes:
+        raise ModelError(f"classes is {classes!r}, not a list of at least one class name")
+    for name in classes:
+        if name not in ids:
+            near = difflib.get_close_matches(str(name), ids, n=3) or list(ids)[:5]
+            raise ModelError(
+                f"class {name!r} is not one of the {len(ids)} classes of model {model.spec.name!r}; near: "
+                + ", ".join(near)
+            )
+    return frozenset(ids[name] for name in classes)
+
+
+def _frames(frames: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    if len(frames) != count:
+        raise ModelError(f"{len(frames)} frames for {count} images")
+    for at, frame in enumerate(frames):
+        if len(frame) != 2 or min(frame) < 1:
+            raise ModelError(f"frame {at} is {frame!r}, not (height, width) of at least 1 pixel")
+    return [(int(height), int(width)) for height, width in frames]
+
+
+def _image(image: NDArray[np.uint8] | Tensor, at: int) -> Tensor:
+    """uint8 (3, H, W)."""
+    is_array = isinstance(image, np.ndarray)
+    if not is_array and not isinstance(image, Tensor):
+        raise ModelError(f"image {at} is {type(image).__name__}, not a numpy array or torch tensor")
+    shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
+    wanted = "(H, W, 3)" if is_array else "(3, H, W)"
+    if dtype != "uint8" or len(shape) != 3 or shape[2 if is_array else 0] != 3 or 0 in shape:
+        raise ModelError(
+            f"image {at} is {dtype} {shape}, not uint8 {wanted} with at least 1 pixel; convert it to RGB"
+        )
+    if isinstance(image, Tensor):
+        return image.contiguous()
+    # torch has no read-only tensors (arrays from shared memory are read-only) and no negative strides.
+    return torch.from_numpy(np.require(image.transpose(2, 0, 1), requirements=["C", "W"]))

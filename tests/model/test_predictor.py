@@ -1,0 +1,441 @@
+"""The predictor against torchvision in eager mode, and against what callers do wrong."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from model import presets, rle, scenes
+from model.architecture import build
+from model.checkpoint import LoadedModel
+from model.detections import Detections, PredictFailure
+from model.errors import ModelError
+from model.predictor import Predictor
+from model.spec import Preprocessing
+from tests.model import reference as ref
+
+Images = list[NDArray[np.uint8]]
+
+
+def pictures() -> Images:
+    """An invented one and, where they are, two real photos."""
+    return [ref.noise(2, 300, 180), *ref.photos(2)]
+
+
+def loaded(make: Callable[[], FasterRCNN]) -> tuple[FasterRCNN, LoadedModel]:
+    """torchvision's model with random weights, and ours with the same."""
+    theirs = ref.excite(make(), seed=0)
+    ours = build(ref.SPECS[make])
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, LoadedModel(ref.SPECS[make], ours.eval())
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return presets.load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def demo_images() -> Images:
+    return [scenes.scene(7, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(12)]
+
+
+def predict(predictor: Predictor, images: Images) -> list[Detections]:
+    found = predictor.predict(images)
+    assert all(isinstance(of, Detections) for of in found)
+    return found  # type: ignore[return-value]  # just checked
+
+
+def joints_of(found: Detections) -> NDArray[np.bool_]:
+    assert found.keypoints is not None
+    rows = ~np.isnan(found.keypoints).any(axis=(1, 2))
+    assert (np.isnan(found.keypoints).all(axis=(1, 2)) == ~rows).all()
+    return rows
+
+
+@pytest.mark.parametrize("make", ref.SPECS, ids=lambda make: make.__name__)
+def test_exact_is_torchvision_to_the_last_bit(make: Callable[[], FasterRCNN]) -> None:
+    theirs, ours = loaded(make)
+    predictor = Predictor(ours, device="cpu", precision="exact", max_detections=12)
+    persons = 0
+    for image in pictures():
+        expected = ref.eager(theirs, image, 0.05, 12)
+        found = predict(predictor, [image])[0]
+        assert len(found) == len(expected["scores"]) > 3
+        np.testing.assert_array_equal(found.labels, expected["labels"])
+        np.testing.assert_array_equal(found.boxes, expected["boxes"])
+        np.testing.assert_array_equal(found.scores, expected["scores"])
+        if "masks" in expected:
+            np.testing.assert_array_equal(found.masks, expected["probs"][:, 0])
+            assert found.masks is not None
+            assert found.masks.std() > 0.05
+            assert_rles_are(rle.encode_masks(found.masks, found.boxes, image.shape[:2]), expected["masks"])
+        else:
+            assert found.masks is None
+        if "keypoints" in expected:
+            rows = joints_of(found)
+            np.testing.assert_array_equal(
+                rows, np.isin(found.labels, [c.id for c in ours.spec.classes if c.keypoints])
+            )
+            persons += rows.sum()
+            assert found.keypoints is not None
+            np.testing.assert_array_equal(found.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2])
+            np.testing.assert_array_equal(found.keypoints[rows, :, 2], expected["keypoints_scores"][rows])
+        else:
+            assert found.keypoints is None
+    assert persons > 3 or "keypoints" not in expected
+
+
+def assert_rles_are(found: list[rle.Rle], pasted: Tensor) -> None:
+    masks = (pasted[:, 0] > 0.5).numpy().astype(np.uint8)
+    expected = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+    assert [of["counts"] for of in found] == [of["counts"] for of in expected]
+
+
+@pytest.mark.parametrize("make", [ref.mask_v1, ref.mask_v2], ids=lambda make: make.__name__)
+def test_float32_differs_by_rounding(make: Callable[[], FasterRCNN]) -> None:
+    """Random weights enlarge rounding far more than trained ones do: a detection in ten may go another way."""
+    theirs, ours = loaded(make)
+    total = agree = 0
+    predictor = Predictor(ours, device="cpu", max_detections=12)
+    for image, found in zip(pictures(), predict(predictor, pictures()), strict=True):
+        expected = ref.eager(theirs, image, 0.05, 12)
+        total += len(expected["scores"])
+        for box, label, score in zip(expected["boxes"], expected["labels"], expected["scores"], strict=True):
+            near = np.abs(found.boxes - box.numpy()).max(axis=1) < 0.3
+            agree += (
+                near & (found.labels == label.item()) & (np.abs(found.scores - score.item()) < 5e-3)
+            ).any()
+    assert total > 10
+    assert agree >= 0.9 * total
+
+
+def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_images: Images) -> None:
+    """Boxes 0.01 px, scores 1e-4, masks the same but for a pixel here and there."""
+    instances = same_rle = 0
+    for image, found in zip(demo_images, predict(Predictor(demo, device="cpu"), demo_images), strict=True):
+        expected = ref.eager(demo.module, image, 0.05, 100)  # type: ignore[arg-type]  # the demo is one R-CNN
+        np.testing.assert_array_equal(found.labels, expected["labels"])
+        np.testing.assert_allclose(found.boxes, expected["boxes"], rtol=0, atol=1e-2)
+        np.testing.assert_allclose(found.scores, expected["scores"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.masks, expected["probs"][:, 0], rtol=0, atol=1e-3)
+        rows = joints_of(found)
+        assert found.keypoints is not None
+        np.testing.assert_allclose(
+            found.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2], rtol=0, atol=1e-2
+        )
+        assert found.masks is not None
+        ours = rle.encode_masks(found.masks, found.boxes, image.shape[:2])
+        masks = (expected["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
+        theirs = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+        instances += len(ours)
+        same_rle += sum(a["counts"] == b["counts"] for a, b in zip(ours, theirs, strict=True))
+        assert np.abs(rle.area(ours) - rle.area(theirs)).max(initial=0) <= 2
+    assert instances > 50
+    assert same_rle >= 0.97 * instances
+
+
+def test_bfloat16_finds_the_same_things(demo: LoadedModel, demo_images: Images) -> None:
+    full = predict(Predictor(demo, device="cpu", score_threshold=0.7), demo_images)
+    half = predict(Predictor(demo, device="cpu", score_threshold=0.6, precision="bfloat16"), demo_images)
+    total = matched = 0
+    for a, b in zip(full, half, strict=True):
+        assert b.boxes.dtype == b.scores.dtype == np.float32
+        for box, label in zip(a.boxes, a.labels, strict=True):
+            total += 1
+            matched += ((b.labels == label) & (np.abs(b.boxes - box).max(axis=1) < 5)).any()
+    assert total > 20
+    assert matched >= 0.95 * total
+
+
+def test_a_mixed_batch_gives_what_single_images_give(demo: LoadedModel) -> None:
+    sizes = [(240, 320), (320, 240), (256, 256), (100, 400), (241, 320), (239, 318), (64, 64)]
+    images = [scenes.scene(9, at, size).image for at, size in enumerate(sizes)]
+    predictor = Predictor(demo, device="cpu")
+    together = predict(predictor, images)
+    for image, found in zip(images, together, strict=True):
+        alone = predict(predictor, [image])[0]
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_allclose(found.boxes, alone.boxes, rtol=0, atol=1e-2)
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found.masks, alone.masks, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(found.keypoints, alone.keypoints, rtol=0, atol=1e-2)
+
+
+def test_kinds_and_shapes(demo: LoadedModel, demo_images: Images) -> None:
+    found = predict(Predictor(demo, device="cpu"), demo_images[:1])[0]
+    n = len(found)
+    assert n > 0
+    assert found.masks is not None
+    assert found.keypoints is not None
+    assert found.boxes.shape == (n, 4)
+    assert found.boxes.dtype == np.float32
+    assert found.labels.shape == (n,)
+    assert found.labels.dtype == np.int32
+    assert found.scores.shape == (n,)
+    assert found.masks.shape == (n, 28, 28)
+    assert found.keypoints.shape == (n, 17, 3)
+    assert (np.diff(found.scores) <= 0).all()
+    height, width = demo_images[0].shape[:2]
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= [width, height, width, height]).all()
+
+
+def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Images) -> None:
+    image = demo_images[0]
+    height, width = image.shape[:2]
+    predictor = Predictor(demo, device="cpu")
+    small = predict(predictor, [image])[0]
+    large = predictor.predict([image], [(3 * height, 2 * width)])[0]
+    assert isinstance(large, Detections)
+    np.testing.assert_allclose(large.boxes, small.boxes * [2, 3, 2, 3], rtol=1e-5)
+    assert small.keypoints is not None
+    np.testing.assert_allclose(large.keypoints, small.keypoints * [2, 3, 1], rtol=1e-5)
+    np.testing.assert_array_equal(large.masks, small.masks)
+
+
+def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) -> None:
+    everything = predict(
+        Predictor(demo, device="cpu", score_threshold=0.01, max_detections=1000), demo_images
+    )
+    names = {c.name: c.id for c in demo.spec.classes}
+    wanted = ["star", "person"]
+    best = predict(
+        Predictor(demo, device="cpu", score_threshold=0.01, max_detections=3, classes=wanted), demo_images
+    )
+    found = 0
+    for of_all, of_some in zip(everything, best, strict=True):
+        rows = np.flatnonzero(np.isin(of_all.labels, [names[name] for name in wanted]))[:3]
+        np.testing.assert_array_equal(of_some.labels, of_all.labels[rows])
+        np.testing.assert_allclose(of_some.boxes, of_all.boxes[rows], atol=1e-2)
+        found += len(rows)
+    assert found > 12
+    assert max(len(of) for of in best) == 3
+
+
+def test_no_joints_are_computed_where_no_class_has_them(demo: LoadedModel, demo_images: Images) -> None:
+    found = predict(Predictor(demo, device="cpu", classes=["circle"]), demo_images)
+    assert sum(len(of) for of in found) > 0
+    for of in found:
+        assert of.keypoints is not None
+        assert np.isnan(of.keypoints).all()
+
+
+def test_tensors_read_only_arrays_and_views(demo: LoadedModel, demo_images: Images) -> None:
+    image = demo_images[0]
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    flipped_back = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
+    chw = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    expected, *others = predict(Predictor(demo, device="cpu"), [image, frozen, flipped_back, chw])  # type: ignore[list-item]
+    for other in others:
+        np.testing.assert_allclose(other.boxes, expected.boxes, atol=1e-2)
+        np.testing.assert_array_equal(other.labels, expected.labels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10000, 3), (2, 5000), (1, 64)])
+def test_odd_shapes(demo: LoadedModel, height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = predict(Predictor(demo, device="cpu", score_threshold=0.001), [image])[0]
+    assert np.isfinite(found.boxes).all()
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= np.asarray([width, height] * 2) + 1e-3).all()
+    assert found.masks is not None
+    assert len(rle.encode_masks(found.masks, found.boxes, (height, width))) == len(found)
+
+
+def test_no_images(demo: LoadedModel) -> None:
+    assert Predictor(demo, device="cpu").predict([]) == []
+
+
+def test_nothing_found(demo: LoadedModel) -> None:
+    found = predict(Predictor(demo, device="cpu", score_threshold=0.999), [np.zeros((80, 90, 3), np.uint8)])[
+        0
+    ]
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert found.masks is not None
+    assert found.masks.shape == (0, 28, 28)
+    assert found.keypoints is not None
+    assert found.keypoints.shape == (0, 17, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), r"image 1 is uint8 \(5, 5\).*convert it to RGB"),
+        (np.zeros((5, 5, 4), np.uint8), r"image 1 is uint8 \(5, 5, 4\)"),
+        (np.zeros((5, 5, 3), np.float32), r"image 1 is float32"),
+        (np.zeros((0, 5, 3), np.uint8), r"at least 1 pixel"),
+        (torch.zeros(5, 5, 3, dtype=torch.uint8), r"not uint8 \(3, H, W\)"),
+        (torch.zeros(3, 5, 5), r"image 1 is float32"),
+        ("photo.jpg", r"image 1 is str"),
+        (None, r"image 1 is NoneType"),
+    ],
+)
+def test_bad_images_are_named(demo: LoadedModel, image: object, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Predictor(demo, device="cpu").predict([np.zeros((5, 5, 3), np.uint8), image])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("frames", [[(5, 5), (5, 5)], [(0, 5)], [(5,)]])
+def test_bad_frames_are_named(demo: LoadedModel, frames: list[tuple[int, int]]) -> None:
+    with pytest.raises(ModelError, match="frame"):
+        Predictor(demo, device="cpu").predict([np.zeros((5, 5, 3), np.uint8)], frames)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score_threshold": 1.0}, "score_threshold 1.0"),
+        ({"score_threshold": -0.1}, "score_threshold -0.1"),
+        ({"max_detections": 0}, "max_detections 0"),
+        ({"precision": "int4"}, "precision 'int4'.*float32"),
+        ({"device": "gpu"}, "device 'gpu'"),
+        ({"device": "mps"}, "device 'mps' is not supported"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not there"),
+        ({"classes": ["persn"]}, "class 'persn' is not one of.*person"),
+        ({"classes": "person"}, "not a list"),
+        ({"classes": []}, "not a list of at least one"),
+    ],
+)
+def test_bad_settings_are_named(demo: LoadedModel, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Predictor(demo, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none(demo: LoadedModel) -> None:
+    with pytest.raises(
+        ModelError, match="device 'cuda' is not there: torch finds no CUDA device; use cpu or auto"
+    ):
+        Predictor(demo, device="cuda")
+    assert Predictor(demo).device.type == "cpu"
+
+
+def test_the_model_itself_is_not_changed(demo: LoadedModel, demo_images: Images) -> None:
+    before = {key: t.clone() for key, t in demo.module.state_dict().items()}
+    predict(Predictor(demo, device="cpu"), demo_images[:1])
+    after = demo.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+class Memory:
+    """Stands before an engine's run and has room for some images only; says how many were asked of it."""
+
+    def __init__(self, predictor: Predictor, room: int, error: Exception, bad: Tensor | None = None) -> None:
+        self.run, self.room, self.error, self.bad, self.asked = predictor._engine.run, room, error, bad, []
+        predictor._engine.run = self  # type: ignore[method-assign, assignment]  # the fault is put in here
+
+    def __call__(self, images: list[Tensor], frames: list[tuple[int, int]]) -> list[Detections]:
+        self.asked.append(len(images))
+        if len(images) > self.room or any(self.bad is not None and torch.equal(self.bad, i) for i in images):
+            raise self.error
+        return self.run(images, frames)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
+)
+def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: Exception) -> None:
+    images = [scenes.scene(3, at).image for at in range(8)]
+    expected = predict(Predictor(demo, device="cpu"), images)
+    predictor = Predictor(demo, device="cpu")
+    memory = Memory(predictor, 3, error)
+    found = predict(predictor, images)
+    assert memory.asked == [8, 4, 2, 2, 2, 2]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
+    memory.asked.clear()
+    predict(predictor, images)
+    assert memory.asked == [2, 2, 2, 2]
+
+
+def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> None:
+    images = [scenes.scene(3, at).image for at in range(5)]
+    bad = torch.from_numpy(images[3]).permute(2, 0, 1)
+    predictor = Predictor(demo, device="cpu")
+    Memory(predictor, 100, torch.OutOfMemoryError("CUDA out of memory"), bad)
+    found = predictor.predict(images)
+    assert [isinstance(of, PredictFailure) for of in found] == [False, False, False, True, False]
+    assert isinstance(found[3], PredictFailure)
+    assert "out of memory on cpu" in found[3].reason
+    assert "320 x 240 pixels" in found[3].reason
+
+
+def test_other_errors_are_not_swallowed(demo: LoadedModel) -> None:
+    predictor = Predictor(demo, device="cpu")
+    Memory(predictor, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        predictor.predict([np.zeros((50, 50, 3), np.uint8)])
+
+
+REAL_OUT_OF_MEMORY = """
+import resource, sys
+from dataclasses import replace
+import numpy as np, torch
+torch.set_num_threads(1)
+from model import presets
+from model.checkpoint import LoadedModel
+from model.predictor import Predictor
+from model.spec import Preprocessing
+demo = presets.load_model("demo")
+large = LoadedModel(replace(demo.spec, preprocessing=Preprocessing(min_size=3000, max_size=4000)), demo.module)
+predictor = Predictor(large, device="cpu")
+strip, square = np.zeros((10, 1000, 3), np.uint8), np.zeros((100, 100, 3), np.uint8)
+predictor.predict([strip])
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (200 << 20),) * 2)
+print([type(of).__name__ for of in predictor.predict([strip, square, strip])])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its memory by Linux's means")
+def test_memory_that_really_runs_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REAL_OUT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "['Detections', 'PredictFailure', 'Detections']", done.stderr
+
+
+def test_boxes_only(demo: LoadedModel, demo_images: Images) -> None:
+    """The same engine with heads switched off."""
+    spec = replace(demo.spec, architecture={**demo.spec.architecture, "family": "faster_rcnn"})
+    module = build(spec)
+    module.load_state_dict(demo.module.state_dict(), strict=False)
+    full = predict(Predictor(demo, device="cpu"), demo_images[:1])[0]
+    found = predict(Predictor(LoadedModel(spec, module.eval()), device="cpu"), demo_images[:1])[0]
+    assert found.masks is None
+    assert found.keypoints is None
+    np.testing.assert_allclose(found.boxes, full.boxes, atol=1e-2)
+
+
+def test_preprocessing_is_the_specs(demo: LoadedModel, demo_images: Images) -> None:
+    """A model is resized for as its spec says, like torchvision's transform with these numbers."""
+    spec = replace(
+        demo.spec, preprocessing=Preprocessing(min_size=200, max_size=210, mean=(0.4,) * 3, std=(0.3,) * 3)
+    )
+    module = build(spec)
+    module.load_state_dict(demo.module.state_dict())
+    module.eval()
+    expected = ref.eager(module, demo_images[0], 0.05, 100)  # type: ignore[arg-type]  # the demo is one R-CNN
+    found = predict(Predictor(LoadedModel(spec, module), device="cpu", precision="exact"), demo_images[:1])[0]
+    assert len(found) > 0
+    np.testing.assert_array_equal(found.boxes, expected["boxes"])
