@@ -1,0 +1,38 @@
+"""Text for terminals: names from storage are hostile until their control characters are spelled out."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+# Control and format characters (escape sequences, bidirectional overrides, zero-width joiners), lone
+# surrogates, private use and unassigned ones, and the two line separators outside ASCII.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def printable(text: str) -> str:
+    """`text` with every character that a terminal would act on or hide spelled out: \\n, \\x1b, \\u202e."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_spelled(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def printable_json(text: str) -> str:
+    """The JSON `text`, which has no raw control characters below U+0020, as equal JSON without hidden ones."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def elide(text: str, width: int) -> str:
+    """`text` in at most `width` characters, cut with an ellipsis."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """`text` on one printable line."""
+    return printable(" ".join(text.split()))

@@ -1,0 +1,58 @@
+"""The command itself: help that is instant, versions, unknown commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobs import cli
+
+HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb")
+
+
+def _modules_after(*argv: str) -> set[str]:
+    """Heavy modules that a command line imports."""
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"try:\n    main({list(argv)!r})\nexcept SystemExit:\n    pass\n"
+        f"print('LOADED', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split("LOADED")[1].split())
+
+
+@pytest.mark.parametrize(
+    "argv", [("--help",), ("segment", "--help"), ("query", "--help"), ("demo", "--help")]
+)
+def test_help_loads_nothing_heavy(argv: tuple[str, ...]) -> None:
+    assert not _modules_after(*argv)
+
+
+def test_every_command_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert f"    {name} " in text
+
+
+def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "masklake demo" in capsys.readouterr().out
+
+
+def test_an_unknown_command_names_the_known_ones(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("segmnt")
+    assert result.code == 2
+    assert "segmnt" in result.stderr
+    assert "segment, query" in result.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("masklake 0.")

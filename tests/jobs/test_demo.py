@@ -1,0 +1,34 @@
+"""`masklake demo`, whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def test_the_demo_shows_the_whole_job(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    result = run_cli("demo", "--lake", "my lake", "--images", "30")
+    assert result.code == 0, result.stdout + result.stderr
+    text = result.stdout
+    assert "complete: 32 of 32 images in the lake" in text
+    assert "unreadable 1" in text
+    assert "unsupported 1" in text
+    assert text.count("$ masklake query") == 3
+    ap = {m[1]: float(m[2]) for m in re.finditer(r"^(box|mask|keypoints) +([\d.]+)", text, re.MULTILINE)}
+    assert ap.keys() == {"box", "mask", "keypoints"}
+    assert min(ap.values()) > 0.4, "the shipped model really detects"
+    with Image.open(tmp_path / "my lake" / "demo.png") as picture:
+        assert min(picture.size) >= 240
+        assert np.asarray(picture.convert("L")).std() > 10
+    # what it tells people to type next must work
+    typed = re.search(r" run show (.*) last", text)
+    assert typed
+    assert typed[1] == "'my lake'"
+    again = run_cli("demo", "--lake", "my lake", "--images", "5")
+    assert again.code == 0, again.stdout + again.stderr
+    assert "complete: 7 of 7" in again.stdout
