@@ -1,0 +1,42 @@
+"""`make bench`: every benchmark, each printing both sides of its comparison from one run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+BENCHMARKS = {
+    "rle": "mask probabilities to COCO RLE: paste + pycocotools beside model.rle",
+    "predictor": "torchvision eager beside model.predictor, from pixels to RLE",
+    "job": "the whole job beside the bare predictor loop on the same images; CPU time an image by stage",
+    "memory": "peak memory of the job at 1,000 and at 10,000 images",
+}
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    versions = " · ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray", "pyarrow")
+    )
+    print(f"{cpu}, {os.cpu_count()} CPUs · Python {platform.python_version()} · {versions}")
+    for name in names or BENCHMARKS:
+        print(f"\n{name}: {BENCHMARKS[name]}\n  repeat: .venv/bin/python -m tests.bench {name}", flush=True)
+        importlib.import_module(f"tests.bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

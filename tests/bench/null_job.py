@@ -1,0 +1,31 @@
+"""A whole run with a predictor that costs nothing: `python -m tests.bench.null_job SOURCE LAKE`."""
+
+from __future__ import annotations
+
+import sys
+
+from jobs.cluster import ray_cluster
+from pipeline.decode import DecodeOptions
+from pipeline.record import RunRecord, new_run_id
+from pipeline.run import Job, Planned, run
+from pipeline.stages import Resources
+from pipeline.storage import Storage
+from tests.predictors import VOCABULARY, ContentPredictor
+
+
+def main(source: str, lake: str) -> int:
+    record = RunRecord(
+        run=new_run_id(), lake=lake, source=source, command=["bench"], options={}, selection={},
+        model={"name": "content", "fingerprint": "0"}, versions={},
+    )  # fmt: skip
+    job = Job(
+        record=record, storage=Storage(), predictor=ContentPredictor, vocabulary=VOCABULARY,
+        decode=DecodeOptions(), max_bytes=10**9,
+    )  # fmt: skip
+    with ray_cluster(None, 0) as cluster:
+        final, _ = run(job, Planned(job), Resources.fitted(cluster.cpus, 0), lambda _: None)
+    return 0 if final.state == "complete" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""The data contract: files that any Parquet reader reads alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.detections import Detections
+from pipeline import sink
+from pipeline.encode import encode_rows
+from pipeline.infer import infer_rows
+from pipeline.record import RunFolder
+from pipeline.schema import IMAGES, SCHEMA_VERSION
+from pipeline.storage import Storage
+from tests.contract.contract import check_lake
+from tests.lakes import WHEN, LakeBuilder, image, instance, label_row
+from tests.predictors import VOCABULARY, ContentPredictor
+
+R1, R2 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb"
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> LakeBuilder:
+    builder = LakeBuilder(str(tmp_path))
+    builder.part(R1, {
+        "s3://p/a.jpg": [instance("person", 0.9), instance("dog", 0.5, mask=None, keypoints=None)],
+        "s3://p/ü \x1b.jpg": [],
+    })  # fmt: skip
+    broken = image("s3://p/c.jpg", status="unreadable", error="truncated", width=None, height=None, etag=None,
+                   size_bytes=None, last_modified=None)  # fmt: skip
+    builder.part(R2, [(broken, [])])
+    builder.labels(
+        [label_row("s3://p/a.jpg", "person"), label_row("s3://p/a.jpg", "dog", iscrowd=True, instance=1)]
+    )
+    return builder
+
+
+def decoded(count: int) -> pa.Table:
+    """Rows as the decode stage makes them: `count` images of several sizes, the last one missing."""
+    chance = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        height, width = int(chance.integers(20, 90)), int(chance.integers(20, 90))
+        pixels = chance.integers(0, 200, (height, width, 3), np.uint8)
+        pixels[0, 0, 0] = i  # ContentPredictor finds i % 4 instances
+        missing = i == count - 1
+        rows.append({
+            "image_id": i, "uri": f"s3://p/{i}.jpg", "etag": f"e{i}", "size_bytes": 1000 + i, "last_modified": WHEN,
+            "width": None if missing else width, "height": None if missing else height,
+            "status": "missing" if missing else "ok", "error": "it has gone" if missing else None,
+            "pixels": None if missing else pixels.tobytes(), "pixel_width": width, "pixel_height": height,
+        })  # fmt: skip
+    types = {field.name: field.type for field in IMAGES} | {
+        "status": pa.string(), "pixels": pa.large_binary(), "pixel_width": pa.int32(), "pixel_height": pa.int32(),
+    }  # fmt: skip
+    return pa.table({name: pa.array([row[name] for row in rows], types[name]) for name in rows[0]})
+
+
+class BoxPredictor(ContentPredictor):
+    """Finds boxes only, as a Faster R-CNN does."""
+
+    def predict(self, *args: Any) -> list[Detections]:
+        return [dataclasses.replace(found, masks=None, keypoints=None) for found in super().predict(*args)]
+
+
+@pytest.fixture
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A lake from the stages of the real pipeline, without Ray around them."""
+    predictor = getattr(request, "param", ContentPredictor)()
+    rows = encode_rows(infer_rows(decoded(30), predictor), VOCABULARY)
+    for i, (run, offset, length) in enumerate([(R1, 0, 13), (R1, 13, 17), (R2, 0, 30)]):
+        sink.write(
+            rows.slice(offset, length), RunFolder(str(tmp_path), run, Storage()), i + 1, "demo@0123456789ab"
+        )
+    return tmp_path
+
+
+def test_the_schema_keeps_the_contract(builder: LakeBuilder) -> None:
+    assert check_lake(Path(builder.uri)) == {"images": 3, "instances": 2, "labels": 2}
+
+
+@pytest.mark.parametrize("written", [ContentPredictor, BoxPredictor], indirect=True)
+def test_the_sink_keeps_the_contract(written: Path) -> None:
+    found = sum(i % 4 for i in range(29))
+    assert check_lake(written) == {"images": 60, "instances": 2 * found}
+
+
+def test_the_sink_writes_what_was_found(written: Path) -> None:
+    """The path from detections to files, against the detections."""
+    rows = decoded(30)
+    frames = [(h, w) for h, w in zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True) if h]
+    pixels = [np.frombuffer(p, np.uint8).reshape(h, w, 3)
+              for p, (h, w) in zip(rows["pixels"].to_pylist()[:-1], frames, strict=True)]  # fmt: skip
+    detections = ContentPredictor().predict(pixels, frames)
+    frame = pl.read_parquet(written / f"instances/run={R2}/*.parquet").sort("image_id", "instance")
+    assert frame["image_id"].to_list() == [i for i, d in enumerate(detections) for _ in d.scores]
+    boxes = np.concatenate([d.boxes for d in detections])
+    extents = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    assert (frame.select("x", "y", "w", "h").to_numpy() == extents).all()
+    assert (frame["score"].to_numpy() == np.concatenate([d.scores for d in detections])).all()
+    assert frame["label_id"].to_list() == np.concatenate([d.labels for d in detections]).tolist()
+    assert set(frame.select("label_id", "label").rows()) == {(1, "person"), (2, "square")}
+    joints = np.concatenate([d.keypoints[d.labels == 1] for d in detections if d.keypoints is not None])
+    persons = frame.filter(pl.col("label") == "person")["keypoints"].to_list()
+    assert [[j["name"] for j in row] for row in persons] == [list(VOCABULARY.joints)] * len(joints)
+    assert ([[[j["x"], j["y"], j["score"]] for j in row] for row in persons] == joints).all()
+    assert (
+        frame.filter(pl.col("label") == "square")["keypoints"].null_count()
+        == (frame["label"] == "square").sum()
+    )
+
+
+def test_times_are_utc(written: Path) -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    [processed] = pl.read_parquet(written / f"images/run={R1}/*.parquet")["processed_at"].dt.date().unique()
+    assert abs((processed - before.date()).days) <= 1
+
+
+def test_the_checks_see_a_file_that_breaks_the_contract(builder: LakeBuilder) -> None:
+    """Each break alone, in the first instances file."""
+    [path, *_] = sorted(Path(builder.uri).glob("instances/run=*/*.parquet"))
+    good = pq.read_table(path)
+    areas = pa.chunked_array([[1] * len(good)], pa.int32())
+    breaks = {
+        "a column is missing": good.drop_columns(["area"]),
+        "a type is wider": good.set_column(
+            6, good.field(6).with_type(pa.float64()), good["score"].cast(pa.float64())
+        ),
+        "no schema version": good.replace_schema_metadata({}),
+        "another version": good.replace_schema_metadata(
+            {**good.schema.metadata, b"masklake.schema_version": str(SCHEMA_VERSION + 1).encode()}
+        ),
+        "unsorted": good.take([1, 0]),
+        "an instance too few": good.slice(1),
+        "another area": good.set_column(7, good.field(7), areas),
+    }
+    for what, table in breaks.items():
+        pq.write_table(table, path, compression="zstd")
+        with pytest.raises(AssertionError):
+            check_lake(Path(builder.uri))
+            pytest.fail(f"not seen: {what}", pytrace=False)
+    pq.write_table(good, path, compression="snappy")
+    with pytest.raises(AssertionError):
+        check_lake(Path(builder.uri))
+    pq.write_table(good, path, compression="zstd")
+    check_lake(Path(builder.uri))
