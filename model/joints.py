@@ -68,7 +68,7 @@ def _of_four(best: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
     return best(x[..., 2:], x[..., :-2])
 
 
-def _sample(maps_KMM: Tensor, rows_HM: Tensor, columns_WM: Tensor) -> Tensor:  # noqa: N803  # shapes
+def _sample(maps_KMM: Tensor, rows_HM: Tensor, columns_WM: Tensor) -> Tensor:
     """(K,) the value of each enlarged map at the pixel next to its highest cell."""
     k, m, _ = maps_KMM.shape
     cell = maps_KMM.flatten(1).argmax(1)
@@ -77,7 +77,7 @@ def _sample(maps_KMM: Tensor, rows_HM: Tensor, columns_WM: Tensor) -> Tensor:  #
     return (rows_HM[row][:, None] @ maps_KMM @ columns_WM[column][:, :, None]).view(k)
 
 
-def _window(possible_KC: Tensor, weights_PM: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803  # shapes
+def _window(possible_KC: Tensor, weights_PM: Tensor) -> tuple[Tensor, Tensor]:
     """Along one axis: (K,) first pixels and (K, S, M) weights of windows that cover the possible cells."""
     pixels, m = weights_PM.shape
     cells = torch.arange(m + 1, device=possible_KC.device)

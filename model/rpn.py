@@ -1,0 +1,98 @@
+"""Region proposals (Faster R-CNN, section 3.1): torchvision's rpn.py, with boxes decoded only where they can win.
+
+torchvision decodes the boxes of all anchors, a quarter of a million in a photo, and then keeps the best thousand of
+each pyramid level. Here the best are chosen first, and the box layer runs on them alone.
+
+Shapes: N images, A anchors a position, C channels, T positions kept of a level.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import boxes as box_ops
+
+_SPARE = 2
+"""How many times the wanted number are looked at again in float32, where the layers run in less."""
+
+
+class Proposer:
+    """A RegionProposalNetwork in evaluation mode, made ready.
+
+    convolve: its 3 x 3 convolutions, (N, C, H, W) in and out, in the features' dtype.
+    """
+
+    def __init__(self, rpn: RegionProposalNetwork, convolve: Callable[[Tensor], Tensor]) -> None:
+        self._rpn, self._convolve = rpn, convolve
+        self._objectness, self._boxes = _rows(rpn.head.cls_logits), _rows(rpn.head.bbox_pred)
+        self._rough: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, features: dict[str, Tensor], batch: ImageList) -> list[Tensor]:
+        """For each image (R, 4) float32 proposals, best first: x1 y1 x2 y2 in pixels of the resized image."""
+        boxes, scores, kinds = [], [], []
+        n, padded = len(batch.image_sizes), batch.tensors.shape[-2:]
+        for level, (feature_NCHW, cell_A4) in enumerate(
+            zip(features.values(), self._rpn.anchor_generator.cell_anchors, strict=True)
+        ):
+            hidden_NCHW = self._convolve(feature_NCHW)
+            boxes_NT4, logits_NT = self._best(hidden_NCHW, cell_A4.to(hidden_NCHW.device), padded)
+            boxes.append(boxes_NT4)
+            scores.append(logits_NT.sigmoid())
+            kinds.append(torch.full_like(logits_NT, level, dtype=torch.int64))
+        boxes_NT4, scores_NT, kinds_NT = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(kinds, 1)
+        return [
+            self._filtered(boxes_NT4[i], scores_NT[i], kinds_NT[i], batch.image_sizes[i]) for i in range(n)
+        ]
+
+    def _best(self, hidden_NCHW: Tensor, cell_A4: Tensor, padded: torch.Size) -> tuple[Tensor, Tensor]:
+        """(N, T, 4) boxes and (N, T) objectness logits of the best of one level, best first; float32."""
+        height, width = hidden_NCHW.shape[2:]
+        hidden_NPC = hidden_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
+        a = len(cell_A4)
+        logits_NQ = self._dense_objectness(hidden_NCHW).permute(0, 2, 3, 1).flatten(1)  # Q = H W A
+        most = min(self._rpn.pre_nms_top_n(), logits_NQ.shape[1])
+        if logits_NQ.dtype == torch.float32:
+            logits_NT, q_NT = logits_NQ.topk(most, 1)
+            rows_NTC = _take(hidden_NPC, q_NT // a)
+        else:
+            q_NS = logits_NQ.topk(min(_SPARE * most, logits_NQ.shape[1]), 1).indices
+            rows_NSC = _take(hidden_NPC, q_NS // a).float()
+            logits_NS = F.linear(rows_NSC, *self._objectness).gather(2, (q_NS % a)[..., None])[..., 0]
+            logits_NT, s_NT = logits_NS.topk(most, 1)
+            q_NT, rows_NTC = q_NS.gather(1, s_NT), _take(rows_NSC, s_NT)
+        position_NT, anchor_NT = q_NT // a, q_NT % a
+        deltas_NTA4 = F.linear(rows_NTC, *self._boxes).unflatten(2, (a, 4))
+        deltas_NT4 = deltas_NTA4.gather(2, anchor_NT[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
+        y, x = position_NT // width * (padded[0] // height), position_NT % width * (padded[1] // width)
+        anchors_NT4 = torch.stack([x, y, x, y], -1) + cell_A4[anchor_NT]
+        decoded = self._rpn.box_coder.decode_single(deltas_NT4.reshape(-1, 4), anchors_NT4.reshape(-1, 4))
+        return decoded.view(*q_NT.shape, 4), logits_NT
+
+    def _dense_objectness(self, hidden_NCHW: Tensor) -> Tensor:
+        if hidden_NCHW.dtype not in self._rough:
+            weight, bias = (t.to(hidden_NCHW.dtype) for t in self._objectness)
+            self._rough[hidden_NCHW.dtype] = weight[:, :, None, None], bias
+        return F.conv2d(hidden_NCHW, *self._rough[hidden_NCHW.dtype])
+
+    def _filtered(self, boxes_R4: Tensor, scores_R: Tensor, level_R: Tensor, size: tuple[int, int]) -> Tensor:
+        """As filter_proposals: clipped, not too small, NMS in each level."""
+        boxes_R4 = box_ops.clip_boxes_to_image(boxes_R4, size)
+        keep = box_ops.remove_small_boxes(boxes_R4, self._rpn.min_size)
+        keep = keep[scores_R[keep] >= self._rpn.score_thresh]
+        boxes_R4, scores_R, level_R = boxes_R4[keep], scores_R[keep], level_R[keep]
+        best = box_ops.batched_nms(boxes_R4, scores_R, level_R, self._rpn.nms_thresh)
+        return boxes_R4[best[: self._rpn.post_nms_top_n()]]
+
+
+def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """The float32 weight (outputs, C) and bias of a 1 x 1 convolution, for rows of features."""
+    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+    return conv.weight.detach().float()[:, :, 0, 0], bias.float().to(conv.weight.device)
+
+
+def _take(of_NPC: Tensor, at_NT: Tensor) -> Tensor:
+    """(N, T, C): rows of each image."""
+    return torch.stack([rows_PC[at_T] for rows_PC, at_T in zip(of_NPC, at_NT, strict=True)])
