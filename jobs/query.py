@@ -30,10 +30,11 @@ Tables:
   instances   every detected instance: uri, label, score, area, x, y, w, h, mask, keypoints, …
   errors      the images whose status is not ok
   runs        one row per run: state, model, images, failures, seconds, …
-  labels      the newest labels of each image
+  labels      every labelled instance, of the newest label set of each image
+  labelled    one row per labelled image, with those that hold nothing: uri, width, height, n_instances, split, …
 
 images, instances and errors hold the newest run of each image; all_images, all_instances and all_labels hold
-every run and every label set. `masklake query --columns` describes all columns.
+every run and every label set (in all_labels, instance -1 is an image that holds nothing). `masklake query --columns` describes all columns.
 """
 
 EPILOG = """\

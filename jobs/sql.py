@@ -1,8 +1,8 @@
 """SQL over a lake: DuckDB with the lake's tables as views, locked so that it reads them and nothing else.
 
-The views are `images`, `instances`, `labels`, `errors` (images that did not end ok) and `runs`; the newest
-run of each image, and the newest label set, unless one run is chosen. `all_images`, `all_instances` and
-`all_labels` hold every run and label set.
+The views are `images`, `instances`, `labels`, `labelled` (a row per labelled image), `errors` (images that did
+not end ok) and `runs`; the newest run of each image, and the newest label set, unless one run is chosen.
+`all_images`, `all_instances` and `all_labels` hold every run and label set.
 """
 
 from __future__ import annotations
@@ -31,8 +31,36 @@ REMOTE_THREADS = 32
 a query over 200 parts took 5.2 s with 2 threads and 0.6 s with 32."""
 
 # What each view is made from.
-_SOURCES = {"images": "all_images", "instances": "all_instances", "errors": "images", "labels": "all_labels"}
-VIEWS = ("images", "instances", "errors", "labels", "runs", "all_images", "all_instances", "all_labels")
+_SOURCES = {
+    "images": "all_images",
+    "instances": "all_instances",
+    "errors": "images",
+    "labels": "all_labels",
+    "labelled": "all_labels",
+}
+VIEWS = (
+    "images",
+    "instances",
+    "errors",
+    "labels",
+    "labelled",
+    "runs",
+    "all_images",
+    "all_instances",
+    "all_labels",
+)
+
+_NEWEST_LABELS = """
+    from all_labels l join (select uri, max(labelled_at) as labelled_at from all_labels group by uri) newest
+    on l.uri = newest.uri and l.labelled_at = newest.labelled_at
+"""
+# A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
+_LABELS = f"create view labels as select l.* {_NEWEST_LABELS} where l.instance >= 0"
+_LABELLED = f"""
+    create view labelled as select l.uri, any_value(l.width) as width, any_value(l.height) as height,
+        (count(*) filter (l.instance >= 0))::integer as n_instances, any_value(l.source) as source,
+        any_value(l.split) as split, l.labelled_at {_NEWEST_LABELS} group by l.uri, l.labelled_at
+"""
 
 _RUNS_COLUMNS = """
     run varchar, state varchar, source varchar, model varchar, images bigint, done bigint, ok bigint,
@@ -59,7 +87,7 @@ _REPLACED_BY_RUN = """
 
 
 class Database:
-    """A lake opened for SQL. `run` restricts every view but `labels` to one run: an id, or `last`.
+    """A lake opened for SQL. `run` restricts every view but those of labels to one run: an id, or `last`.
 
     Use as a context manager. Raises UserError when the lake cannot be read.
     """
@@ -145,10 +173,9 @@ class Database:
         elif view == "errors":
             self._execute("create view errors as from images where status <> 'ok'")
         elif view == "labels":
-            self._execute(
-                "create view labels as select l.* from all_labels l join (select uri, max(labelled_at) as labelled_at "
-                "from all_labels group by uri) newest on l.uri = newest.uri and l.labelled_at = newest.labelled_at"
-            )
+            self._execute(_LABELS)
+        elif view == "labelled":
+            self._execute(_LABELLED)
         elif view.startswith("all_"):
             table = view.removeprefix("all_")
             self._scan(view, table, self._parts(table))

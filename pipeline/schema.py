@@ -96,24 +96,31 @@ INSTANCES = pa.schema([
 
 LABELS = pa.schema([
     _URI,
-    _field("instance", pa.int32(), "position within the image's label set, from 0"),
-    *[INSTANCES.field(name) for name in ("label_id", "label", "area", "x", "y", "w", "h", "mask")],
+    _field("width", pa.int32(), "of the image, pixels, after EXIF orientation; null when nobody told", nullable=True),
+    _field("height", pa.int32(), "of the image, pixels, after EXIF orientation; null when nobody told", nullable=True),
+    _field("instance", pa.int32(), "position within the image's label set, from 0; -1 in the one row of an image that was looked at and has no instances"),
+    *[
+        INSTANCES.field(name).with_nullable(True)  # null where instance is -1
+        for name in ("label_id", "label", "area", "x", "y", "w", "h", "mask")
+    ],
     _field(
         "keypoints",
         pa.list_(pa.field("element", pa.struct([
             *[KEYPOINT.field(i) for i in range(3)],
-            _field("visibility", pa.int8(), "COCO: 0 not labelled, 1 labelled but hidden, 2 visible"),
+            _field("visibility", pa.int8(), "COCO: 0 not labelled (x and y are 0), 1 labelled but hidden, 2 visible"),
         ]), nullable=False)),
-        "null where the instance has no joints",
+        "null where no joint of the instance is labelled",
         nullable=True,
     ),
-    _field("iscrowd", pa.bool_(), "COCO crowd region"),
+    _field("iscrowd", pa.bool_(), "COCO crowd region: many objects under one mask", nullable=True),
     _field("source", pa.string(), "human | import | …"),
     _field("split", pa.string(), "train | val, a stable hash of uri unless pinned"),
-    _field("labelled_at", _TIME, "the newest label set of an image replaces older ones"),
+    _field("labelled_at", _TIME, "of the whole label set; the newest label set of an image replaces older ones"),
 ])  # fmt: skip
+"""One row per labelled instance, and one with instance -1 for an image that is labelled and has none."""
 
 
-def with_footer(schema: pa.Schema, model: str) -> pa.Schema:
-    """`schema` with the schema version and the model's fingerprint as footer metadata."""
-    return schema.with_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode(), MODEL_KEY: model.encode()})
+def with_footer(schema: pa.Schema, model: str | None) -> pa.Schema:
+    """`schema` with the schema version and, where a model made the rows, its fingerprint as footer metadata."""
+    made_by = {} if model is None else {MODEL_KEY: model.encode()}
+    return schema.with_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode(), **made_by})

@@ -19,6 +19,7 @@ from pipeline.storage import Storage, join
 
 MODEL = "demo@0123456789ab"
 WHEN = datetime.datetime(2026, 11, 22, 23, 54, 16, tzinfo=datetime.UTC)
+_OF_THE_SET = ("uri", "width", "height", "source", "split", "labelled_at")
 _IDS = {name: id_ for id_, name in CATEGORIES}
 
 
@@ -72,13 +73,17 @@ def instance(
 
 def label_row(uri: str, label: str, **given: Any) -> dict[str, Any]:
     """A row of labels."""
-    row = {name: value for name, value in instance(label, 1.0).items() if name in LABELS.names}
+    row: dict[str, Any] = {
+        name: value for name, value in instance(label, 1.0).items() if name in LABELS.names
+    }
     if row["keypoints"]:
         row["keypoints"] = [{**joint, "visibility": 2} for joint in row["keypoints"]]
         for joint in row["keypoints"]:
             del joint["score"]
     own = {
         "uri": uri,
+        "width": 64,
+        "height": 48,
         "instance": 0,
         "iscrowd": False,
         "source": "human",
@@ -86,6 +91,12 @@ def label_row(uri: str, label: str, **given: Any) -> dict[str, Any]:
         "labelled_at": WHEN,
     }
     return row | own | given
+
+
+def empty_label_row(uri: str, **given: Any) -> dict[str, Any]:
+    """The one row of labels of an image that was looked at and has no instances."""
+    row = dict.fromkeys(LABELS.names) | {name: label_row(uri, "dog")[name] for name in _OF_THE_SET}
+    return row | {"instance": -1} | given
 
 
 def record(run: str, lake: str, **given: Any) -> RunRecord:
@@ -158,7 +169,7 @@ class LakeBuilder:
         """Write one part of labels."""
         name = f"part-{self._parts:05d}.parquet"
         self._parts += 1
-        self._write(join(self.uri, "labels", name), rows, with_footer(LABELS, MODEL), version, None)
+        self._write(join(self.uri, "labels", name), rows, with_footer(LABELS, None), version, None)
 
     def record(self, run: str, **given: Any) -> RunRecord:
         """Write a run.json."""

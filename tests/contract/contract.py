@@ -39,8 +39,9 @@ DUCKDB = {
         "h": "FLOAT", "mask": _DUCKDB_RLE, "keypoints": _DUCKDB_JOINTS.format("score FLOAT"), "model": "VARCHAR",
     },
     "labels": {
-        "uri": "VARCHAR", "instance": "INTEGER", "label_id": "INTEGER", "label": "VARCHAR", "area": "INTEGER",
-        "x": "FLOAT", "y": "FLOAT", "w": "FLOAT", "h": "FLOAT", "mask": _DUCKDB_RLE,
+        "uri": "VARCHAR", "width": "INTEGER", "height": "INTEGER", "instance": "INTEGER", "label_id": "INTEGER",
+        "label": "VARCHAR", "area": "INTEGER", "x": "FLOAT", "y": "FLOAT", "w": "FLOAT", "h": "FLOAT",
+        "mask": _DUCKDB_RLE,
         "keypoints": _DUCKDB_JOINTS.format("visibility TINYINT"), "iscrowd": "BOOLEAN", "source": "VARCHAR",
         "split": "VARCHAR", "labelled_at": "TIMESTAMP WITH TIME ZONE",
     },
@@ -64,8 +65,9 @@ POLARS = {
         "model": pl.String,
     },
     "labels": {
-        "uri": pl.String, "instance": pl.Int32, "label_id": pl.Int32, "label": pl.Categorical(), "area": pl.Int32,
-        "x": pl.Float32, "y": pl.Float32, "w": pl.Float32, "h": pl.Float32, "mask": _POLARS_RLE,
+        "uri": pl.String, "width": pl.Int32, "height": pl.Int32, "instance": pl.Int32, "label_id": pl.Int32,
+        "label": pl.Categorical(), "area": pl.Int32, "x": pl.Float32, "y": pl.Float32, "w": pl.Float32,
+        "h": pl.Float32, "mask": _POLARS_RLE,
         "keypoints": _polars_joints("visibility", pl.Int8), "iscrowd": pl.Boolean, "source": pl.String,
         "split": pl.String, "labelled_at": _POLARS_TIME,
     },
@@ -83,6 +85,7 @@ def check_lake(path: Path) -> dict[str, int]:
             check_footer(file, table)
         counts[table] = check_readers(files, table)
     check_rows(path)
+    check_labels(path)
     return counts
 
 
@@ -92,7 +95,7 @@ def check_footer(file: Path, table: str) -> None:
     assert schema.equals(SCHEMAS[table]), f"{file}: {schema}"
     metadata = schema.metadata or {}
     assert metadata.get(VERSION_KEY) == str(SCHEMA_VERSION).encode()
-    assert metadata.get(MODEL_KEY)
+    assert bool(metadata.get(MODEL_KEY)) == (table != "labels")
     _check_plain(schema)
     footer = pq.ParquetFile(file).metadata
     for group in range(footer.num_row_groups):
@@ -107,7 +110,9 @@ def check_footer(file: Path, table: str) -> None:
                 "image_id",
                 "status",
             ):
-                assert column.is_stats_set and column.statistics.has_min_max, column.path_in_schema
+                assert column.is_stats_set, column.path_in_schema
+                only_nulls = column.statistics.null_count == footer.row_group(group).num_rows
+                assert column.statistics.has_min_max or only_nulls, column.path_in_schema
 
 
 def _check_plain(fields: Any) -> None:
@@ -176,6 +181,29 @@ def check_rows(path: Path) -> None:
     )
     for key, rows in found.items():
         _check_instances(images[key], sorted(rows, key=lambda row: row["instance"]))
+
+
+def check_labels(path: Path) -> None:
+    """What the rows of a label set say of each other; the newest set of an image is all rows of its newest time."""
+    sets: dict[tuple[str, Any], list[dict[str, Any]]] = defaultdict(list)
+    for file in sorted(path.glob("labels/part-*.parquet")):
+        for row in pq.read_table(file).to_pylist():
+            sets[row["uri"], row["labelled_at"]].append(row)
+    for rows in sets.values():
+        whole = {tuple(row[name] for name in ("width", "height", "source", "split")) for row in rows}
+        assert len(whole) == 1
+        assert rows[0]["split"] in ("train", "val")
+        positions = sorted(row["instance"] for row in rows)
+        assert positions in ([-1], list(range(len(rows))))
+        for row in rows:
+            own = ("label_id", "label", "area", "x", "y", "w", "h", "iscrowd")
+            assert {row[name] is None for name in own} == {row["instance"] == -1}
+            if row["mask"] is not None:
+                check_mask(row, row)
+            for joint in row["keypoints"] or ():
+                assert joint["visibility"] in (0, 1, 2)
+                assert joint["visibility"] or joint["x"] == joint["y"] == 0
+            assert row["keypoints"] is None or any(joint["visibility"] for joint in row["keypoints"])
 
 
 def _check_instances(image: dict[str, Any], rows: list[dict[str, Any]]) -> None:

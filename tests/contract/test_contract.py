@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.detections import Detections
-from pipeline import sink
+from pipeline import label_store, sink
 from pipeline.encode import encode_rows
 from pipeline.infer import infer_rows
+from pipeline.lake import Lake
 from pipeline.record import RunFolder
 from pipeline.schema import IMAGES, SCHEMA_VERSION
 from pipeline.storage import Storage
 from tests.contract.contract import check_lake
-from tests.lakes import WHEN, LakeBuilder, image, instance, label_row
+from tests.label_sets import an_instance, label_set
+from tests.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
 from tests.predictors import VOCABULARY, ContentPredictor
 
 R1, R2 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb"
@@ -38,7 +40,11 @@ def builder(tmp_path: Path) -> LakeBuilder:
                    size_bytes=None, last_modified=None)  # fmt: skip
     builder.part(R2, [(broken, [])])
     builder.labels(
-        [label_row("s3://p/a.jpg", "person"), label_row("s3://p/a.jpg", "dog", iscrowd=True, instance=1)]
+        [
+            label_row("s3://p/a.jpg", "person"),
+            label_row("s3://p/a.jpg", "dog", iscrowd=True, instance=1),
+            empty_label_row("s3://p/nothing.jpg"),
+        ]
     )
     return builder
 
@@ -84,7 +90,16 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_schema_keeps_the_contract(builder: LakeBuilder) -> None:
-    assert check_lake(Path(builder.uri)) == {"images": 3, "instances": 2, "labels": 2}
+    assert check_lake(Path(builder.uri)) == {"images": 3, "instances": 2, "labels": 3}
+
+
+def test_the_label_store_keeps_the_contract(tmp_path: Path) -> None:
+    first = label_set(
+        "s3://p/a.jpg", an_instance("person", joints=True), an_instance("dog", mask=None), iscrowd=True
+    )
+    for sets in ([first, label_set("s3://p/ü \x1b.jpg")], [label_set("s3://p/a.jpg", split="val")]):
+        label_store.add(Lake(str(tmp_path), Storage()), sets)
+    assert check_lake(tmp_path) == {"labels": 4}
 
 
 @pytest.mark.parametrize("written", [ContentPredictor, BoxPredictor], indirect=True)

@@ -20,7 +20,7 @@ from jobs.sql import Database
 from pipeline.errors import UserError
 from pipeline.lake import SCHEMAS, Lake, Part
 from pipeline.storage import Storage
-from tests.lakes import WHEN, LakeBuilder, image, instance, label_row
+from tests.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
 
 R1, R2, R3 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb", "20261103T000000-cccccc"
 
@@ -184,6 +184,26 @@ def test_the_newest_label_set_of_each_image_counts(builder: LakeBuilder) -> None
     assert rows(builder, "select keypoints[1].visibility, mask.size from labels where label = 'person'") == [
         (2, [48, 64])
     ]
+
+
+def test_an_image_labelled_as_empty_is_labelled_and_has_no_labels(builder: LakeBuilder) -> None:
+    later = WHEN + datetime.timedelta(days=1)
+    builder.labels(
+        [label_row("s3://p/a", "dog"), label_row("s3://p/a", "cat", instance=1), label_row("s3://p/b", "dog")]
+    )
+    builder.labels(
+        [empty_label_row("s3://p/b", labelled_at=later, split="val"), empty_label_row("s3://p/c", width=None)]
+    )
+    assert rows(builder, "select uri, count(*) from labels group by all") == [("s3://p/a", 2)]
+    found = rows(
+        builder, "select uri, width, n_instances, source, split, labelled_at from labelled order by uri"
+    )
+    assert found == [
+        ("s3://p/a", 64, 2, "human", "train", WHEN),
+        ("s3://p/b", 64, 0, "human", "val", later),
+        ("s3://p/c", None, 0, "human", "train", WHEN),
+    ]
+    assert rows(builder, "select count(*) from all_labels where instance = -1") == [(2,)]
 
 
 def test_runs_tell_what_their_records_tell(builder: LakeBuilder) -> None:

@@ -1,0 +1,137 @@
+"""Masks of annotation files as COCO's compressed RLE, checked: nothing here trusts the file.
+
+pycocotools reads what it is given: a polygon far outside makes it allocate without bound, and run lengths that do
+not add up give another mask than was drawn. So lengths, counts and coordinates are checked before it sees them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+MAX_PIXELS = 2**31 - 1
+"""Of a frame: areas are int32."""
+
+_FAR = 10
+"""A polygon may leave its frame, but not by more than this many frames."""
+
+_MAX_GROUPS = 12
+"""Five bits each: more do not fit a 64-bit integer."""
+
+
+class Rle(NamedTuple):
+    """A mask: the frame's height and width in pixels, and COCO's compressed run lengths, as pycocotools writes them."""
+
+    height: int
+    width: int
+    counts: str
+
+    def as_coco(self) -> dict[str, Any]:
+        """The mask as pycocotools takes it."""
+        return {"size": [self.height, self.width], "counts": self.counts.encode("ascii")}
+
+    @property
+    def area(self) -> int:
+        """Pixels in the mask."""
+        return int(coco_mask.area(self.as_coco()))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, width, height of the smallest box around the mask, pixels; zeros where it is empty."""
+        x, y, w, h = (float(v) for v in coco_mask.toBbox(self.as_coco()))
+        return x, y, w, h
+
+
+def check_frame(height: int, width: int) -> None:
+    """Raises ValueError for a frame that no mask could have."""
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"a frame of {width}×{height} pixels is not possible")
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """The pixels of the polygons (x1, y1, x2, y2, … in pixels) together, rasterised by pycocotools.
+
+    Raises ValueError for a polygon that is none.
+    """
+    check_frame(height, width)
+    reach = _FAR * max(height, width)
+    for points in polygons:
+        if len(points) % 2:
+            raise ValueError(f"a polygon has {len(points)} coordinates, which is not pairs of x and y")
+        if len(points) < 6:
+            raise ValueError(f"a polygon has {len(points) // 2} points; it needs at least 3")
+        if not all(math.isfinite(v) and -reach <= v <= reach + max(height, width) for v in points):
+            raise ValueError(f"a polygon lies far outside its {width}×{height} frame")
+    merged = coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width))
+    return _from_runs(_runs(merged["counts"].decode("ascii")), height, width)
+
+
+def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, width: int) -> Rle:
+    """An RLE of COCO, compressed (text) or not (run lengths), in the one form that pycocotools writes.
+
+    Raises ValueError when it is broken, or is not of the frame's size.
+    """
+    check_frame(height, width)
+    if list(size) != [height, width]:
+        raise ValueError(
+            f"the RLE's size is {list(size)}, and the image is {height} high and {width} wide; size is height, width"
+        )
+    if isinstance(counts, str):
+        runs = _runs(counts)
+    else:
+        if any(not 0 <= v <= MAX_PIXELS for v in counts):
+            raise ValueError("the RLE has a run length that is negative or longer than any image")
+        runs = np.asarray(counts, dtype=np.int64)
+    return _from_runs(runs, height, width)
+
+
+def from_pixels(pixels: NDArray[Any]) -> Rle:
+    """The RLE of (H, W) pixels, of which those that are not 0 are in the mask."""
+    encoded = coco_mask.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
+    return Rle(pixels.shape[0], pixels.shape[1], encoded["counts"].decode("ascii"))
+
+
+def to_pixels(mask: Rle) -> NDArray[np.uint8]:
+    """(H, W) uint8, 0 or 1."""
+    pixels: NDArray[np.uint8] = coco_mask.decode(mask.as_coco())
+    return pixels
+
+
+def _from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
+    pixels = height * width
+    if (runs < 0).any() or int(runs.sum()) != pixels:
+        raise ValueError(
+            f"the RLE covers {int(runs.sum())} pixels, and its {width}×{height} frame has {pixels}"
+        )
+    # Runs of no pixels, but for the first, say nothing; without them equal masks have equal text.
+    bounds, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
+    bounds = bounds[(times % 2 == 1) & (bounds < pixels)]
+    canonical = np.diff(bounds, prepend=0, append=pixels)
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": canonical.tolist()}, height, width)
+    return Rle(height, width, encoded["counts"].decode("ascii"))
+
+
+def _runs(text: str) -> NDArray[np.int64]:
+    """Run lengths from their text: rleFrString in pycocotools' maskApi.c. Raises ValueError when it is none."""
+    codes = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - 48
+    if not len(codes) or (codes < 0).any() or (codes > 63).any() or codes[-1] & 32:
+        raise ValueError("the RLE's counts are not COCO's compressed text")
+    # Groups of five bits, the lowest first; bit 5 says that more follow, and bit 4 of the last is the sign.
+    last = np.flatnonzero(codes & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    groups = last - first + 1
+    if groups.max() > _MAX_GROUPS:
+        raise ValueError("the RLE's counts hold a number that is longer than any image")
+    place = np.arange(len(codes)) - np.repeat(first, groups)
+    values = np.add.reduceat((codes & 31) << (5 * place), first)
+    values -= (codes[last] & 16 != 0).astype(np.int64) << (5 * groups)
+    # From the fourth run on, the text has the difference to the run before the last.
+    runs = values
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return runs
