@@ -3,15 +3,14 @@
 import difflib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import LoadedModel
 from model.detections import Detections, PredictFailure
 from model.errors import ModelError
 from model.inference import PRECISIONS, Engine, Limits, padded
+from model.pixels import Image, to_tensors
 
 # Padded pixels that go through the network at once: two large photos, or more small ones. Larger batches bring a CPU
 # nothing, and it has no out-of-memory error that one could count on.
@@ -64,33 +63,39 @@ class Predictor:
 
     def predict(
         self,
-        images: Sequence[NDArray[np.uint8] | Tensor],
+        images: Sequence[Image],
         frames: Sequence[tuple[int, int]] | None = None,
     ) -> list[Detections | PredictFailure]:
         """Detections of each image, in the order of the images.
 
-        images: RGB, uint8; numpy arrays (H, W, 3) or torch tensors (3, H, W), of any sizes.
+        images: RGB, uint8; numpy arrays (H, W, 3) or torch tensors (3, H, W), of any sizes; or the bytes of encoded
+            images (`model.pixels`).
         frames: height and width of the frame that results are scaled to, one for each image; the image's own
             where None. For images that were made smaller when they were decoded.
 
         An image has the same result in any batch, up to float32 rounding. Where memory does not suffice, smaller
-        batches are tried; an image that does not fit alone gives PredictFailure, and the others go on.
+        batches are tried; an image that does not fit alone gives PredictFailure, and so do bytes that are no whole
+        image; the others go on.
         Raises ModelError for images and frames that are not as described.
         """
-        tensors = [_image(image, at) for at, image in enumerate(images)]
-        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-        frames = sizes if frames is None else _frames(frames, len(tensors))
+        if frames is not None:
+            frames = _frames(frames, len(images))
+        tensors = to_tensors(images)
+        results: list[Detections | PredictFailure | None] = [
+            of if isinstance(of, PredictFailure) else None for of in tensors
+        ]
+        pixels = {at: of for at, of in enumerate(tensors) if isinstance(of, Tensor)}
+        sizes = {at: (int(of.shape[1]), int(of.shape[2])) for at, of in pixels.items()}
         # Zero padding changes what convolutions see at the edge: only images that pad to one shape share a batch.
         by_shape: dict[tuple[int, int], list[int]] = {}
-        for at, size in enumerate(sizes):
+        for at, size in sizes.items():
             by_shape.setdefault(padded(self._engine.resized(*size)), []).append(at)
-        results: list[Detections | PredictFailure | None] = [None] * len(tensors)
         for (height, width), members in by_shape.items():
             start = 0
             while start < len(members):
                 count = min(len(members) - start, max(1, self._pixels // (height * width)))
                 part = members[start : start + count]
-                found = self._run([tensors[at] for at in part], [frames[at] for at in part])
+                found = self._run([pixels[at] for at in part], [(frames or sizes)[at] for at in part])
                 if found is None and count > 1:
                     self._pixels = height * width * (count // 2)
                     continue
@@ -167,20 +172,3 @@ def _frames(frames: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
         if len(frame) != 2 or min(frame) < 1:
             raise ModelError(f"frame {at} is {frame!r}, not (height, width) of at least 1 pixel")
     return [(int(height), int(width)) for height, width in frames]
-
-
-def _image(image: NDArray[np.uint8] | Tensor, at: int) -> Tensor:
-    """uint8 (3, H, W)."""
-    is_array = isinstance(image, np.ndarray)
-    if not is_array and not isinstance(image, Tensor):
-        raise ModelError(f"image {at} is {type(image).__name__}, not a numpy array or torch tensor")
-    shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
-    wanted = "(H, W, 3)" if is_array else "(3, H, W)"
-    if dtype != "uint8" or len(shape) != 3 or shape[2 if is_array else 0] != 3 or 0 in shape:
-        raise ModelError(
-            f"image {at} is {dtype} {shape}, not uint8 {wanted} with at least 1 pixel; convert it to RGB"
-        )
-    if isinstance(image, Tensor):
-        return image.contiguous()
-    # torch has no read-only tensors (arrays from shared memory are read-only) and no negative strides.
-    return torch.from_numpy(np.require(image.transpose(2, 0, 1), requirements=["C", "W"]))

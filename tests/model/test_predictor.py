@@ -1,5 +1,6 @@
 """The predictor against torchvision in eager mode, and against what callers do wrong."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
@@ -239,6 +241,48 @@ def test_tensors_read_only_arrays_and_views(demo: LoadedModel, demo_images: Imag
     for other in others:
         np.testing.assert_allclose(other.boxes, expected.boxes, atol=1e-2)
         np.testing.assert_array_equal(other.labels, expected.labels)
+
+
+def encoded(image: NDArray[np.uint8], kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_encoded_images(demo: LoadedModel, demo_images: Images) -> None:
+    """Bytes beside pixels; a broken one fails alone; EXIF orientation is applied, greyscale becomes RGB."""
+    image = demo_images[0]
+    lossless = encoded(image, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    turned = encoded(np.ascontiguousarray(np.rot90(image)), "JPEG", quality=98, exif=exif)
+    grey = encoded(image[:, :, 0], "JPEG")
+    predictor = Predictor(demo, device="cpu")
+    found = predictor.predict([lossless, image, b"hello", turned, b"", lossless[:-2000], grey])
+    whole = [of for of in found if isinstance(of, Detections)]
+    assert [isinstance(of, PredictFailure) for of in found] == [False, False, True, False, True, True, False]
+    np.testing.assert_array_equal(whole[0].labels, whole[1].labels)
+    np.testing.assert_allclose(whole[0].boxes, whole[1].boxes, atol=1e-2)
+    height, width = image.shape[:2]
+    sure = whole[1].scores > 0.9
+    assert sure.sum() > 2
+    for box, label in zip(whole[1].boxes[sure], whole[1].labels[sure], strict=True):
+        near = np.abs(whole[2].boxes - box).max(axis=1) < 8
+        assert (whole[2].labels[near] == label).any()
+    assert (whole[2].boxes <= [width, height] * 2).all()
+    reasons = [of.reason for of in found if isinstance(of, PredictFailure)]
+    assert reasons[1] == "the image has no bytes"
+    assert all(reason.startswith("cannot be decoded: ") for reason in (reasons[0], reasons[2]))
+
+
+def test_frames_of_encoded_images_that_fail_keep_their_place(demo: LoadedModel, demo_images: Images) -> None:
+    image = demo_images[0]
+    height, width = image.shape[:2]
+    predictor = Predictor(demo, device="cpu")
+    _, large = predictor.predict([b"hello", image], [(5, 5), (2 * height, 2 * width)])
+    small = predict(predictor, [image])[0]
+    assert isinstance(large, Detections)
+    np.testing.assert_allclose(large.boxes, 2 * small.boxes, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (10000, 3), (2, 5000), (1, 64)])
