@@ -14,12 +14,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
+from torchvision.ops import box_iou
 
 from model import presets, rle, scenes
 from model.architecture import build
 from model.checkpoint import LoadedModel
 from model.detections import Detections, PredictFailure
 from model.errors import ModelError
+from model.network import BACKBONE_LAYERS, FAMILIES
 from model.predictor import Predictor
 from model.spec import Preprocessing
 from tests.model import reference as ref
@@ -120,6 +122,43 @@ def test_float32_differs_by_rounding(make: Callable[[], FasterRCNN]) -> None:
     assert agree >= 0.9 * total
 
 
+SMALL_PYRAMID = {
+    "fpn_channels": 64,
+    "box_head_width": 128,
+    "mask_head_layers": (64,),
+    "keypoint_head_layers": (64,),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backbone", sorted(BACKBONE_LAYERS.keys() - {"tiny"}))
+def test_every_family_and_backbone_goes_one_path(family: str, backbone: str) -> None:
+    """The fast parts against torchvision's modules, on networks no test of torchvision's builders covers."""
+    spec = ref.spec(family, ref.CLASSES[:5], backbone=backbone, class_index="position", **SMALL_PYRAMID)
+    model = LoadedModel(spec, ref.excite(build(spec), 0))  # type: ignore[arg-type]  # one R-CNN
+    exact, fast = (
+        Predictor(model, device="cpu", precision=precision, max_detections=12, score_threshold=0.02)
+        for precision in ("exact", "float32")
+    )
+    images = [ref.noise(seed, 120, 160) for seed in range(3)]
+    total = agree = 0
+    for a, b in zip(predict(exact, images), predict(fast, images), strict=True):
+        assert (a.masks is None) == (b.masks is None) == (family in ("faster_rcnn", "keypoint_rcnn"))
+        assert (a.keypoints is None) == (b.keypoints is None) == (family in ("faster_rcnn", "mask_rcnn"))
+        total += len(a)
+        for i, box in enumerate(a.boxes):
+            for j in np.flatnonzero((np.abs(b.boxes - box).max(axis=1) < 0.3) & (b.labels == a.labels[i]))[
+                :1
+            ]:
+                agree += 1
+                assert abs(a.scores[i] - b.scores[j]) < 0.05
+                if a.masks is not None and b.masks is not None:
+                    assert np.abs(a.masks[i] - b.masks[j]).mean() < 0.01
+    assert total > 3
+    # random weights enlarge rounding: see test_float32_differs_by_rounding
+    assert agree >= 0.85 * total
+
+
 def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_images: Images) -> None:
     """Boxes 0.01 px, scores 1e-4, masks the same but for a pixel here and there."""
     instances = same_rle = 0
@@ -145,17 +184,25 @@ def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_im
     assert same_rle >= 0.97 * instances
 
 
-def test_bfloat16_finds_the_same_things(demo: LoadedModel, demo_images: Images) -> None:
-    full = predict(Predictor(demo, device="cpu", score_threshold=0.7), demo_images)
-    half = predict(Predictor(demo, device="cpu", score_threshold=0.6, precision="bfloat16"), demo_images)
-    total = matched = 0
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_finds_the_same_things(demo: LoadedModel, precision: str) -> None:
+    """Of the detections above 0.5, 98 % have one of the same class at IoU 0.99 or more (seen: 98.3 % in bfloat16
+    of 699; the others are mostly another of two boxes that score alike, 99.4 % lie at 0.9 or more)."""
+    images = [scenes.scene(77, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(60)]
+    full = predict(Predictor(demo, device="cpu"), images)
+    half = predict(Predictor(demo, device="cpu", precision=precision), images)
+    best, gaps = [], []
     for a, b in zip(full, half, strict=True):
         assert b.boxes.dtype == b.scores.dtype == np.float32
-        for box, label in zip(a.boxes, a.labels, strict=True):
-            total += 1
-            matched += ((b.labels == label) & (np.abs(b.boxes - box).max(axis=1) < 5)).any()
-    assert total > 20
-    assert matched >= 0.95 * total
+        sure = a.scores > 0.5
+        overlap_AB = box_iou(torch.from_numpy(a.boxes[sure]), torch.from_numpy(b.boxes)).numpy()
+        overlap_AB = overlap_AB * (a.labels[sure][:, None] == b.labels)
+        best += overlap_AB.max(1).tolist()
+        gaps += np.abs(a.scores[sure] - b.scores[overlap_AB.argmax(1)]).tolist()
+    assert len(best) > 200
+    assert np.mean(np.asarray(best) >= 0.99) >= 0.97
+    assert np.mean(np.asarray(best) >= 0.9) >= 0.985
+    assert np.median(gaps) < 1e-3
 
 
 def test_a_mixed_batch_gives_what_single_images_give(demo: LoadedModel) -> None:
