@@ -23,7 +23,7 @@ _LOW, _HIGH = np.float32(0.5 - _VALUE_ERROR), np.float32(0.5 + _VALUE_ERROR)
 
 # torch has another order of operations for outputs of few pixels: `_use_vectorized_kernel_cond_2d` in
 # aten/src/ATen/native/cpu/UpSampleKernel.cpp.
-_SMALL_SUM = 128
+SMALL_SUM = 128
 
 _BATCH_COLUMNS = 8192  # worked on at a time, so that they stay in the processor's cache
 _BATCH_PIXELS = 1 << 18
@@ -97,7 +97,7 @@ def find_changes(padded: Floats, crops: Crops, frame_height: int, stride: int) -
             found.append(_changes_by_pixel(padded, crops, r[some], column[some], place[some]))
         more = np.sort(np.concatenate(found))
         row = np.insert(row, np.searchsorted(row, more), more)
-    return _odd(row)
+    return odd(row)
 
 
 def _crossings(
@@ -270,11 +270,11 @@ def _fma(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
 
 
 def _small(crops: Crops) -> Bools:
-    small: Bools = crops.height + crops.width <= _SMALL_SUM
+    small: Bools = crops.height + crops.width <= SMALL_SUM
     return small
 
 
-def _odd(places: Ints) -> Ints:
+def odd(places: Ints) -> Ints:
     """The places that occur an odd number of times, once each: two changes are none."""
     same = np.flatnonzero(places[1:] == places[:-1])
     if not len(same):

@@ -52,7 +52,7 @@ def encode_masks(probs: NDArray[Any], boxes: NDArray[Any], size: tuple[int, int]
     padded = np.pad(probs_RMM, ((0, 0), (1, 1), (1, 1)))
     crops = crop(boxes_R4, probs_RMM.shape[1], height, width)
     changes = find_changes(padded, crops, height, height * width + 1)
-    return _compress(changes, len(probs_RMM), height, width)
+    return compress(changes, len(probs_RMM), height, width)
 
 
 def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:
@@ -82,7 +82,7 @@ def iou(
     return np.asarray(coco_mask.iou(list(left), list(right), flags))
 
 
-def _compress(changes: Ints, n: int, height: int, width: int) -> list[Rle]:
+def compress(changes: Ints, n: int, height: int, width: int) -> list[Rle]:
     """Run lengths of n instances and their text (rleToString in pycocotools' maskApi.c), all at once.
 
     changes: as from `find_changes`, with a stride of one more than the frame has pixels.
