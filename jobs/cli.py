@@ -15,6 +15,7 @@ COMMANDS = {
     "query": "jobs.query",
     "runs": "jobs.runs",
     "run": "jobs.run_show",
+    "labels": "jobs.labels",
     "scenes": "jobs.scenes",
     "demo": "jobs.demo",
 }

@@ -31,10 +31,11 @@ Tables:
   errors      the images whose status is not ok
   runs        one row per run: state, model, images, failures, seconds, …
   labels      every labelled instance, of the newest label set of each image
-  labelled    one row per labelled image, with those that hold nothing: uri, width, height, n_instances, split, …
+  labelled    one row per labelled image, those that hold nothing too: uri, n_instances, source, split, …
 
 images, instances and errors hold the newest run of each image; all_images, all_instances and all_labels hold
-every run and every label set (in all_labels, instance -1 is an image that holds nothing). `masklake query --columns` describes all columns.
+every run and every label set; in all_labels, instance -1 is an image that holds nothing.
+`masklake query --columns` describes all columns.
 """
 
 EPILOG = """\

@@ -38,17 +38,7 @@ _SOURCES = {
     "labels": "all_labels",
     "labelled": "all_labels",
 }
-VIEWS = (
-    "images",
-    "instances",
-    "errors",
-    "labels",
-    "labelled",
-    "runs",
-    "all_images",
-    "all_instances",
-    "all_labels",
-)
+VIEWS = (*_SOURCES, "runs", "all_images", "all_instances", "all_labels")
 
 _NEWEST_LABELS = """
     from all_labels l join (select uri, max(labelled_at) as labelled_at from all_labels group by uri) newest

@@ -9,6 +9,7 @@ first; a pixel is in the mask where its fourth, alpha, is not 0.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 _CHANNELS = 4
 _WORD = 8
 _LENGTHS = (3, 4, 8, 16)
+_LONGEST = tuple(1 << size for size in _LENGTHS)
 _OPAQUE = 255
 
 
@@ -41,9 +43,10 @@ def decode(data: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
 
     Raises ValueError when it is broken, or is not of the frame's size.
     """
-    if any(type(v) is not int or not 0 <= v <= 255 for v in data):
-        raise ValueError("the brush mask is not a list of bytes")
-    bits = _Bits(bytes(data))
+    try:
+        bits = _Bits(bytes(data))
+    except (TypeError, ValueError):
+        raise ValueError("the brush mask is not a list of bytes") from None
     count = bits.read(32)
     if count != height * width * _CHANNELS:
         raise ValueError(
@@ -54,11 +57,11 @@ def decode(data: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
     values = np.zeros(count, np.bool_)
     at = 0
     while at < count:
-        run = bits.read(1)
-        end = at + 1 + bits.read(lengths[bits.read(2)])
+        head = bits.read(3)
+        end = at + 1 + bits.read(lengths[head & 3])
         if end > count:
             raise ValueError("the brush mask has more values than its image")
-        if run:
+        if head & 4:  # a run
             values[at:end] = bits.read(word) != 0
         else:
             values[at:end] = [bits.read(word) != 0 for _ in range(at, end)]
@@ -81,7 +84,7 @@ def _blocks(runs: list[int], inside: list[bool]) -> Iterator[str]:
     for run, value in zip(runs, inside, strict=True):
         left = run
         while left:
-            length = min(left, 1 << _LENGTHS[-1])
-            choice = next(i for i, size in enumerate(_LENGTHS) if length <= 1 << size)
+            length = min(left, _LONGEST[-1])
+            choice = bisect_left(_LONGEST, length)
             yield f"1{choice:02b}{length - 1:0{_LENGTHS[choice]}b}{_OPAQUE * value:0{_WORD}b}"
             left -= length

@@ -84,13 +84,13 @@ def read_mapping(data: bytes, file: str) -> dict[str, str]:
         return {name: normalise(content.text(name)) for name in content.value}
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        found = {row["name"]: normalise(row["uri"]) for row in rows if row["uri"]}
-    except (UnicodeDecodeError, csv.Error, KeyError) as error:
-        reason = f"there is no column {error}" if isinstance(error, KeyError) else str(error)
+        if not {"name", "uri"} <= set(rows.fieldnames or ()):
+            raise ValueError("it lacks the column name or uri")
+        return {row["name"]: normalise(row["uri"]) for row in rows if row["uri"]}
+    except (ValueError, csv.Error) as error:  # ValueError: not UTF-8, too
         raise UserError(
-            f"{file}: is no mapping ({reason}); write a CSV with the columns name and uri, or a JSON object of uris by name"
+            f"{file}: is no mapping ({error}); write a CSV with the columns name and uri, or a JSON object of uris by name"
         ) from error
-    return found
 
 
 def _told(image: LabelledImage, mapping: Mapping[str, str], prefix: str | None) -> str | None:

@@ -47,7 +47,7 @@ def test_literals_and_colours_of_label_studio() -> None:
     (stream(16, "1" + "11" + f"{40:016b}" + f"{255:08b}"), "more values than its image"),
     ([256], "not a list of bytes"),
     (["1"], "not a list of bytes"),
-    ([True], "not a list of bytes"),
+    ([1.5], "not a list of bytes"),
 ])  # fmt: skip
 def test_a_broken_stream_is_refused(data: list[int], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
