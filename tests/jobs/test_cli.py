@@ -28,7 +28,14 @@ def _modules_after(*argv: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "argv", [("--help",), ("segment", "--help"), ("query", "--help"), ("demo", "--help")]
+    "argv",
+    [
+        ("--help",),
+        ("segment", "--help"),
+        ("query", "--help"),
+        ("demo", "--help"),
+        ("labels", "import", "--help"),
+    ],
 )
 def test_help_loads_nothing_heavy(argv: tuple[str, ...]) -> None:
     assert not _modules_after(*argv)
