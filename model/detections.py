@@ -1,9 +1,13 @@
 """What a predictor gives for one image. Free of torch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from model.rle import Rle
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,6 +21,8 @@ class Detections:
         28 x 28 is the mask head's grid (Mask R-CNN, figure 4); `model.rle` makes COCO RLE of it.
     keypoints: (N, K, 3) float32, x and y in pixels and the heat-map logit at the joint (torchvision's
         `keypoints_scores`), or None where the model has no joints. Rows of classes without joints are NaN.
+    rles: COCO RLE of each instance's mask in the frame, in place of `masks`: where they were asked for, and for
+        images that were predicted by tiles (`model.tiles`), where an instance can be made of several masks.
     """
 
     boxes: NDArray[np.float32]
@@ -24,6 +30,7 @@ class Detections:
     scores: NDArray[np.float32]
     masks: NDArray[np.float32] | None = None
     keypoints: NDArray[np.float32] | None = None
+    rles: "list[Rle] | None" = None
 
     def __len__(self) -> int:
         return len(self.scores)

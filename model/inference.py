@@ -18,6 +18,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import resize_boxes, resize_keypoints
 from torchvision.ops import boxes as box_ops
 
+from model import rle, rle_device
 from model.architecture import output_labels
 from model.composed import ComposedRCNN
 from model.detections import Detections
@@ -93,8 +94,13 @@ class Engine:
         return max(1, int(height * scale)), max(1, int(width * scale))
 
     @torch.inference_mode()
-    def run(self, images: Sequence[Tensor], frames: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Detections of uint8 (3, H, W) images that are padded to one shape, in the pixels of their frames."""
+    def run(
+        self, images: Sequence[Tensor], frames: Sequence[tuple[int, int]], as_rle: bool = False
+    ) -> list[Detections]:
+        """Detections of uint8 (3, H, W) images that are padded to one shape, in the pixels of their frames.
+
+        as_rle: masks come as RLE of the frame, made on the device, instead of probabilities.
+        """
         batch = self._preprocess(images)
         features = self.detector.backbone(batch.tensors)
         proposals = self.detector.propose(features, batch)
@@ -102,7 +108,8 @@ class Engine:
         masks = self._masks(features, found, batch)
         joints = self._joints(features, found, batch)
         return [
-            self._to_frame(*of) for of in zip(found, masks, joints, batch.image_sizes, frames, strict=True)
+            self._to_frame(*of, as_rle)
+            for of in zip(found, masks, joints, batch.image_sizes, frames, strict=True)
         ]
 
     def _preprocess(self, images: Sequence[Tensor]) -> ImageList:
@@ -174,14 +181,25 @@ class Engine:
         joints: Tensor | None,
         size: tuple[int, int],
         frame: tuple[int, int],
+        as_rle: bool,
     ) -> Detections:
+        boxes = resize_boxes(found.boxes, size, frame)
+        rles = None
+        if as_rle and masks is not None:
+            rles, masks = self._encode(masks, boxes, frame), None
         return Detections(
-            boxes=resize_boxes(found.boxes, size, frame).cpu().numpy(),
+            boxes=boxes.cpu().numpy(),
             labels=self.labels_K[found.kinds].to(torch.int32).cpu().numpy(),
             scores=found.scores.cpu().numpy(),
             masks=None if masks is None else masks.cpu().numpy(),
             keypoints=None if joints is None else resize_keypoints(joints, size, frame).cpu().numpy(),
+            rles=rles,
         )
+
+    def _encode(self, masks: Tensor, boxes: Tensor, frame: tuple[int, int]) -> list[rle.Rle]:
+        if self.device.type == "cpu":
+            return rle.encode_masks(masks.numpy(), boxes.numpy(), frame)
+        return rle_device.encode_masks(masks, boxes, frame)
 
 
 def padded(size: tuple[int, int]) -> tuple[int, int]:

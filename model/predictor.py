@@ -65,6 +65,8 @@ class Predictor:
         self,
         images: Sequence[Image],
         frames: Sequence[tuple[int, int]] | None = None,
+        *,
+        as_rle: bool = False,
     ) -> list[Detections | PredictFailure]:
         """Detections of each image, in the order of the images.
 
@@ -72,6 +74,8 @@ class Predictor:
             images (`model.pixels`).
         frames: height and width of the frame that results are scaled to, one for each image; the image's own
             where None. For images that were made smaller when they were decoded.
+        as_rle: masks come as `rles` in those frames instead of probabilities; on a GPU they are made there, and
+            only where runs change is sent to the host.
 
         An image has the same result in any batch, up to float32 rounding. Where memory does not suffice, smaller
         batches are tried; an image that does not fit alone gives PredictFailure, and so do bytes that are no whole
@@ -95,7 +99,7 @@ class Predictor:
             while start < len(members):
                 count = min(len(members) - start, max(1, self._pixels // (height * width)))
                 part = members[start : start + count]
-                found = self._run([pixels[at] for at in part], [(frames or sizes)[at] for at in part])
+                found = self._run([pixels[at] for at in part], [(frames or sizes)[at] for at in part], as_rle)
                 if found is None and count > 1:
                     self._pixels = height * width * (count // 2)
                     continue
@@ -114,11 +118,11 @@ class Predictor:
         )
 
     def _run(
-        self, images: list[Tensor], frames: list[tuple[int, int]]
+        self, images: list[Tensor], frames: list[tuple[int, int]], as_rle: bool
     ) -> list[Detections | PredictFailure] | None:
         """None where memory does not suffice."""
         try:
-            return list(self._engine.run(images, frames))
+            return list(self._engine.run(images, frames, as_rle))
         except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as err:

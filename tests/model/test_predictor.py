@@ -251,6 +251,20 @@ def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Image
     np.testing.assert_array_equal(large.masks, small.masks)
 
 
+def test_masks_as_rle(demo: LoadedModel, demo_images: Images) -> None:
+    """In the frame that was asked for, and the same as from the probabilities."""
+    predictor = Predictor(demo, device="cpu")
+    frames = [(2 * of.shape[0], 3 * of.shape[1]) for of in demo_images]
+    probs = predictor.predict(demo_images, frames)
+    rles = predictor.predict(demo_images, frames, as_rle=True)
+    for a, b, frame in zip(probs, rles, frames, strict=True):
+        assert isinstance(a, Detections)
+        assert isinstance(b, Detections)
+        assert a.masks is not None
+        assert b.masks is None
+        assert b.rles == rle.encode_masks(a.masks, a.boxes, frame)
+
+
 def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) -> None:
     everything = predict(
         Predictor(demo, device="cpu", score_threshold=0.01, max_detections=1000), demo_images
@@ -427,11 +441,11 @@ class Memory:
         self.run, self.room, self.error, self.bad, self.asked = predictor._engine.run, room, error, bad, []
         predictor._engine.run = self  # type: ignore[method-assign, assignment]  # the fault is put in here
 
-    def __call__(self, images: list[Tensor], frames: list[tuple[int, int]]) -> list[Detections]:
+    def __call__(self, images: list[Tensor], frames: list[tuple[int, int]], as_rle: bool) -> list[Detections]:
         self.asked.append(len(images))
         if len(images) > self.room or any(self.bad is not None and torch.equal(self.bad, i) for i in images):
             raise self.error
-        return self.run(images, frames)
+        return self.run(images, frames, as_rle)
 
 
 @pytest.mark.parametrize(
