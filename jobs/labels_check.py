@@ -29,7 +29,9 @@ _PROBLEMS_FOUND = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
     parser.add_argument(
-        "--model", metavar="MODEL", help="check class names: demo, coco, a directory or a URI"
+        "--model",
+        metavar="MODEL",
+        help="check class names: demo, coco, one of the lake's, a directory or a URI",
     )
     parser.add_argument("--weights-dir", metavar="DIR", help="where the weights of --model coco lie")
     parser.add_argument("--json", action="store_true", help="one JSON array with an object per problem")
@@ -47,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         from jobs import models
 
-        classes = {one.name for one in models.resolve(args.model, storage, args.weights_dir).spec.classes}
+        classes = {
+            one.name
+            for one in models.resolve(args.model, storage, args.weights_dir, lake=lake.uri).spec.classes
+        }
     sets = label_store.newest(lake)
     found = list(label_check.problems(sets, classes))
     if args.json:

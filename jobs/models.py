@@ -13,6 +13,7 @@ from model.checkpoint import SPEC, WEIGHTS
 from model.errors import ModelError
 from pipeline.encode import Vocabulary
 from pipeline.errors import UserError
+from pipeline.registry import Registry
 from pipeline.storage import Storage, explain, join, normalise
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Resolved:
     source: ModelSource
     spec: ModelSpec
     fingerprint: str
+    asked: str | None = None
+    """What the lake's registry was asked for, an alias or a version, where the model is from there."""
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(
@@ -65,22 +68,33 @@ class Resolved:
 
     def record(self) -> dict[str, Any]:
         """What the run's record says of the model."""
+        asked = {} if self.asked is None else {"asked": self.asked}
         return {
             "name": self.spec.name,
             "source": self.source.name,
             "fingerprint": self.fingerprint,
             "classes": [c.name for c in self.spec.classes],
+            **asked,
         }
 
 
-def resolve(name: str, storage: Storage, weights_dir: str | None = None) -> Resolved:
-    """The model that `name` means: demo, coco, a directory or a URI. Raises ModelError or UserError."""
-    if "://" not in name and name not in presets.PRESETS:
+def resolve(
+    name: str, storage: Storage, weights_dir: str | None = None, *, lake: str | None = None
+) -> Resolved:
+    """The model that `name` means: demo, coco, one of the lake's (an alias, name:alias, name@version), a directory or a
+    URI. An alias is looked up once, here. Raises ModelError or UserError.
+    """
+    asked = None
+    kept = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
+    if kept is not None:
+        asked, name = name, kept.uri
+    elif "://" not in name and name not in presets.PRESETS:
         path = Path(name).expanduser()
         if not path.exists():
             known = ", ".join(presets.PRESETS)
+            of_lake = "" if lake is None else f", nor a model or alias of {lake},"
             raise ModelError(
-                f"--model {name}: neither a preset ({known}) nor a directory with {WEIGHTS} and {SPEC}"
+                f"--model {name}: neither a preset ({known}){of_lake} nor a directory with {WEIGHTS} and {SPEC}"
             )
         name = str(path.absolute())
     source = ModelSource(name=name, storage=storage, weights_dir=weights_dir)
@@ -89,6 +103,7 @@ def resolve(name: str, storage: Storage, weights_dir: str | None = None) -> Reso
         source=source,
         spec=presets.describe(local, weights_dir=weights_dir),
         fingerprint=presets.fingerprint(local, weights_dir=weights_dir),
+        asked=asked,
     )
 
 

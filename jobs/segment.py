@@ -45,6 +45,7 @@ examples:
   masklake segment photos/ lake/ --model demo --limit 100
   masklake segment s3://photos/ s3://lake/ --classes person,dog --score 0.5 --dry-run
   masklake segment s3://photos/ s3://lake/ --resume last
+  masklake segment s3://photos/ s3://lake/ --model production    # an alias of `masklake models`, or NAME@VERSION
 
 exit codes: 0 complete · 1 failed · 2 a mistake that the message names · 3 incomplete: resume ·
 130 stopped (Ctrl-C, SIGTERM): what is in the lake stays valid, and --resume goes on from there"""
@@ -100,7 +101,7 @@ def _refuse_nesting(source: str, lake: str) -> None:
 def _new(args: argparse.Namespace, source: str, lake: str, storage: Storage) -> tuple[Job, models.Resolved]:
     from pipeline.record import RunRecord, new_run_id
 
-    model = models.resolve(args.model or "coco", storage, args.weights_dir)
+    model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake)
     options = {
         name: default if (value := getattr(args, name)) is None else value
         for name, default in DEFAULTS.items()
@@ -137,7 +138,7 @@ def _resumed(
             raise UserError(
                 f"run {record.run}: was started with {name} {kept[name]!r}, not {value!r}; resume it without that, or start a new run"
             )
-    model = models.resolve(args.model or record.model["source"], storage, args.weights_dir)
+    model = models.resolve(args.model or record.model["source"], storage, args.weights_dir, lake=lake)
     if model.fingerprint != record.model["fingerprint"]:
         raise UserError(
             f"run {record.run}: was started with model {record.model['name']}@{record.model['fingerprint']}, "
