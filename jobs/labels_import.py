@@ -37,7 +37,8 @@ unless --skip-unresolved leaves it out. --unresolved FILE writes them as a CSV t
 Masks: polygons become pixels as pycocotools makes them; RLE stays as it is. Boxes are the file's own, or those
 around mask or joints where it has none; area is recounted. CVAT's iscrowd is not taken: it is 1 for every
 brush mask. Label Studio: the newest annotation of a task counts, cancelled ones and predictions do not; a
-key point belongs to the region that is its parent, or related to it, or alone around it.
+key point belongs to the region that is its parent, or related to it, or alone around it. What labels have no
+column for (licences, supercategories, classes without instances, attributes, who annotated) is not kept.
 
 An image's split is --split, else what it was in this lake, else what the file says if Masklake wrote it, else
 val for a tenth of all URIs and train for the others, by the SHA-256 of the URI: it stays when labels change."""
@@ -139,10 +140,13 @@ def _tell_unplaced(unplaced: list[Unplaced], images: int, args: argparse.Namespa
 
     from jobs.tables import plain_console
     from jobs.text import one_line
+    from pipeline.storage import redact
 
     console = plain_console(sys.stderr)
     for one in unplaced[:_LISTED]:
-        console.print(one_line(f"{one.name!r} {one.reason}"), soft_wrap=True)
+        console.print(
+            one_line(redact(f"{one.name!r} {one.reason}")), soft_wrap=True
+        )  # signed URLs are names too
     if len(unplaced) > _LISTED:
         console.print(f"… and {len(unplaced) - _LISTED:,} more (--unresolved FILE writes them all)")
     if args.unresolved:

@@ -21,6 +21,8 @@ _WORD = 8
 _LENGTHS = (3, 4, 8, 16)
 _LONGEST = tuple(1 << size for size in _LENGTHS)
 _OPAQUE = 255
+_MAX_PIXELS = 2**28
+"""All values of an image are unpacked; the few bytes of a damaged file could ask for any amount of memory."""
 
 
 class _Bits:
@@ -43,6 +45,10 @@ def decode(data: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
 
     Raises ValueError when it is broken, or is not of the frame's size.
     """
+    if height * width > _MAX_PIXELS:
+        raise ValueError(
+            f"the brush mask is of {height * width:,} pixels, and {_MAX_PIXELS:,} are read at most"
+        )
     try:
         bits = _Bits(bytes(data))
     except (TypeError, ValueError):

@@ -18,6 +18,7 @@ the mask is the one that was exported, and the class id while the label is.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -159,11 +160,12 @@ def _image_name(data: Node) -> str:
 
 
 def _aliases(name: str) -> tuple[str, ...]:
-    """Names that an image had before it was a local file of Label Studio, or was uploaded, which puts 8 digits before."""
+    """Names that an image had before it was a URL, a local file of Label Studio, or uploaded, which puts 8 digits before."""
     if "/data/local-files/?d=" in name:
         return (unquote(name.partition("?d=")[2]),)
+    path = unquote(re.sub(r"^https?://[^/]*|[?#].*$", "", name)).lstrip("/")
     if "/data/upload/" in name:
-        file = unquote(name.rpartition("/")[2])
+        file = path.rpartition("/")[2]
         head, dash, tail = file.partition("-")
         return (file, tail) if dash and tail and len(head) == _UPLOAD_DIGITS else (file,)
-    return ()
+    return (path,) if path and re.match("https?://", name) else ()

@@ -116,7 +116,7 @@ def instance_regions(annotation: Node, notes: Counter[str]) -> list[Region]:
     links: dict[str, set[str]] = {}
     for i, value in enumerate(annotation.items("result")):
         node = Node(value, f"{annotation.where}: result {i + 1}")
-        type_ = node.value.get("type")
+        type_ = node.text("type")
         if type_ == "relation":
             one, other = str(node.identity("from_id")), str(node.identity("to_id"))
             links.setdefault(one, set()).add(other)

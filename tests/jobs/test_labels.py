@@ -137,6 +137,19 @@ def test_names_that_are_not_found_stop_the_import(
     assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg", "s3://p/y/b.jpg", "s3://q/%41 c"]
 
 
+def test_signed_urls_are_matched_and_not_shown(
+    lake: str, write: Callable[..., Path], masklake: Masklake
+) -> None:
+    signed = "https://s3.example/p/{}?X-Amz-Signature=secret"
+    tasks = [
+        task(result("a", "rectanglelabels", BOX), image=signed.format(name)) for name in ("a.jpg", "none.jpg")
+    ]
+    code, _, err = masklake("labels", "import", write(tasks), lake, "--skip-unresolved")
+    assert (code, "secret" in err) == (0, False)
+    assert "none.jpg?X-Amz-Signature=…" in err
+    assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg"]
+
+
 def test_a_dry_run_and_json(lake: str, write: Callable[..., Path], masklake: Masklake) -> None:
     file = write(coco(annotation(1)))
     code, out, _ = masklake("labels", "import", file, lake, "--dry-run")

@@ -52,3 +52,8 @@ def test_literals_and_colours_of_label_studio() -> None:
 def test_a_broken_stream_is_refused(data: list[int], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         decode(data, 2, 2)
+
+
+def test_an_image_beyond_all_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="268,435,456 are read at most"):
+        decode([1], 40_000, 50_000)

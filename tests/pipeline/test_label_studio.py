@@ -150,6 +150,9 @@ def test_names_that_images_had_before() -> None:
     assert aliases("/data/local-files/?d=photos/a%20b.jpg") == ("photos/a b.jpg",)
     assert aliases("/data/upload/3/0a1b2c3d-a-b.jpg") == ("0a1b2c3d-a-b.jpg", "a-b.jpg")
     assert aliases("/data/upload/3/a-b.jpg") == ("a-b.jpg",)
+    assert aliases("https://studio.example/data/upload/3/0a1b2c3d-a.jpg") == ("0a1b2c3d-a.jpg", "a.jpg")
+    assert aliases("https://s3.example/p/x/a%20b.jpg?X-Amz-Signature=1/2") == ("p/x/a b.jpg",)
+    assert aliases("https://s3.example/") == ()
     [image] = parsed([task() | {"data": {"picture": "p.jpg", "n": 3}}]).images
     assert image.name == "p.jpg"
 
