@@ -406,7 +406,12 @@ def test_a_signal_stops_the_run_and_resume_finishes_it(photos: Path, lake: str, 
             sent.set()
             os.kill(os.getpid(), signal_)
 
-    record, _ = run(job, Planned(job), SMALL, watch)
+    # where the tests run in the background of a script, SIGINT is ignored from the start
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        record, _ = run(job, Planned(job), SMALL, watch)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (record.state, record.error) == ("stopped", None)
     assert record.finished_at is not None
     count = len(part_names(lake, "images", record.run))
