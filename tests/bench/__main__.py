@@ -12,6 +12,7 @@ from pathlib import Path
 BENCHMARKS = {
     "rle": "mask probabilities to COCO RLE: paste + pycocotools beside model.rle",
     "predictor": "torchvision eager beside model.predictor, from pixels to RLE",
+    "device": "from JPEG bytes to RLE on a GPU where there is one: batches, stages, memory",
     "job": "the whole job beside the bare predictor loop on the same images; CPU time an image by stage",
     "memory": "peak memory of the job at 1,000 and at 10,000 images",
 }

@@ -184,11 +184,14 @@ def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_im
     assert same_rle >= 0.97 * instances
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_finds_the_same_things(demo: LoadedModel, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "count"),
+    [("bfloat16", 60), ("float16", 15)],  # few processors have float16, and then it is slow
+)
+def test_half_precision_finds_the_same_things(demo: LoadedModel, precision: str, count: int) -> None:
     """Of the detections above 0.5, 98 % have one of the same class at IoU 0.99 or more (seen: 98.3 % in bfloat16
     of 699; the others are mostly another of two boxes that score alike, 99.4 % lie at 0.9 or more)."""
-    images = [scenes.scene(77, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(60)]
+    images = [scenes.scene(77, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(count)]
     full = predict(Predictor(demo, device="cpu"), images)
     half = predict(Predictor(demo, device="cpu", precision=precision), images)
     best, gaps = [], []
@@ -199,7 +202,7 @@ def test_half_precision_finds_the_same_things(demo: LoadedModel, precision: str)
         overlap_AB = overlap_AB * (a.labels[sure][:, None] == b.labels)
         best += overlap_AB.max(1).tolist()
         gaps += np.abs(a.scores[sure] - b.scores[overlap_AB.argmax(1)]).tolist()
-    assert len(best) > 200
+    assert len(best) > 3 * count
     assert np.mean(np.asarray(best) >= 0.99) >= 0.97
     assert np.mean(np.asarray(best) >= 0.9) >= 0.985
     assert np.median(gaps) < 1e-3

@@ -1,0 +1,247 @@
+"""From JPEG bytes to RLE on the device at hand: torchvision eager and ours, with the time of each stage.
+
+    python -m tests.bench.device [--device cuda] [--images 64] [--batches 1,8,32]
+
+maskrcnn_resnet50_fpn at 800 px with random weights that detect much. Parity is checked first: what is fast and wrong
+is of no use. The device is waited for at the end of every stage, so that a stage's time is its own; images per second
+come from a second pass without that. On a CPU the same script runs, with fewer images.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
+
+from model import scenes
+from model.architecture import build
+from model.checkpoint import LoadedModel
+from model.detections import Detections
+from model.pixels import to_tensors
+from model.predictor import Predictor
+from model.spec import Preprocessing
+from tests.model import reference
+
+STAGES = ("decode", "resize", "backbone", "rpn", "box head", "post-process", "masks", "RLE", "transfer")
+KEEP = 20
+
+
+def jpegs(count: int) -> list[bytes]:
+    """Photos of the COCO sample as they lie there, over again where there are too few; else scenes."""
+    files = sorted(reference.PHOTOS.glob("*.jpg"))[:count]
+    found = [file.read_bytes() for file in files]
+    if not found:
+        for at in range(min(count, 8)):
+            file = io.BytesIO()
+            Image.fromarray(scenes.scene(1, at, (480, 640)).image).save(file, "JPEG", quality=92)
+            found.append(file.getvalue())
+    return [found[at % len(found)] for at in range(count)]
+
+
+class Clock:
+    """Seconds by stage. Stages that run inside another are taken off it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self._inner = device, defaultdict(float), [0.0]
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.wait()
+        start = time.perf_counter()
+        self._inner.append(0.0)
+        yield
+        self.wait()
+        whole = time.perf_counter() - start
+        self.seconds[name] += whole - self._inner.pop()
+        self._inner[-1] += whole
+
+    def watch(self, owner: object, method: str, name: str) -> None:
+        """Time every call of a method from now on."""
+        call = getattr(owner, method)
+
+        def timed(*args: object, **options: object) -> object:
+            with self.stage(name):
+                return call(*args, **options)
+
+        setattr(owner, method, timed)
+
+
+def watched(predictor: Predictor, clock: Clock) -> None:
+    engine = predictor._engine
+    for owner, method, name in (
+        (engine, "_preprocess", "resize"),
+        (engine, "_detect", "post-process"),
+        (engine, "_encode", "RLE"),
+        (engine, "_to_frame", "transfer"),
+        (engine.detector, "backbone", "backbone"),
+        (engine.detector, "propose", "rpn"),
+        (engine.detector, "classify", "box head"),
+        (engine.detector, "masks", "masks"),
+    ):
+        clock.watch(owner, method, name)
+
+
+@torch.inference_mode()
+def eager(model: FasterRCNN, data: Sequence[bytes], device: torch.device) -> int:
+    """torchvision from JPEG bytes to COCO RLE, as its documentation has it."""
+    tensors = [t.to(device).float() / 255 for t in to_tensors(data) if isinstance(t, Tensor)]
+    instances = 0
+    for found in model(tensors):
+        masks = (found["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
+        instances += len(coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0))))
+    return instances
+
+
+def ours(predictor: Predictor, data: Sequence[bytes], clock: Clock | None = None) -> int:
+    if clock is None:
+        found = predictor.predict(data, as_rle=True)
+    else:
+        with clock.stage("decode"):
+            tensors = [t for t in to_tensors(data) if isinstance(t, Tensor)]
+        found = predictor.predict(tensors, as_rle=True)
+    return sum(len(of) for of in found if isinstance(of, Detections))
+
+
+def rate(call: Callable[[Sequence[bytes]], int], data: Sequence[bytes], batch: int, clock: Clock) -> float:
+    """Images per second over all of `data`, after one batch that is not counted."""
+    call(data[:batch])
+    clock.wait()
+    start = time.perf_counter()
+    for at in range(0, len(data), batch):
+        call(data[at : at + batch])
+    clock.wait()
+    return len(data) / (time.perf_counter() - start)
+
+
+def check_parity(model: FasterRCNN, predictors: dict[str, Predictor], data: Sequence[bytes]) -> None:
+    """Print how many of torchvision's detections above 0.5 each precision finds at IoU 0.9 or more."""
+    from torchvision.ops import box_iou
+
+    for name, predictor in predictors.items():
+        total = found = 0
+        for image in data:
+            with torch.inference_mode():
+                tensor = to_tensors([image])[0]
+                assert isinstance(tensor, Tensor)
+                expected = model([tensor.to(predictor.device).float() / 255])[0]
+            sure = expected["scores"] > 0.5
+            theirs, labels = expected["boxes"][sure].cpu(), expected["labels"][sure].cpu()
+            mine = predictor.predict([image])[0]
+            assert isinstance(mine, Detections)
+            overlap = box_iou(theirs, torch.from_numpy(mine.boxes)) * (
+                labels[:, None] == torch.from_numpy(mine.labels)
+            )
+            total += len(theirs)
+            found += int((overlap.amax(1) >= 0.9).sum()) if overlap.numel() else 0
+        print(f"parity {name:<9} {found} of {total} detections above 0.5 at IoU 0.9 or more (random weights)")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--batches", default=None)
+    args = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    model = reference.excite(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), 0)
+    model.roi_heads.detections_per_img = KEEP
+    spec = replace(reference.spec("mask_rcnn", rpn_post_nms_top_n=1000), preprocessing=Preprocessing())
+    network = build(spec)
+    network.load_state_dict(model.state_dict())
+    loaded = LoadedModel(spec, network.eval())
+    precisions = ("float32", "bfloat16")
+    predictors = {
+        p: Predictor(loaded, device=args.device, precision=p, max_detections=KEEP) for p in precisions
+    }
+    device = predictors["float32"].device
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        precisions += ("float16",)
+        predictors["float16"] = Predictor(
+            loaded, device=args.device, precision="float16", max_detections=KEEP
+        )
+    print(f"{torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'}")
+    data = jpegs(args.images or (256 if on_gpu else 6))
+    batches = [int(b) for b in (args.batches or ("1,8,32" if on_gpu else "1,2")).split(",")]
+    model = model.to(device)
+    check_parity(model, predictors, data[:4])
+    clock = Clock(device)
+    print(
+        f"{'':<30}{'images/s':>9}  " + "".join(f"{name:>13}" for name in STAGES) + "   ms/image   peak memory"
+    )
+    for batch in batches:
+        some = data[: max(batch, len(data) // 4)]
+        print(
+            f"{f'torchvision float32, batch {batch}':<30}{rate(lambda d: eager(model, d, device), some, batch, clock):9.2f}"
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            speed = rate(lambda d: eager(model, d, device), some, batch, clock)
+        print(f"{f'torchvision autocast, batch {batch}':<30}{speed:9.2f}", flush=True)
+        for precision in precisions:
+            predictor = predictors[precision]
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats(device)
+            with utilisation(on_gpu) as used:
+                speed = rate(lambda d: ours(predictor, d), data, batch, clock)  # noqa: B023  # called at once
+            peak = f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB{used()}" if on_gpu else ""
+            stages = stage_times(loaded, args.device, precision, data, batch)
+            print(
+                f"{f'masklake {precision}, batch {batch}':<30}{speed:9.2f}  "
+                + "".join(f"{1e3 * stages[name] / len(data):13.2f}" for name in STAGES)
+                + f"              {peak}",
+                flush=True,
+            )
+
+
+def stage_times(
+    loaded: LoadedModel, device: str, precision: str, data: Sequence[bytes], batch: int
+) -> dict[str, float]:
+    """Seconds by stage over all of `data`, on a predictor of its own, whose methods are wrapped."""
+    predictor = Predictor(loaded, device=device, precision=precision, max_detections=KEEP)
+    clock = Clock(predictor.device)
+    ours(predictor, data[:batch])
+    watched(predictor, clock)
+    for at in range(0, len(data), batch):
+        ours(predictor, data[at : at + batch], clock)
+    return clock.seconds
+
+
+@contextlib.contextmanager
+def utilisation(on_gpu: bool) -> Iterator[Callable[[], str]]:
+    """Call what it gives, at the end, for the GPU's mean utilisation as nvidia-smi samples it."""
+    if not on_gpu or shutil.which("nvidia-smi") is None:
+        yield lambda: ""
+        return
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+
+        def mean() -> str:
+            process.terminate()
+            samples = [float(line) for line in process.communicate()[0].split()]
+            return f", GPU {np.mean(samples):.0f} % busy" if samples else ""
+
+        yield mean
+    finally:
+        process.kill()
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
