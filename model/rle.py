@@ -16,6 +16,9 @@ from pycocotools import mask as coco_mask
 from model.crossings import Ints, crop, find_changes
 from model.errors import ModelError
 
+_AREAS_AT_ONCE = 255
+"""pycocotools' area keeps their number in a uint8, for which NumPy 2 raises OverflowError."""
+
 
 class Rle(TypedDict):
     """COCO's compressed RLE: size is [height, width] in pixels, counts the run lengths, column-major."""
@@ -64,7 +67,10 @@ def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:
 
 def area(rles: Sequence[Rle]) -> Ints:
     """(N,) pixels in each mask."""
-    return np.asarray(coco_mask.area(list(rles)), dtype=np.int64).reshape(-1)
+    parts = [
+        coco_mask.area(list(rles[at : at + _AREAS_AT_ONCE])) for at in range(0, len(rles), _AREAS_AT_ONCE)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
 
 
 def to_bbox(rles: Sequence[Rle]) -> NDArray[np.float64]:
