@@ -19,6 +19,8 @@ from pipeline.storage import Storage, explain, join, normalise
 if TYPE_CHECKING:
     from model.predictor import Predictor
     from model.spec import ModelSpec
+    from model.tiles import TiledPredictor
+    from model.tiling import Tiling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +120,13 @@ class PredictorFactory:
     classes: tuple[str, ...] | None
     precision: str
     threads: int | None
+    tiling: Tiling | None = None
 
-    def __call__(self) -> Predictor:
+    def __call__(self) -> Predictor | TiledPredictor:
         import torch
 
         from model.predictor import Predictor
+        from model.tiles import TiledPredictor
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -133,10 +137,11 @@ class PredictorFactory:
                 f"model {self.source.name}: is {found} on this worker, the run was planned with {self.fingerprint}; "
                 "give every node the same weights"
             )
-        return Predictor(
+        predictor = Predictor(
             presets.load_model(local, weights_dir=self.source.weights_dir),
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
             classes=self.classes,
             precision=self.precision,
         )
+        return TiledPredictor(predictor, self.tiling) if self.tiling else predictor

@@ -37,6 +37,17 @@ def positive(text: str) -> int:
     return value
 
 
+def zero_or_more(text: str) -> int:
+    """A whole number of at least 0; 10_000 and 10,000 are read too."""
+    try:
+        value = int(text.replace(",", ""))
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return value
+
+
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
     try:

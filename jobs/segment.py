@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobs import models
 from jobs.cluster import Cluster, ray_cluster
 from jobs.options import storage_from
-from jobs.segment_options import DEFAULTS
+from jobs.segment_options import DEFAULTS, tiling
 from jobs.segment_options import add_arguments as add_arguments  # part of what a command module offers
 from pipeline.errors import UserError
 from pipeline.lists import URI_COLUMNS
@@ -44,6 +44,7 @@ examples:
   masklake segment s3://photos/2026/ s3://lake/
   masklake segment photos/ lake/ --model demo --limit 100
   masklake segment s3://photos/ s3://lake/ --classes person,dog --score 0.5 --dry-run
+  masklake segment s3://aerial/ s3://lake/ --tile 1024 --overlap 256
   masklake segment s3://photos/ s3://lake/ --resume last
   masklake segment s3://photos/ s3://lake/ --model production    # an alias of `masklake models`, or NAME@VERSION
 
@@ -132,7 +133,7 @@ def _resumed(
     asked = {"source": source} | {
         name: value for name in DEFAULTS if (value := getattr(args, name)) is not None
     }
-    kept = record.options | {"source": record.source}
+    kept = record.all_options | {"source": record.source}
     for name, value in asked.items():
         if kept[name] != (list(value) if isinstance(value, tuple) else value):
             raise UserError(
@@ -151,7 +152,7 @@ def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, st
     from pipeline.decode import DecodeOptions
     from pipeline.run import Job
 
-    options = record.options
+    options = record.all_options
     known = [c.name for c in model.spec.classes]
     if unknown := sorted(set(options["classes"] or ()) - set(known)):
         raise UserError(
@@ -166,6 +167,7 @@ def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, st
         decode=DecodeOptions(
             max_pixels=options["max_pixels"],
             target=None if options["full_decode"] else (preprocessing.min_size, preprocessing.max_size),
+            tiling=tiling(options),
         ),
         max_bytes=options["max_bytes"],
         resume=bool(args.resume),
@@ -174,7 +176,7 @@ def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, st
 
 
 def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> models.PredictorFactory:
-    options = record.options
+    options = record.all_options
     return models.PredictorFactory(
         source=model.source,
         fingerprint=model.fingerprint,
@@ -183,6 +185,7 @@ def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> 
         classes=tuple(options["classes"]) if options["classes"] else None,
         precision=options["precision"],
         threads=threads,
+        tiling=tiling(options),
     )
 
 

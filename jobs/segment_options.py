@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs.options import add_storage_options, fraction, names, positive, span
+from jobs.options import add_storage_options, fraction, names, positive, span, zero_or_more
+from model.tiling import Tiling
+
+_LARGE = Tiling()
+"""What is cut where nothing is said about it."""
 
 DEFAULTS: dict[str, Any] = {
     "score": 0.05,
@@ -15,8 +19,20 @@ DEFAULTS: dict[str, Any] = {
     "max_pixels": 128_000_000,
     "max_bytes": 512_000_000,
     "full_decode": False,
+    "tile": None,
+    "overlap": None,
 }
 """Options that decide the rows; they are kept by a run, so that resuming cannot change them."""
+
+
+def tiling(options: dict[str, Any]) -> Tiling | None:
+    """Which images are cut into tiles, and how; None for no image. Raises ModelError for tiles that cannot be."""
+    side, overlap = options["tile"], options["overlap"]
+    if side == 0:
+        return None
+    if side is None:
+        return Tiling(size=_LARGE.size, overlap=overlap, above=_LARGE.above)
+    return Tiling(size=side, overlap=overlap, above=0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +61,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-detections",
         type=positive,
         metavar="N",
-        help=f"instances an image, best first (default {DEFAULTS['max_detections']})",
+        help=f"instances an image, best first (default {DEFAULTS['max_detections']}); in an image that is cut into tiles, instances a tile",
     )
     what.add_argument(
         "--precision",
         choices=("exact", "float32", "bfloat16"),
         help=f"of the convolutions: exact repeats torchvision bit for bit, image by image; bfloat16 is fastest and less exact (default {DEFAULTS['precision']})",
+    )
+    large = parser.add_argument_group(
+        "large images",
+        """\
+Made as small as the model's input, a very large image shows no small things. So it is cut into tiles that the
+model sees one by one, then at half the resolution into tiles of twice the side, and so on up to the whole
+image. A thing that several tiles show becomes one instance. It takes up to half as long again as the tiles.""",
+    )
+    large.add_argument(
+        "--tile",
+        type=zero_or_more,
+        metavar="PIXELS",
+        help=f"cut every image whose longer side exceeds this into tiles of this side; 0 cuts none (default: images above {_LARGE.above:,} pixels are cut into tiles of {_LARGE.size})",
+    )
+    large.add_argument(
+        "--overlap",
+        type=positive,
+        metavar="PIXELS",
+        help=f"pixels that neighbouring tiles share (default an eighth of the tile: {_LARGE.shared}); what is larger may be cut at this level and is seen whole at the next",
     )
     which = parser.add_argument_group("which images")
     which.add_argument("--limit", type=positive, metavar="N", help="at most N images")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from model.tiling import Tiling
 from pipeline.schema import Status
 
 if TYPE_CHECKING:
@@ -66,10 +67,17 @@ class DecodeOptions:
     max_pixels: frames with more pixels are refused from their header (decompression bombs).
     target: the model's (min_size, max_size); a JPEG at least twice as large is decoded at 1/2, 1/4 or 1/8 (in
         its DCT), but never below that size. None decodes every JPEG in full.
+    tiling: frames that it cuts are decoded in full; None where no image is cut.
     """
 
     max_pixels: int = 128_000_000
     target: tuple[int, int] | None = None
+    tiling: Tiling | None = None
+
+    def scaled_to(self, width: int, height: int) -> tuple[int, int] | None:
+        """The target of a JPEG of this size; None to decode it in full."""
+        cut = self.tiling is not None and self.tiling.cuts(height, width)
+        return None if cut else self.target
 
 
 class UndecodableError(Exception):
@@ -111,8 +119,8 @@ def decode(data: bytes | memoryview, options: DecodeOptions) -> tuple[np.ndarray
         try:
             if image.format == "TIFF" and _tile_pixels(image) > options.max_pixels:
                 raise _too_large(options, None)
-            if image.format in ("JPEG", "MPO") and options.target:
-                image.draft(None, _draft_size((width, height), options.target))
+            if image.format in ("JPEG", "MPO") and (target := options.scaled_to(width, height)):
+                image.draft(None, _draft_size((width, height), target))
             image.load()
             # read after loading: Pillow turns TIFF and AVIF upright itself, and then drops the tag
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)

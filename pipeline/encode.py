@@ -1,6 +1,7 @@
 """Encode: detections in, rows of the lake's two tables out.
 
-Masks become COCO RLE in their boxes' own crops (`model.rle`); the cost follows the box, not the frame.
+Masks become COCO RLE in their boxes' own crops (`model.rle`); the cost follows the box, not the frame. What was
+predicted by tiles comes as RLE already.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def encode_rows(rows: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     counts, groups = [], []
     statuses, errors = rows["status"].to_pylist(), rows["error"].to_pylist()
     for i, row in enumerate(rows.select([
-        "status", "width", "height", "boxes", "label_ids", "scores", "masks", "joints"
+        "status", "width", "height", "boxes", "label_ids", "scores", "masks", "joints", "rles"
     ]).to_pylist()):  # fmt: skip
         found = None
         if row["status"] == Status.OK:
@@ -82,11 +83,14 @@ def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
         raise ModelError("boxes or scores have values that are not finite")
     size = (row["height"], row["width"])
     extents = boxes[:, 2:] - boxes[:, :2]
-    if row["masks"] is None:
+    if row["masks"] is None and row["rles"] is None:
         masks = pa.nulls(len(scores), RLE)
         areas = np.rint(extents.prod(axis=1)).astype(np.int32)
     else:
-        encoded = rle.encode_masks(np.frombuffer(row["masks"], "<f4").reshape(-1, 28, 28), boxes, size)
+        if row["rles"] is None:
+            encoded = rle.encode_masks(np.frombuffer(row["masks"], "<f4").reshape(-1, 28, 28), boxes, size)
+        else:
+            encoded = [{"size": list(size), "counts": counts} for counts in row["rles"]]
         masks = _rle_array([one["counts"].decode("ascii") for one in encoded], size)
         areas = rle.area(encoded).astype(np.int32)
     joints = (

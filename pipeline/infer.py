@@ -1,7 +1,7 @@
 """Infer: decoded rows in, detections out, by one predictor per actor.
 
 The predictor comes from a factory, so that this module knows no model. Detections travel as raw bytes of
-their arrays: boxes, scores and 28x28 mask probabilities, never full-frame masks.
+their arrays: boxes, scores and 28x28 mask probabilities, never full-frame masks; of images predicted by tiles, RLE.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ FOUND = (
     pa.field("scores", pa.large_binary()),
     pa.field("masks", pa.large_binary()),
     pa.field("joints", pa.large_binary()),
+    pa.field("rles", pa.large_list(pa.large_binary())),
 )
 """boxes float32 (N, 4) xyxy, label_ids int32 (N,), scores float32 (N,), masks float32 (N, 28, 28) or null,
-joints float32 (N, K, 3) or null; pixels of the original frame."""
+joints float32 (N, K, 3) or null; pixels of the original frame. rles: counts of N COCO RLEs of the original frame, in
+place of masks for images that were predicted by tiles, or null."""
 
 _ARRAYS = (("boxes", "<f4"), ("labels", "<i4"), ("scores", "<f4"), ("masks", "<f4"), ("keypoints", "<f4"))
+"""Of `Detections`; in the order of FOUND."""
 
 
 class Predicts(Protocol):
@@ -53,11 +56,13 @@ def infer_rows(rows: pa.Table, predictor: Predicts) -> pa.Table:
             if hasattr(found, "reason"):
                 statuses[i], errors[i] = str(Status.FAILED), found.reason
                 continue
-            for field, (name, dtype) in zip(FOUND, _ARRAYS, strict=True):
+            for field, (name, dtype) in zip(FOUND, _ARRAYS, strict=False):
                 array = getattr(found, name)
                 columns[field.name][i] = (
                     None if array is None else np.ascontiguousarray(array, dtype).tobytes()
                 )
+            if found.rles is not None:
+                columns["rles"][i] = [one["counts"] for one in found.rles]
     out = rows.drop_columns(["pixels", "pixel_width", "pixel_height"])
     return with_found(out, statuses, errors, columns)
 

@@ -23,6 +23,7 @@ class SupersededError(Exception):
     """A later attempt at the run has been taken: this one must write no more."""
 
 
+_LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None}
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 
 
@@ -72,7 +73,12 @@ class RunRecord:
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:
         """Runs with equal values make equal rows of equal objects."""
-        return self.model["fingerprint"], self.options
+        return self.model["fingerprint"], self.all_options
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """`options`, with those that came later as what the run did before they were there."""
+        return _LATER_OPTIONS | self.options
 
 
 def parse(data: bytes, uri: str) -> RunRecord:

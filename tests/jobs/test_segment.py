@@ -107,9 +107,32 @@ def test_score_classes_and_max_detections_shape_the_rows(
     assert max(row["n_instances"] for row in rows(tmp_path / "lake", "images")) <= 2
 
 
+def test_large_images_by_tiles(tmp_path: Path, run_cli: RunCli) -> None:
+    """A scene of four, as JPEG and so that a decoder might make it smaller; seams go through all four."""
+    (tmp_path / "large").mkdir()
+    parts = [scenes.scene(5, index, (240, 240)) for index in (1, 2, 3, 5)]
+    image = np.concatenate([np.concatenate([p.image for p in parts[at : at + 2]], axis=1) for at in (0, 2)])
+    Image.fromarray(image.repeat(2, 0).repeat(2, 1)).save(tmp_path / "large" / "a.jpg", quality=95)
+    tiles = ("--tile", "512", "--overlap", "64")
+    result = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", *tiles)
+    assert result.code == 0, result.stdout + result.stderr
+    check_lake(tmp_path / "lake")
+    instances = rows(tmp_path / "lake", "instances")
+    n = sum(len(part.instances) for part in parts)
+    assert 0.8 * n <= len(instances) <= 2 * n
+    assert all(row["mask"]["size"] == [960, 960] for row in instances)
+    again = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", "--dry-run", *tiles)
+    assert "over 0 images" in again.stdout
+    whole = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", "--dry-run", "--tile", "0")
+    assert "over 1 images" in whole.stdout, "tiles make other rows"
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
+        (("scenes/", "lake", *DEMO, "--tile", "5"), ("tiles of 5 pixels", "64 or more")),
+        (("scenes/", "lake", *DEMO, "--tile", "256", "--overlap", "128"), ("overlap of 128", "16 to 127")),
+        (("scenes/", "lake", *DEMO, "--overlap", "2000"), ("tiles of 1024",)),
         (("empty/", "lake", *DEMO), ("empty/", "holds no images", "check the prefix")),
         (("absent/", "lake", *DEMO), ("absent/", "does not exist")),
         (("scenes/", "scenes/lake", *DEMO), ("scenes/lake", "lies inside the source")),
@@ -178,6 +201,11 @@ def test_resuming_keeps_the_options_that_decide_the_rows(
     path.write_text(json.dumps(record))
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--score", "0.9"), "score", "0.05", "0.9")
     one_line(run_cli("segment", tmp_path, "lake", "--resume", "last"), "source")
+    one_line(run_cli("segment", source, "lake", "--resume", "last", "--tile", "0"), "tile", "None", "0")
+    for name in ("tile", "overlap"):  # what a run from before there were tiles lacks
+        del record["options"][name]
+    path.write_text(json.dumps(record))
+    one_line(run_cli("segment", source, "lake", "--resume", "last", "--tile", "512"), "tile 0", "512")
     record["model"]["fingerprint"] = "000000000000"
     path.write_text(json.dumps(record))
     one_line(run_cli("segment", source, "lake", "--resume", "last"), "000000000000")
@@ -185,7 +213,15 @@ def test_resuming_keeps_the_options_that_decide_the_rows(
 
 
 @pytest.mark.parametrize(
-    "options", [("--score", "2"), ("--actors", "3:1"), ("--limit", "0"), ("--classes", ",")]
+    "options",
+    [
+        ("--score", "2"),
+        ("--actors", "3:1"),
+        ("--limit", "0"),
+        ("--classes", ","),
+        ("--tile", "x"),
+        ("--overlap", "0"),
+    ],
 )
 def test_options_are_checked_where_they_are_typed(options: tuple[str, str], run_cli: RunCli) -> None:
     result = run_cli("segment", "a", "b", *options)

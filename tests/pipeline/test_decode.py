@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from model.tiling import Tiling
 from pipeline.decode import DECODED, DecodeOptions, UndecodableError, decode, decode_rows
 from pipeline.fetch import FETCHED
 from pipeline.schema import Status
@@ -349,6 +350,13 @@ def test_scaling_saves_work_where_it_can() -> None:
     data = save(Image.new("RGB", (6400, 4800)), "JPEG")
     assert decode(data, DecodeOptions(target=(800, 1333)))[0].shape == (1200, 1600, 3)
     assert decode(data, PLAIN)[0].shape == (4800, 6400, 3)
+
+
+def test_what_will_be_cut_into_tiles_is_decoded_in_full() -> None:
+    scaled = DecodeOptions(target=(64, 96), tiling=Tiling(size=512, above=640 * 480))
+    large, small = (save(Image.new("RGB", size), "JPEG") for size in ((641, 480), (640, 480)))
+    assert decode(large, scaled)[0].shape == (480, 641, 3)
+    assert decode(small, scaled)[0].shape == (120, 160, 3)
 
 
 def test_scaled_pixels_show_the_same_scene() -> None:

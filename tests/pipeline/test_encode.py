@@ -12,6 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from model.detections import Detections
+from model.rle import encode_masks
 from pipeline.encode import Vocabulary, encode_rows
 from pipeline.infer import infer_rows
 from pipeline.schema import IMAGES, INSTANCES
@@ -70,6 +71,19 @@ def test_masks_are_those_of_torchvision_and_pycocotools() -> None:
         assert [instance[k] for k in "xywh"] == [x1, y1, x2 - x1, y2 - y1]
         assert instance["score"] == found.scores[i]
         assert instance["label"] == VOCABULARY.classes[instance["label_id"]]
+
+
+def test_masks_that_are_rle_already_make_the_same_rows() -> None:
+    """What a predictor gives of an image that it cut into tiles."""
+    found = _detections(7)
+    assert found.masks is not None
+    by_tiles = replace(found, masks=None, rles=encode_masks(found.masks, found.boxes, (24, 32)))
+    none = replace(_detections(0, masks=False), rles=[])
+    file = solid((0, 0, 0), (32, 24))
+    expected, of_tiles = _encoded(file, predictor=Fixed(found)), _encoded(file, predictor=Fixed(by_tiles))
+    assert of_tiles["instances"].equals(expected["instances"])
+    assert of_tiles.schema.equals(expected.schema)
+    assert _encoded(file, None, predictor=Fixed(none))["instances"].to_pylist() == [[], []]
 
 
 def test_lists_line_up_with_their_images() -> None:

@@ -73,6 +73,12 @@ def test_equal_options_cover() -> None:
     assert _record().covers != _record(model=other).covers
 
 
+def test_a_run_from_before_there_were_tiles_covers_what_one_without_tiles_does() -> None:
+    before = _record(options={"score": 0.5})
+    assert before.covers == _record(options={"score": 0.5, "tile": 0, "overlap": None}).covers
+    assert before.covers != _record(options={"score": 0.5, "tile": None, "overlap": None}).covers
+
+
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=RUN):
         RunFolder(str(tmp_path), RUN, Storage()).load()
