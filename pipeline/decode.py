@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ _SIDEWAYS = {5, 6, 7, 8}
 _EXIF_ORIENTATION = 0x0112
 _SCALES_WIDE = ("I", "F")
 _LARGEST_SIDE = 2**31 - 1
+_PART_BYTES = 256 * 2**20
 _TIFF_TILE = (322, 323)
 """TileWidth, TileLength: libtiff takes memory for a whole tile, however small the frame."""
 _FILLED_ON_OPENING = (b"GIF8", b"\0\0\1\0")
@@ -211,6 +213,38 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def parts(rows: pa.Table, options: DecodeOptions) -> Iterator[pa.Table]:
+    """FETCHED `rows` cut where their pixels would take more than 256 MiB, so that a task and its result stay small
+    where a few kilobytes hold 64 megapixels."""
+    start = held = 0
+    for i, data in enumerate(rows["data"]):
+        size = _pixel_bytes(data.as_buffer(), options) if data.is_valid else 0
+        if i > start and held + size > _PART_BYTES:
+            yield rows.slice(start, i - start)
+            start, held = i, 0
+        held += size
+    yield rows.slice(start)
+
+
+def _pixel_bytes(data: memoryview, options: DecodeOptions) -> int:
+    """What `decode` would give, as the header says; 0 where it would give nothing, or has to be asked itself."""
+    from PIL import Image
+
+    if not len(data) or bytes(data[:4]) in _FILLED_ON_OPENING:
+        return 0
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.format in ("JPEG", "MPO") and (target := options.scaled_to(*image.size)):
+                image.draft(None, _draft_size(image.size, target))
+    except (MemoryError, *_BROKEN):
+        return 0
+    width, height = image.size
+    return 3 * width * height if width * height <= options.max_pixels else 0
 
 
 def decode_rows(rows: pa.Table, options: DecodeOptions) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.decode import DECODED, DecodeOptions, decode_rows
+from pipeline.decode import DECODED, DecodeOptions, decode_rows, parts
 from pipeline.encode import Vocabulary, encode_rows
 from pipeline.fetch import fetch
 from pipeline.infer import FOUND, PredictorFactory, infer_rows, with_found
@@ -145,11 +145,12 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         ledger.report.remote("fetch", meter.figures(len(rows), bytes=fetched["data"].nbytes))
         return pack(fetched)
 
-    def decode_packet(packet: pa.Table) -> pa.Table:
-        rows, meter = unpack(packet), Meter()
-        decoded = guarded(ledger, "decode", rows, lambda r: decode_rows(r, plan.decode), _undecoded)
-        ledger.report.remote("decode", meter.figures(len(rows)))
-        return pack(decoded)
+    def decode_packet(packet: pa.Table) -> Iterator[pa.Table]:
+        for rows in parts(unpack(packet), plan.decode):
+            meter = Meter()
+            decoded = guarded(ledger, "decode", rows, lambda r: decode_rows(r, plan.decode), _undecoded)
+            ledger.report.remote("decode", meter.figures(len(rows)))
+            yield pack(decoded)
 
     def encode_packet(packet: pa.Table) -> pa.Table:
         rows, meter = unpack(packet), Meter()

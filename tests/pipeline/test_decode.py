@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.tiling import Tiling
-from pipeline.decode import DECODED, DecodeOptions, UndecodableError, decode, decode_rows
+from pipeline.decode import DECODED, DecodeOptions, UndecodableError, decode, decode_rows, parts
 from pipeline.fetch import FETCHED
 from pipeline.schema import Status
 from tests.images import (
@@ -357,6 +357,18 @@ def test_what_will_be_cut_into_tiles_is_decoded_in_full() -> None:
     large, small = (save(Image.new("RGB", size), "JPEG") for size in ((641, 480), (640, 480)))
     assert decode(large, scaled)[0].shape == (480, 641, 3)
     assert decode(small, scaled)[0].shape == (120, 160, 3)
+
+
+def test_large_frames_make_small_parts() -> None:
+    """8 PNGs of 48 MB of pixels, 5 to a part; a scaled JPEG of as many takes a 64th, what is broken nothing."""
+    png, jpeg = (save(Image.new("RGB", (4000, 4000)), kind) for kind in ("PNG", "JPEG"))
+    files = [*[png] * 6, b"", b"text", None, *[jpeg] * 9, *[png] * 2]
+    table = pa.Table.from_pylist([_row(i, data) for i, data in enumerate(files)], FETCHED)
+    cut = list(parts(table, DecodeOptions(target=(400, 500))))
+    assert [len(part) for part in cut] == [5, 15]
+    assert pa.concat_tables(cut).equals(table)
+    assert [len(part) for part in parts(table, PLAIN)] == [5, 8, 5, 2]
+    assert [len(part) for part in parts(table, DecodeOptions(max_pixels=10**7))] == [20]
 
 
 def test_scaled_pixels_show_the_same_scene() -> None:
