@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from model.detections import Detections, PredictFailure
@@ -22,7 +23,7 @@ from model.tiling import Tiling, View
 _VIEWS_AT_ONCE = 16
 """Tiles that the predictor gets in a call: enough for its batches, few enough to copy."""
 _STRIP_PIXELS = 2**20
-"""Image pixels that are averaged at once when a tile is made smaller: 12 MB of float32."""
+"""Image pixels that are averaged at once when a tile is made smaller, in 4 to 12 MB."""
 
 Picture = NDArray[np.uint8] | Tensor
 
@@ -59,7 +60,8 @@ class TiledPredictor:
         """Detections of each image, in the order of the images; those of cut images have `rles`, not `masks`.
 
         images, frames, as_rle: as for `model.predictor.Predictor.predict`; encoded images are not cut. The predictor's
-        failure over a tile is that of its image. Raises ModelError as the predictor does, and for a cut image whose frame is not its own.
+        failure over a tile is that of its image. Raises ModelError as the predictor does, and for a cut image whose
+        frame is not its own.
         """
         sizes = [_size(image) for image in images]
         cut = [at for at, size in enumerate(sizes) if size is not None and self.tiling.cuts(*size)]
@@ -89,11 +91,10 @@ class TiledPredictor:
         seen: list[Sightings] = []
         for start in range(0, len(views), _VIEWS_AT_ONCE):
             part = views[start : start + _VIEWS_AT_ONCE]
-            tiles = [_tile(image, view) for view in part]
             frames = [
                 (-(-(v.y2 - v.y1) // v.step) * v.step, -(-(v.x2 - v.x1) // v.step) * v.step) for v in part
             ]
-            found = self._predictor.predict(tiles, frames)
+            found = self._predictor.predict([_tile(image, view) for view in part], frames)
             for at, (view, of_view) in enumerate(zip(part, found, strict=True), start):
                 if isinstance(of_view, PredictFailure):
                     return PredictFailure(
@@ -140,21 +141,19 @@ def _size(image: object) -> tuple[int, int] | None:
 
 def _tile(image: Picture, view: View) -> Picture:
     """A view of the image's own memory; on the upper levels averaged over squares of `view.step` pixels."""
-    is_tensor = isinstance(image, Tensor)
-    tile = (
-        image[:, view.y1 : view.y2, view.x1 : view.x2]
-        if is_tensor
-        else image[view.y1 : view.y2, view.x1 : view.x2]
-    )
+    rows = max(1, _STRIP_PIXELS // (view.x2 - view.x1) // view.step) * view.step
+    tops = range(0, view.y2 - view.y1, rows)
+    if isinstance(image, Tensor):
+        tile_CHW = image[:, view.y1 : view.y2, view.x1 : view.x2]
+        if not view.level:
+            return tile_CHW
+        smaller = (
+            F.avg_pool2d(tile_CHW[:, top : top + rows].float(), view.step, ceil_mode=True) for top in tops
+        )
+        return torch.cat([strip_CHW.round_().to(torch.uint8) for strip_CHW in smaller], dim=1)
+    tile = image[view.y1 : view.y2, view.x1 : view.x2]
     if not view.level:
         return tile
-    rows = max(1, _STRIP_PIXELS // (view.x2 - view.x1) // view.step) * view.step
-    strips = []
-    for top in range(0, view.y2 - view.y1, rows):
-        if isinstance(tile, Tensor):
-            strip_CHW = tile[:, top : top + rows].float()
-        else:
-            strip_CHW = torch.from_numpy(tile[top : top + rows].transpose(2, 0, 1).astype(np.float32))
-        smaller = F.avg_pool2d(strip_CHW, view.step, ceil_mode=True)
-        strips.append(smaller.round_().to(torch.uint8))
-    return torch.cat(strips, dim=1)
+    # Pillow's averaging is some twenty times faster than torch's or NumPy's on whole numbers.
+    strips = (Image.fromarray(tile[top : top + rows]).reduce(view.step) for top in tops)
+    return np.concatenate([np.asarray(strip) for strip in strips])

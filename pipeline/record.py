@@ -24,6 +24,8 @@ class SupersededError(Exception):
 
 
 _LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None}
+"""Options that older records lack, as what those runs did: they cut no image into tiles."""
+
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 
 
