@@ -1,4 +1,4 @@
-"""Convolutions with what follows them in one pass over memory, on CPUs: oneDNN's post-operations.
+"""Convolutions and linear layers with what follows them in one pass over memory, on CPUs: oneDNN's post-operations.
 
 A residual network in eager mode writes each convolution's output, reads it again to add the shortcut, and once
 more for the activation. oneDNN does all three while the result is still in registers, and takes weights that are
@@ -31,7 +31,7 @@ def supported(dtype: torch.dtype) -> bool:
 
 
 def fuse(module: nn.Module) -> nn.Module:
-    """`module`, traced, with its convolutions fused with activations and additions that follow them.
+    """`module`, traced, its convolutions and linear layers fused with activations and additions that follow them.
 
     module: on the CPU, in evaluation mode, normalisation folded (`model.fold`), of a dtype that is `supported`,
         its forward traceable by torch.fx. Weights are shared with it, not copied, until the first call.
@@ -44,11 +44,17 @@ def fuse(module: nn.Module) -> nn.Module:
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not _fusable(modules[node.target]):
+        if node.op == "call_module" and _keeps_size(modules[node.target]):
+            _ask_the_input_for_its_size(node)
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module":
             continue
         conv = modules[node.target]
+        is_conv = _fusable(conv)
+        if not is_conv and not isinstance(conv, nn.Linear):
+            continue
         other, last = None, node
-        follower = _only_user(node)
+        follower = _only_user(node) if is_conv else None
         if follower is not None and follower.op == "call_function" and follower.target in _ADDS:
             other = _other_operand(follower, node)
             # The sum must come after both operands in the graph, and must not broadcast.
@@ -58,7 +64,8 @@ def fuse(module: nn.Module) -> nn.Module:
         attr: tuple[str, list[Any]] | None = None
         if activation is not None and (attr := _activation(activation, traced)) is not None:
             last = activation
-        fused = FusedConv(conv, "none" if attr is None else attr[0], [] if attr is None else attr[1])
+        kind = FusedConv if is_conv else FusedLinear
+        fused = kind(conv, "none" if attr is None else attr[0], [] if attr is None else attr[1])
         name = f"fused_{node.name}"
         traced.add_submodule(name, fused)
         with traced.graph.inserting_before(last):
@@ -99,6 +106,41 @@ class FusedConv(nn.Module):
         return op._convolution_pointwise.binary(
             x, other, self._weight, self._bias, *shape, "add", 1.0, unary, self.scalars, ""
         )
+
+
+class FusedLinear(nn.Module):
+    """A linear layer, then an activation."""
+
+    def __init__(self, linear: nn.Linear, activation: str, scalars: list[Any]) -> None:
+        super().__init__()
+        self.activation, self.scalars = activation, scalars
+        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._weight = linear.weight.detach()
+        self._packed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, inputs) in, (R, outputs) out."""
+        op = torch.ops.mkldnn
+        if not self._packed:
+            self._weight = op._reorder_linear_weight(self._weight, len(x))
+            self._packed = True
+        return op._linear_pointwise(x, self._weight, self._bias, self.activation, self.scalars, "")
+
+
+def _keeps_size(module: nn.Module) -> bool:
+    return _fusable(module) and module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
+
+
+def _ask_the_input_for_its_size(conv: fx.Node) -> None:
+    """Height and width of a 1 x 1 convolution's output are those of its input: then only the sum reads the output.
+
+    A feature pyramid asks for them to enlarge the level above, before it adds the two.
+    """
+    for shape in list(conv.users):
+        if shape.op == "call_function" and shape.target is getattr and shape.args[1:] == ("shape",):
+            users = list(shape.users)
+            if all(u.target is operator.getitem and u.args[1] == slice(-2, None, None) for u in users):
+                shape.args = (conv.args[0], "shape")
 
 
 def _fusable(module: nn.Module) -> bool:

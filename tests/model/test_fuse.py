@@ -81,6 +81,25 @@ def test_batches_and_sizes_may_change_after_the_first_call() -> None:
             torch.testing.assert_close(fast(x), module(x), rtol=1e-5, atol=1e-5)
 
 
+def test_linear_layers() -> None:
+    """Two fully connected layers, as Faster R-CNN's box head has them; no row is a batch too."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(98, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    fast = fuse(copy.deepcopy(module))
+    assert not [m for m in fast.modules() if isinstance(m, nn.Linear)]
+    with torch.inference_mode():
+        for rows in (7, 1, 0, 300):
+            x = torch.randn(rows, 2, 7, 7).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(fast(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_feature_pyramid_adds_in_its_convolutions() -> None:
+    spec = ref.spec("faster_rcnn", ref.CLASSES[:3], backbone="resnet18-fpn", fpn_channels=32)
+    fast = fuse(fold_norms(build(spec).backbone))  # type: ignore[operator, union-attr]  # one R-CNN
+    left = [str(node.target) for node in fast.graph.nodes if node.op == "call_function"]  # type: ignore[union-attr, operator]
+    assert not [name for name in left if "add" in name]
+
+
 @pytest.mark.skipif(not supported(torch.bfloat16), reason="this processor has no bfloat16")
 def test_bfloat16_rounds_once() -> None:
     torch.manual_seed(0)
