@@ -125,9 +125,11 @@ class PredictorFactory:
     def __call__(self) -> Predictor | TiledPredictor:
         import torch
 
+        from model.allocator import keep_freed_memory
         from model.predictor import Predictor
         from model.tiles import TiledPredictor
 
+        keep_freed_memory()
         if self.threads:
             torch.set_num_threads(self.threads)
         local = self.source.local()

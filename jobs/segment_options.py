@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model",
         metavar="NAME|PATH|URI",
-        help="coco (default), demo, or a folder with model.safetensors and model.json",
+        help="coco (default), demo, an alias or version of the lake's models (masklake models --help), or a folder with model.safetensors and model.json",
     )
     what.add_argument(
         "--weights-dir",
@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--precision",
-        choices=("exact", "float32", "bfloat16"),
-        help=f"of the convolutions: exact repeats torchvision bit for bit, image by image; bfloat16 is fastest and less exact (default {DEFAULTS['precision']})",
+        choices=("exact", "float32", "bfloat16", "float16"),
+        help=f"of the convolutions: exact repeats torchvision bit for bit, image by image; bfloat16 is two to three times as fast where the processor has it, and less exact; float16 is for GPUs (default {DEFAULTS['precision']})",
     )
     large = parser.add_argument_group(
         "large images",

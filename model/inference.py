@@ -21,7 +21,7 @@ from torchvision.ops import boxes as box_ops
 from model import rle, rle_device
 from model.architecture import output_labels
 from model.composed import ComposedRCNN
-from model.detections import Detections
+from model.detections import Detections, PredictFailure
 from model.errors import ModelError
 from model.network import Composed, parse
 from model.parts import ExactParts, FastParts, Features, Parts
@@ -96,7 +96,7 @@ class Engine:
     @torch.inference_mode()
     def run(
         self, images: Sequence[Tensor], frames: Sequence[tuple[int, int]], as_rle: bool = False
-    ) -> list[Detections]:
+    ) -> list[Detections | PredictFailure]:
         """Detections of uint8 (3, H, W) images that are padded to one shape, in the pixels of their frames.
 
         as_rle: masks come as RLE of the frame, made on the device, instead of probabilities.
@@ -182,11 +182,14 @@ class Engine:
         size: tuple[int, int],
         frame: tuple[int, int],
         as_rle: bool,
-    ) -> Detections:
+    ) -> Detections | PredictFailure:
         boxes = resize_boxes(found.boxes, size, frame)
         rles = None
         if as_rle and masks is not None:
-            rles, masks = self._encode(masks, boxes, frame), None
+            try:
+                rles, masks = self._encode(masks, boxes, frame), None
+            except ModelError as err:  # values that are not finite
+                return PredictFailure(f"the model's detections are unusable: {err}")
         return Detections(
             boxes=boxes.cpu().numpy(),
             labels=self.labels_K[found.kinds].to(torch.int32).cpu().numpy(),

@@ -61,6 +61,11 @@ class Predictor:
         whole = _CUDA_PIXELS if self.device.type == "cuda" else _CPU_PIXELS
         self._pixels = 1 if precision == "exact" else whole
 
+    @property
+    def masks_on_gpu(self) -> bool:
+        """Whether asking for masks `as_rle` spares the bus: they are on a GPU."""
+        return self.device.type == "cuda"
+
     def predict(
         self,
         images: Sequence[Image],
@@ -122,7 +127,7 @@ class Predictor:
     ) -> list[Detections | PredictFailure] | None:
         """None where memory does not suffice."""
         try:
-            return list(self._engine.run(images, frames, as_rle))
+            return self._engine.run(images, frames, as_rle)
         except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as err:

@@ -49,6 +49,7 @@ class TiledPredictor:
     def __init__(self, predictor: Predicts, tiling: Tiling) -> None:
         self.tiling = tiling
         self._predictor = predictor
+        self.masks_on_gpu: bool = getattr(predictor, "masks_on_gpu", False)
 
     def predict(
         self,

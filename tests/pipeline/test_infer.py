@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pyarrow as pa
 import pytest
 
 from model.detections import Detections, PredictFailure
+from model.rle import encode_masks
 from pipeline.decode import DecodeOptions, decode_rows
+from pipeline.encode import encode_rows
 from pipeline.fetch import FETCHED
 from pipeline.infer import FOUND, infer_rows
 from tests.images import quadrants, save, solid
-from tests.predictors import ContentPredictor
+from tests.predictors import VOCABULARY, ContentPredictor
 
 
 def decoded(*files: bytes | None, target: tuple[int, int] | None = None) -> pa.Table:
@@ -107,3 +110,24 @@ def test_memory_layout_and_dtype_of_the_predictor_do_not_matter() -> None:
     assert np.frombuffer(row["label_ids"], "<i4").tolist() == [1, 2]
     assert row["masks"] is None
     assert row["joints"] is None
+
+
+def test_masks_on_a_gpu_are_asked_for_as_rle() -> None:
+    class OnGpu:
+        masks_on_gpu = True
+
+        def predict(self, images: Sequence[Any], frames: Any = None, *, as_rle: bool = False) -> list[Any]:
+            assert as_rle
+            found = ContentPredictor().predict(images, frames)
+            sizes = frames or [image.shape[:2] for image in images]
+            return [
+                replace(of, masks=None, rles=encode_masks(of.masks, of.boxes, size))
+                for of, size in zip(found, sizes, strict=True)
+            ]
+
+    rows = decoded(solid((3, 0, 0)), solid((2, 0, 0)))
+    as_rle, as_probs = infer_rows(rows, OnGpu()), infer_rows(rows, ContentPredictor())
+    assert as_rle["masks"].null_count == 2
+    assert as_probs["rles"].null_count == 2
+    a, b = (encode_rows(of, VOCABULARY)["instances"] for of in (as_rle, as_probs))
+    assert a.equals(b)
