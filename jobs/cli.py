@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": "jobs.runs",
     "run": "jobs.run_show",
     "labels": "jobs.labels",
+    "eval": "jobs.eval",
     "models": "jobs.model_registry",
     "scenes": "jobs.scenes",
     "demo": "jobs.demo",

@@ -11,7 +11,7 @@ import pytest
 
 from jobs import cli
 
-HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb")
+HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib")
 
 
 def _modules_after(*argv: str) -> set[str]:
@@ -33,6 +33,7 @@ def _modules_after(*argv: str) -> set[str]:
         ("--help",),
         ("segment", "--help"),
         ("query", "--help"),
+        ("eval", "--help"),
         ("demo", "--help"),
         ("labels", "import", "--help"),
     ],
