@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -134,10 +134,7 @@ def test_parquet_against_labels_is_pycocotools_on_the_json(
     assert facts["published"] is None, "figures are published for coco only"
 
     # the same as labels of the lake, by rows that are there: nothing runs
-    for file in (coco / "annotations").iterdir():
-        shutil.copy(file, tmp_path)
-    names = ("instances_val2017.json", "person_keypoints_val2017.json")
-    code, _, err = masklake("labels", "import", *(tmp_path / name for name in names), lake)
+    code, _, err = masklake("labels", "import", *sorted((coco / "annotations").iterdir()), lake)
     assert (code, err) == (0, "")
     code, out, err = masklake("eval", lake, "--model", "demo", "--split", "all", "--format", "json")
     assert (code, err) == (0, "")
@@ -167,6 +164,76 @@ def test_parquet_against_labels_is_pycocotools_on_the_json(
     assert code == 0
     assert "on all: 7 images" in out
     assert "1 labelled images have no row and were left out" in out
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools' own
+def test_polygons_and_crowds_of_real_photos_are_measured_as_coco_does(
+    photos: Path, tmp_path: Path, masklake: Masklake
+) -> None:
+    """Detections are the truth, moved. Figures by area differ: labels count mask pixels, COCO the areas of polygons."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(photos / "instances.json")
+    crowds = {one["image_id"] for one in truth.dataset["annotations"] if one["iscrowd"]}
+    chosen = [one for one in truth.dataset["images"] if one["id"] in crowds or one["id"] % 5 == 0]
+    names = {one["id"]: one["name"] for one in truth.dataset["categories"]}
+    rng = np.random.default_rng(0)
+    rows, results = [], []
+    for one in chosen:
+        found = []
+        for annotation in truth.imgToAnns[one["id"]]:
+            x, y, w, h = annotation["bbox"]
+            moved = (x + w * rng.normal(0, 0.08), y + h * rng.normal(0, 0.08), w, h)
+            pixels = np.roll(truth.annToMask(annotation), tuple(rng.integers(-3, 4, 2)), (0, 1))
+            mask = coco_mask.encode(np.asfortranarray(pixels))
+            class_ = annotation["category_id"] if rng.random() < 0.9 else int(rng.choice(list(names)))
+            found.append(
+                {
+                    "label_id": class_,
+                    "label": names[class_],
+                    "score": float(np.float32(rng.random())),
+                    "area": int(pixels.sum()),
+                    **{side: float(np.float32(value)) for side, value in zip("xywh", moved, strict=True)},
+                    "mask": {"size": mask["size"], "counts": mask["counts"].decode("ascii")},
+                    "keypoints": None,
+                }
+            )
+        found.sort(key=lambda row: -row["score"])
+        rows.append((image(f"s3://p/{one['file_name']}", width=one["width"], height=one["height"]), found))
+        results += [
+            {
+                "image_id": one["id"],
+                "category_id": row["label_id"],
+                "score": row["score"],
+                "bbox": [row[side] for side in "xywh"],
+                "segmentation": row["mask"],
+            }
+            for row in found
+        ]
+    builder = LakeBuilder(str(tmp_path / "lake"))
+    builder.record(RUN, model=DEMO | {"classes": list(names.values())})
+    builder.part(RUN, rows)
+    code, _, err = masklake(
+        "labels", "import", photos / "instances.json", builder.uri, "--uri-prefix", "s3://p/"
+    )
+    assert (code, err) == (0, "")
+    code, out, err = masklake("eval", builder.uri, "--split", "all", "--format", "json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert facts["images"]["evaluated"] == len(chosen)
+    by_area = [i for i, name in enumerate(AREA_STATS) if name[-1] in "sml"]
+    for kind in ("box", "mask"):
+        name, field = KINDS[kind]
+        fields = ("image_id", "category_id", "score", field)
+        with contextlib.redirect_stdout(io.StringIO()):
+            reference = COCOeval(truth, truth.loadRes([{k: one[k] for k in fields} for one in results]), name)
+            reference.params.imgIds = sorted(one["id"] for one in chosen)
+            reference.evaluate()
+            reference.accumulate()
+            reference.summarize()
+        stats = np.array(list(facts["figures"][kind].values()))
+        assert 0.2 < stats[0] < 0.9
+        assert np.delete(stats, by_area) == pytest.approx(np.delete(reference.stats, by_area), abs=1e-6)
+        assert stats == pytest.approx(reference.stats, abs=0.02)
 
 
 def test_a_table_says_what_was_compared(lake: LakeBuilder, masklake: Masklake) -> None:
