@@ -3,17 +3,22 @@
     python -m tests.bench.predictor
 
 Photos of the COCO sample where they are, else synthetic scenes; 800 px on the short side, as the published weights
-want it. The weights are random ones that detect much: published ones are not on every machine. Both sides start
+want it. The weights are random ones that detect much: published ones are not on every machine. All sides start
 from decoded pixels and end in boxes, scores, joints and COCO RLE of the same photos; torchvision's with its paste
-and pycocotools' encode. Beside its float32 stands what one tries first, its modules in bfloat16 autocast and
-channels last.
+and pycocotools' encode.
+
+Each side is a process of its own, and one works at a time, photo by photo in turn. Ours keeps the memory that it
+frees, as a job's actors do (`model.allocator`). Beside torchvision's float32 stand what one tries first, its modules
+in bfloat16 autocast and channels last, and float32 with the same memory setting, which anyone may take from here.
 """
 
-import copy
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +33,7 @@ from torchvision.models.detection import (
 )
 
 from model import presets, scenes
+from model.allocator import keep_freed_memory
 from model.architecture import build
 from model.checkpoint import LoadedModel
 from model.composed import UNUSED, ComposedRCNN
@@ -43,6 +49,8 @@ KEEP = 20
 """Detections an image at most: what a photo has, about, at the default threshold."""
 
 Image = NDArray[np.uint8]
+Side = Callable[[Image], int]
+"""Predicts on an image; the number of instances."""
 
 
 def ours(predictor: Predictor, image: Image) -> int:
@@ -66,90 +74,135 @@ def naive(models: Sequence[FasterRCNN], image: Image) -> int:
         return theirs(models, image)
 
 
-def compare(what: str, images: Sequence[Image], sides: dict[str, Callable[[Image], int]]) -> None:
-    """Seconds of each side over the images, turn about, after one run each that is told apart as warm-up.
-
-    The first side is the one that the others' ratios refer to.
-    """
-    first, warm_up = next(iter(sides)), {}
-    for name, call in sides.items():
+def serve(build: Callable[[], Side], keep_memory: bool, connection: Connection) -> None:
+    """A side's process: predicts what it is sent; answers with seconds and instances."""
+    if keep_memory:
+        keep_freed_memory()
+    call = build()
+    while (image := connection.recv()) is not None:
         start = time.perf_counter()
-        call(images[0])
-        warm_up[name] = time.perf_counter() - start
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    instances = dict.fromkeys(sides, 0)
-    for image in images:
-        for name, call in sides.items():
-            start = time.perf_counter()
-            instances[name] += call(image)
-            spent[name].append(time.perf_counter() - start)
+        instances = call(image)
+        connection.send((time.perf_counter() - start, instances))
+
+
+def compare(what: str, images: Sequence[Image], sides: dict[str, tuple[Callable[[], Side], bool]]) -> None:
+    """Seconds of each side over the images, turn about, after one image that is told apart as the first call.
+
+    sides: by name, what makes the side in its process, and whether that keeps freed memory. The others' ratios refer
+    to the first.
+    """
+    context, first = multiprocessing.get_context("spawn"), next(iter(sides))
+    pipes, processes = {}, []
+    for name, (build_side, keep_memory) in sides.items():
+        pipes[name], theirs_end = context.Pipe()
+        processes.append(context.Process(target=serve, args=(build_side, keep_memory, theirs_end)))
+        processes[-1].start()
+
+    def ask(name: str, image: Image) -> tuple[float, int]:
+        pipes[name].send(image)
+        answer: tuple[float, int] = pipes[name].recv()
+        return answer
+
+    first_call = {name: ask(name, images[0])[0] for name in sides}
+    answers = [{name: ask(name, image) for name in sides} for image in images]
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(None)
+        process.join()
     for name in sides:
-        ratios = [a / b for a, b in zip(spent[first], spent[name], strict=True)]
+        seconds = [answer[name][0] for answer in answers]
+        ratios = [answer[first][0] / answer[name][0] for answer in answers]
         print(
-            f"{what:<26} {name:<22}{np.median(spent[name]):7.3f} s/image   {np.median(ratios):5.2f} times"
-            f" (from {min(ratios):.2f} to {max(ratios):.2f})   first call {warm_up[name]:6.2f} s"
-            f"   {instances[name] / len(images):.0f} instances",
+            f"{what:<25} {name:<32}{np.median(seconds):7.3f} s/image   {np.median(ratios):5.2f} times"
+            f" (from {min(ratios):.2f} to {max(ratios):.2f})   first call {first_call[name]:5.2f} s"
+            f"   {sum(answer[name][1] for answer in answers) / len(images):.0f} instances",
             flush=True,
         )
 
 
-def predictors(model: LoadedModel) -> dict[str, Callable[[Image], int]]:
-    made = {
-        p: Predictor(model, device="cpu", max_detections=KEEP, precision=p) for p in ("float32", "bfloat16")
-    }
-    return {f"masklake {name}": partial(ours, predictor) for name, predictor in made.items()}
+def of_ours(model: Callable[[], LoadedModel], precision: str) -> Side:
+    predictor = Predictor(model(), device="cpu", max_detections=KEEP, precision=precision)
+    return partial(ours, predictor)
 
 
-def published_pair() -> tuple[list[FasterRCNN], ComposedRCNN]:
-    """torchvision's two models and ours of the two, with the same random weights."""
-    mask = reference.excite(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None), 0)
-    keypoint = reference.excite(keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None), 1)
-    composed = ComposedRCNN(presets._COCO, presets.describe("coco"))
+OURS = ("float32", "bfloat16")
+RESNET: dict[str, tuple[Callable[..., FasterRCNN], dict[str, Any]]] = {
+    "maskrcnn_resnet50_fpn": (maskrcnn_resnet50_fpn, {}),
+    "maskrcnn_resnet50_fpn_v2": (maskrcnn_resnet50_fpn_v2, dict(V2)),
+}
+
+
+def resnet(name: str) -> FasterRCNN:
+    model = reference.excite(RESNET[name][0](weights=None, weights_backbone=None), 0)
+    model.roi_heads.detections_per_img = KEEP
+    return model
+
+
+def resnet_side(name: str, autocast: bool = False) -> Side:
+    model = resnet(name)
+    if autocast:
+        return partial(naive, [model.to(memory_format=torch.channels_last)])
+    return partial(theirs, [model])
+
+
+def resnet_model(name: str) -> LoadedModel:
+    spec = reference.spec("mask_rcnn", rpn_post_nms_top_n=1000, **RESNET[name][1])
+    spec = replace(spec, preprocessing=Preprocessing())
+    module = build(spec)
+    module.load_state_dict(resnet(name).state_dict())
+    return LoadedModel(spec, module.eval())
+
+
+def demo_side() -> Side:
+    return partial(theirs, [presets.load_model("demo").module])
+
+
+def published_pair() -> list[FasterRCNN]:
+    """The two networks of the published weights, with random ones."""
+    return [
+        reference.excite(make(weights=None, weights_backbone=None), seed)
+        for seed, make in enumerate((maskrcnn_resnet50_fpn_v2, keypointrcnn_resnet50_fpn))
+    ]
+
+
+def pair_side() -> Side:
+    pair = published_pair()
+    for model in pair:
+        model.roi_heads.detections_per_img = KEEP
+    return partial(theirs, pair)
+
+
+def composed_model(joints: bool) -> LoadedModel:
+    """Random weights find no people; so either every class has joints, or none."""
+    mask, keypoint = published_pair()
+    spec = presets.describe("coco")
+    composed = ComposedRCNN(presets._COCO, spec)
     composed.detector.load_state_dict(mask.state_dict())
     used = {k: t for k, t in keypoint.state_dict().items() if not k.startswith(UNUSED)}
     composed.joints.load_state_dict({k: t for k, t in used.items() if not k.endswith("num_batches_tracked")})
-    return [mask, keypoint], composed.eval()
-
-
-def single(
-    make: Callable[..., FasterRCNN], architecture: dict[str, object]
-) -> dict[str, Callable[[Image], int]]:
-    """torchvision's model, the same in bfloat16 autocast, and ours, with the same random weights."""
-    model = reference.excite(make(weights=None, weights_backbone=None), 0)
-    model.roi_heads.detections_per_img = KEEP
-    spec = replace(reference.spec("mask_rcnn", **architecture), preprocessing=Preprocessing())
-    ours = build(spec)
-    ours.load_state_dict(model.state_dict())
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return {
-        "torchvision float32": partial(theirs, [model]),
-        "torchvision autocast": partial(naive, [last]),
-        **predictors(LoadedModel(spec, ours.eval())),
-    }
+    classes = tuple(ClassInfo(c.id, c.name, joints) for c in spec.classes)
+    return LoadedModel(replace(spec, classes=classes), composed.eval())
 
 
 def main() -> None:
     print(f"{torch.get_num_threads()} threads; median of images, ratios to the first row image by image")
     photos = reference.photos(PHOTOS) or [scenes.scene(1, at, (480, 640)).image for at in range(PHOTOS)]
-    whole = {"rpn_post_nms_top_n": 1000}
-    compare("maskrcnn_resnet50_fpn", photos, single(maskrcnn_resnet50_fpn, whole))
-    compare("maskrcnn_resnet50_fpn_v2", photos, single(maskrcnn_resnet50_fpn_v2, whole | V2))
-    demo = presets.load_model("demo")
+    for name in RESNET:
+        compare(
+            name,
+            photos,
+            {
+                "torchvision float32": (partial(resnet_side, name), False),
+                "torchvision float32, memory kept": (partial(resnet_side, name), True),
+                "torchvision autocast": (partial(resnet_side, name, autocast=True), False),
+            }
+            | {f"masklake {p}": (partial(of_ours, partial(resnet_model, name), p), True) for p in OURS},
+        )
+    demo = {f"masklake {p}": (partial(of_ours, partial(presets.load_model, "demo"), p), True) for p in OURS}
     pictures = [scenes.scene(1, at).image for at in range(20)]
-    compare(
-        "demo, 320 x 240",
-        pictures,
-        {"torchvision float32": partial(theirs, [demo.module]), **predictors(demo)},
-    )
-    eager, composed = published_pair()
-    for model in eager:
-        model.roi_heads.detections_per_img = KEEP
-    spec = presets.describe("coco")
-    # Random weights find no people; so either every class has joints, or none.
+    compare("demo, 320 x 240", pictures, {"torchvision float32": (demo_side, False)} | demo)
     for what, joints in (("coco, people everywhere", True), ("coco, no people", False)):
-        classes = tuple(ClassInfo(c.id, c.name, joints) for c in spec.classes)
-        loaded = LoadedModel(replace(spec, classes=classes), composed)
-        compare(what, photos, {"torchvision float32": partial(theirs, eager), **predictors(loaded)})
+        mine = {f"masklake {p}": (partial(of_ours, partial(composed_model, joints), p), True) for p in OURS}
+        compare(what, photos, {"torchvision float32": (pair_side, False)} | mine)
 
 
 if __name__ == "__main__":
