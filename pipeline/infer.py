@@ -54,7 +54,9 @@ def infer_rows(rows: pa.Table, predictor: Predicts) -> pa.Table:
     columns: dict[str, list] = {field.name: [None] * len(rows) for field in FOUND}
     if images:
         on_gpu = {"as_rle": True} if getattr(predictor, "masks_on_gpu", False) else {}
-        for i, found in zip(todo, predictor.predict(images, [frames[i] for i in todo], **on_gpu), strict=True):
+        for i, found in zip(
+            todo, predictor.predict(images, [frames[i] for i in todo], **on_gpu), strict=True
+        ):
             if hasattr(found, "reason"):
                 statuses[i], errors[i] = str(Status.FAILED), found.reason
                 continue

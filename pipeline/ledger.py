@@ -27,14 +27,19 @@ class Ledger:
     counts: Counter = field(default_factory=Counter)
     instances: int = 0
     _held: Counter = field(default_factory=Counter)
+    _inferred: int = 0
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
         """Add `figures` (images, seconds, cpu_seconds, bytes, idle_seconds) to a stage."""
         self.stages[stage].update(figures)
 
+    def add_inferred(self, load: int) -> None:
+        """Count images that have left a predictor, by their load (`pipeline.source.load`)."""
+        self._inferred += load
+
     def inferred(self) -> int:
-        """Images that have left the predictors."""
-        return int(self.stages["infer"]["images"])
+        """The load that has left the predictors."""
+        return self._inferred
 
     def committed(self, counts: dict[str, int], instances: int) -> None:
         """Count rows that are in the lake, by status."""

@@ -20,6 +20,15 @@ _PACKET_BYTES = 256 * 2**20
 """A task holds the objects of its packet, and then their pixels, all at once."""
 
 
+_ORDINARY_BYTES = 4 * 2**20
+"""An object of more bytes counts as several images: its pixels take as much more memory."""
+
+
+def load(rows: pa.Table) -> int:
+    """What the images of these rows weigh, in ordinary images. Objects of unknown size count as one."""
+    return sum(max(1, (size or 0) // _ORDINARY_BYTES) for size in rows["size_bytes"].to_pylist())
+
+
 def packets(manifest: Manifest, folder: RunFolder, attempt: int, packet_images: int) -> Iterator[pa.Table]:
     """Packets of up to `packet_images` manifest rows, of 256 MiB of objects or one, that no earlier attempt has
     committed.

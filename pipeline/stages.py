@@ -24,7 +24,7 @@ from pipeline.packet import pack, unpack
 from pipeline.record import RunFolder
 from pipeline.schema import Status
 from pipeline.sink import write
-from pipeline.source import datasource, packets
+from pipeline.source import datasource, load, packets
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -62,8 +62,8 @@ class Resources:
 
     @property
     def images_ahead(self) -> int:
-        """How many images may be on their way to the predictors: a count bounds memory whatever the bucket's
-        size, where Ray Data alone fills the object store first."""
+        """How many images may be on their way to the predictors, a large one counting as several (`load`): that
+        bounds memory whatever the bucket's size, where Ray Data alone fills the object store first."""
         return _PACKETS_AHEAD * self.actors[1] * self.packet_images
 
     @classmethod
@@ -136,7 +136,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
                 if handed_out - inferred < shares.images_ahead:
                     break
                 time.sleep(_LOOK_AGAIN_S)
-            handed_out += len(unpack(packet))
+            handed_out += load(unpack(packet))
             yield packet
 
     def fetch_packet(packet: pa.Table) -> pa.Table:
@@ -177,6 +177,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             rows, meter = unpack(packet), Meter()
             found = guarded(ledger, "infer", rows, lambda r: infer_rows(r, self._predictor), _unfound)
             ledger.report.remote("infer", meter.figures(len(rows), idle_seconds=idle))
+            ledger.add_inferred.remote(load(rows))
             self._idle_since = time.perf_counter()
             return pack(found)
 

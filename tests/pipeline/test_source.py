@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline import manifest as manifest_module
@@ -14,7 +15,7 @@ from pipeline.manifest import Manifest, ManifestTotals
 from pipeline.objects import ObjectInfo
 from pipeline.packet import unpack
 from pipeline.record import RunFolder
-from pipeline.source import packets
+from pipeline.source import load, packets
 from pipeline.storage import Storage
 from tests.pipeline.test_resume import _commit
 
@@ -38,6 +39,12 @@ def _listed(folder: RunFolder, n: int, *, close: bool = True) -> Manifest:
 
 def _cut(manifest: Manifest, folder: RunFolder, attempt: int, size: int) -> list[list[int]]:
     return [unpack(packet)["image_id"].to_pylist() for packet in packets(manifest, folder, attempt, size)]
+
+
+def test_load_is_one_an_image_and_more_for_a_large_one() -> None:
+    rows = pa.table({"size_bytes": pa.array([None, 0, 3_000_000, 5_000_000, 42_000_000], pa.int64())})
+    assert load(rows) == 4 + 10
+    assert load(rows.slice(0, 0)) == 0
 
 
 def test_packets_hold_every_image_once(folder: RunFolder) -> None:

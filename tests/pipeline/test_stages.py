@@ -172,7 +172,23 @@ def test_many_small_parts_do_not_stop_the_source(tmp_path: Path, monkeypatch: py
 def test_the_backlog_is_bounded_by_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a predictor that is slow, no more is fetched than what it will need next."""
     fill(tmp_path / "photos", 30)
-    job = make_job(str(tmp_path / "photos"), str(tmp_path / "lake"), seconds=0.02)
+    most, resources = _largest_backlog(tmp_path, seconds=0.02)
+    assert resources.images_ahead == 8
+    assert 0 < most <= resources.images_ahead
+
+
+def test_in_the_backlog_a_large_image_counts_as_several(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", 12)
+    for path in (tmp_path / "photos").iterdir():
+        with path.open("ab") as file:
+            file.write(bytes(17 * 2**20))  # what follows an image's end is not looked at
+    most, resources = _largest_backlog(tmp_path, seconds=0.2)
+    assert 0 < most <= resources.images_ahead / 4
+
+
+def _largest_backlog(tmp_path: Path, seconds: float) -> tuple[int, Resources]:
+    """Of a run over the photos: the most images seen between fetch and a predictor's end."""
+    job = make_job(str(tmp_path / "photos"), str(tmp_path / "lake"), seconds=seconds)
     resources = Resources.fitted(2, 0, actors=(1, 1), packet_images=1, commit_images=30)
     most = 0
 
@@ -184,8 +200,7 @@ def test_the_backlog_is_bounded_by_a_count(tmp_path: Path, monkeypatch: pytest.M
 
     record, _ = run(job, Planned(job), resources, watch)
     assert record.state == "complete"
-    assert resources.images_ahead == 8
-    assert 0 < most <= resources.images_ahead
+    return most, resources
 
 
 def test_accounting_of_every_stage(tmp_path: Path) -> None:
