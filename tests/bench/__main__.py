@@ -13,6 +13,7 @@ BENCHMARKS = {
     "rle": "mask probabilities to COCO RLE: paste + pycocotools beside model.rle",
     "predictor": "torchvision eager beside model.predictor, from pixels to RLE",
     "device": "from JPEG bytes to RLE on a GPU where there is one: batches, stages, memory",
+    "compile": "whether torch.compile would pay: the backbone as modules, fused, compiled",
     "job": "the whole job beside the bare predictor loop on the same images; CPU time an image by stage",
     "memory": "peak memory of the job at 1,000 and at 10,000 images",
 }
