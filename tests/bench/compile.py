@@ -7,6 +7,7 @@ on every machine, which the fused operators do not.
 """
 
 import copy
+import os
 import time
 from collections.abc import Callable
 
