@@ -112,24 +112,29 @@ def _crossings(
     low, share = _position(column, crops.width, side, crops, r)
     # Each column against each cell of the strip of cells that it runs through: item i is column c[i], cell[i].
     strip = r * side + low
-    count = cells.per_strip[strip]
+    count = cells.per_strip.take(strip)
     c = np.repeat(np.arange(len(r)), count)
-    cell = (cells.first_of_strip[strip] - np.cumsum(count) + count)[c]
+    cell = np.repeat(cells.first_of_strip.take(strip) - np.cumsum(count) + count, count)
     cell += np.arange(len(c))
-    share = share[c]
-    upper = cells.upper_step[cell] * share
-    upper += cells.upper[cell]
-    lower = cells.lower_step[cell] * share
-    lower += cells.lower[cell]
+    share = np.repeat(share, count)
+    corners = cells.corners.take(cell, 0)
+    upper = corners[:, 1] * share
+    upper += corners[:, 0]
+    lower = corners[:, 3] * share
+    lower += corners[:, 2]
 
     upper_on, lower_on = upper > _HIGH, lower > _HIGH
     at_half = np.flatnonzero((upper_on != (upper > _LOW)) | (lower_on != (lower > _LOW)))
     crossed = np.flatnonzero(upper_on != lower_on)
-    at_half, c, cell, upper, lower = c[at_half], c[crossed], cell[crossed], upper[crossed], lower[crossed]
+    at_half, c, cell = c.take(at_half), c.take(crossed), cell.take(crossed)
+    upper, lower = upper.take(crossed), lower.take(crossed)
     step = lower - upper
-    scale = (crops.height.astype(np.float32) / np.float32(side))[r][c]  # rows of the frame to a row of cells
+    of = r.take(c)
+    scale = (crops.height.astype(np.float32) / np.float32(side)).take(
+        of
+    )  # rows of the frame to a row of cells
     crossing = (_HALF - upper) / step
-    crossing += cells.middle[cell]
+    crossing += cells.middle.take(cell)
     crossing *= scale
     crossing -= _HALF
     after = np.ceil(crossing)
@@ -143,11 +148,11 @@ def _crossings(
     flat, near = near[is_flat], near[~is_flat]
     near_row = row[near]
 
-    row += crops.top[r][c]
+    row += crops.top.take(of)
     cut = (crops.first_row > crops.top) | (crops.last_row < crops.top + crops.height)
     if cut[r].any():
-        np.maximum(row, crops.first_row[r][c], out=row)
-        np.minimum(row, crops.last_row[r][c], out=row)
+        np.maximum(row, crops.first_row.take(of), out=row)
+        np.minimum(row, crops.last_row.take(of), out=row)
     c += batch.start
     at_half += batch.start
     return c, row, np.concatenate([at_half, c[flat]]), c[near], near_row, lower[near] > _HALF
@@ -157,17 +162,14 @@ def _crossings(
 class _Cells:
     """Squares between four grid points that are not all on one side of 0.5, by strip, from the top.
 
-    Strip r * M + j holds the cells of instance r right of grid column j. Values are those at the left edge of a
-    cell, and what they gain to its right edge; upper at its upper edge, lower at its lower.
+    Strip r * M + j holds the cells of instance r right of grid column j. corners: for each cell the value at the
+    left end of the upper edge and what it gains to the right end, then the same of its lower edge.
     """
 
     per_strip: Ints
     first_of_strip: Ints
     middle: Floats  # grid rows above the cell, plus a half
-    upper: Floats
-    upper_step: Floats
-    lower: Floats
-    lower_step: Floats
+    corners: Floats
 
 
 def _mixed_cells(padded: Floats) -> _Cells:
@@ -185,10 +187,7 @@ def _mixed_cells(padded: Floats) -> _Cells:
         per_strip=per_strip,
         first_of_strip=np.cumsum(per_strip) - per_strip,
         middle=(at - strip * side).astype(np.float32) + _HALF,
-        upper=upper,
-        upper_step=value[at + side] - upper,
-        lower=lower,
-        lower_step=value[at + side + 1] - lower,
+        corners=np.stack([upper, value[at + side] - upper, lower, value[at + side + 1] - lower], axis=1),
     )
 
 
