@@ -34,9 +34,10 @@ def seconds(call: Callable[[Tensor], object], images: Tensor) -> float:
 def main() -> None:
     import torch._inductor.config as inductor
 
-    inductor.freezing = (
-        True  # weights become constants in the processor's layout: what the compiler has to offer
-    )
+    # weights become constants in the processor's layout: what the compiler has to offer
+    inductor.freezing = True
+    inductor.force_disable_caches = True  # a new machine has none
+    torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
     model = reference.excite(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), 0)
     plain = fold_norms(model.backbone).to(torch.bfloat16).to(memory_format=torch.channels_last)
