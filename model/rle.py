@@ -35,7 +35,8 @@ def encode_masks(probs: NDArray[Any], boxes: NDArray[Any], size: tuple[int, int]
     size: height and width of the frame, pixels.
 
     Equal to torchvision's paste and pycocotools' encode on processors where torch has fused multiply-add
-    (`torch.backends.cpu.get_cpu_capability()` AVX2 or AVX512); on others pixels within 1e-6 of 0.5 can differ.
+    (`torch.backends.cpu.get_cpu_capability()` AVX2 or AVX512), in the order of operations of torch 2.15; on others, and
+    in torch 2.11, pixels within 1e-6 of 0.5 can differ.
     Boxes wholly outside the frame give empty masks; torchvision's paste raises for some of them.
     Raises ModelError for shapes that do not fit, a frame without pixels, and values that are not finite.
     """
