@@ -19,7 +19,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jobs import eval_pictures
-from jobs.cli import main
 from jobs.segment_options import DEFAULTS
 from model import presets, scenes
 from model.evaluate import AREA_STATS, KEYPOINT_STATS, KINDS, evaluate
@@ -36,17 +35,6 @@ DEMO = {
 }
 Masklake = Callable[..., tuple[int, str, str]]
 RunCli = Callable[..., CliResult]
-
-
-@pytest.fixture
-def masklake(capsys: pytest.CaptureFixture[str]) -> Masklake:
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*args: str | Path) -> tuple[int, str, str]:
-        code = main([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from jobs.cli import main
 from pipeline import label_store
 from pipeline.labels import LabelSet
 from pipeline.lake import Lake
@@ -23,17 +22,6 @@ from tests.pipeline.test_label_studio import BOX, result, task
 
 RUN = "20261101T000000-aaaaaa"
 Masklake = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def masklake(capsys: pytest.CaptureFixture[str]) -> Masklake:
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*args: str | Path) -> tuple[int, str, str]:
-        code = main([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from model.presets import fingerprint
 from pipeline.errors import UserError
 from pipeline.storage import Storage
 from tests.conftest import ROOT, Bucket
-from tests.jobs.test_labels import Masklake, masklake
-
-__all__ = ["masklake"]  # the fixture
+from tests.jobs.test_labels import Masklake
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
 from jobs.run_summary import RunSummary, moment
 from pipeline.lake import Lake, Run
 from pipeline.storage import Storage
@@ -29,18 +27,6 @@ def builder(tmp_path: Path) -> LakeBuilder:
 
 
 Masklake = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def masklake(capsys: pytest.CaptureFixture[str]) -> Masklake:
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = main(list(args))
-        sys.stdout.flush()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def ago(seconds: float) -> str:
