@@ -73,7 +73,7 @@ def find_changes(padded: Floats, crops: Crops, frame_height: int, stride: int) -
     r = np.repeat(np.arange(len(visible)), visible)
     if not len(r):
         return np.zeros(0, np.int64)
-    column = _count_up(visible) + np.repeat(crops.first_col - crops.left, visible)
+    column = count_up(visible) + np.repeat(crops.first_col - crops.left, visible)
     place = column * frame_height + np.repeat(
         crops.left * frame_height + np.arange(len(visible)) * stride, visible
     )
@@ -89,7 +89,7 @@ def find_changes(padded: Floats, crops: Crops, frame_height: int, stride: int) -
     unsure = np.unique(np.concatenate([flat, near[wrong], c[swapped], c[swapped + 1]]))
     if len(unsure):
         first, last = np.searchsorted(c, unsure, "left"), np.searchsorted(c, unsure, "right")
-        row = np.delete(row, _count_up(last - first) + np.repeat(first, last - first))
+        row = np.delete(row, count_up(last - first) + np.repeat(first, last - first))
         found = []
         batch = max(1, _BATCH_PIXELS // frame_height)
         for at in range(0, len(unsure), batch):
@@ -196,7 +196,7 @@ def _any_corner(of: Bools, side: int) -> Bools:
     return pair[:-side] | pair[side:]
 
 
-def _count_up(counts: Ints) -> Ints:
+def count_up(counts: Ints) -> Ints:
     """0 … counts[0] - 1, 0 … counts[1] - 1, and so on."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
@@ -206,7 +206,7 @@ def _changes_by_pixel(padded: Floats, crops: Crops, r: Ints, column: Ints, place
     """The changes in some columns, with every pixel computed; not in order of place."""
     first, rows = crops.first_row[r], (crops.last_row - crops.first_row)[r]
     c = np.repeat(np.arange(len(r)), rows)
-    row = _count_up(rows) + first[c]
+    row = count_up(rows) + first[c]
     state = _above_half(padded, crops, r[c], row - crops.top[r][c], column[c])
     ends = np.cumsum(rows)
     before = np.concatenate([[False], state[:-1]])

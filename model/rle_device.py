@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.crossings import SMALL_SUM, Crops, Ints, crop, odd
+from model.crossings import SMALL_SUM, Crops, Ints, count_up, crop, odd
 from model.errors import ModelError
 from model.rle import Rle, compress
 
@@ -47,8 +47,7 @@ def _parts(crops: Crops) -> Iterator[tuple[Ints, Ints]]:
     """Columns of the crops, as instance and column of the frame, in batches of about as many pixels."""
     visible = crops.last_col - crops.first_col
     instance = np.repeat(np.arange(len(visible)), visible)
-    starts = np.cumsum(visible) - visible
-    column = np.arange(len(instance)) - np.repeat(starts - crops.first_col, visible)
+    column = count_up(visible) + np.repeat(crops.first_col, visible)
     ends = np.cumsum((crops.last_row - crops.first_row)[instance])
     start = 0
     while start < len(instance):

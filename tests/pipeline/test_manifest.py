@@ -32,7 +32,7 @@ def manifest(tmp_path: Path) -> Manifest:
     return Manifest(str(tmp_path / "manifest"), Storage())
 
 
-def _write(manifest: Manifest, objects: Iterator[ObjectInfo]) -> ManifestTotals:
+def write_all(manifest: Manifest, objects: Iterator[ObjectInfo]) -> ManifestTotals:
     totals = ManifestTotals()
     for now in manifest.extend(objects, totals):
         totals = now
@@ -40,7 +40,7 @@ def _write(manifest: Manifest, objects: Iterator[ObjectInfo]) -> ManifestTotals:
 
 
 def test_parts_number_their_images_through(manifest: Manifest) -> None:
-    totals = _write(manifest, _objects(3000))
+    totals = write_all(manifest, _objects(3000))
     assert (totals.images, totals.bytes, totals.complete) == (3000, sum(range(3000)), False)
     tables = list(manifest.parts())
     assert len(tables) == totals.parts > 2
@@ -57,28 +57,28 @@ def test_parts_number_their_images_through(manifest: Manifest) -> None:
 def test_parts_grow_to_a_bound(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_PART", 2)
     monkeypatch.setattr(module, "_LARGEST_PART", 8)
-    _write(manifest, _objects(40))
+    write_all(manifest, _objects(40))
     assert [len(t) for t in manifest.parts()] == [2, 4, 8, 8, 8, 8, 2]
 
 
 def test_a_slow_listing_makes_small_parts(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_WAIT_S", -1.0)
-    _write(manifest, _objects(3))
+    write_all(manifest, _objects(3))
     assert [len(t) for t in manifest.parts()] == [1, 1, 1]
 
 
 def test_what_storage_does_not_tell_is_null(manifest: Manifest) -> None:
-    totals = _write(manifest, iter([ObjectInfo("/a", None, None, None), ObjectInfo("/b", "e", 5, NOW)]))
+    totals = write_all(manifest, iter([ObjectInfo("/a", None, None, None), ObjectInfo("/b", "e", 5, NOW)]))
     assert totals.bytes == 5
     (table,) = manifest.parts()
     assert table["size_bytes"].to_pylist() == [None, 5]
     assert table["last_modified"].to_pylist() == [None, NOW]
-    _write(Manifest(manifest.folder + "2", Storage()), iter([ObjectInfo("/a", None, None, None)]))
+    write_all(Manifest(manifest.folder + "2", Storage()), iter([ObjectInfo("/a", None, None, None)]))
 
 
 def test_totals_while_it_grows_and_at_its_end(manifest: Manifest) -> None:
     assert manifest.totals() == ManifestTotals()
-    totals = _write(manifest, _objects(300))
+    totals = write_all(manifest, _objects(300))
     assert manifest.totals() == ManifestTotals(parts=2, images=300, bytes=sum(range(300)))
     totals.ignored, totals.covered = 3, 4
     manifest.close(totals)
@@ -88,7 +88,7 @@ def test_totals_while_it_grows_and_at_its_end(manifest: Manifest) -> None:
 
 
 def test_it_goes_on_where_it_stopped(manifest: Manifest) -> None:
-    _write(manifest, _objects(300))
+    write_all(manifest, _objects(300))
     (*_, totals) = manifest.extend(_objects(100, 300), manifest.totals())
     assert totals.images == 400
     uris = [uri for t in manifest.parts() for uri in t["uri"].to_pylist()]
@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_stopped(manifest: Manifest) -> None:
 
 def test_where_an_unfinished_listing_stopped(manifest: Manifest) -> None:
     assert manifest.last_uri(manifest.totals()) == ""
-    _write(manifest, _objects(300))
+    write_all(manifest, _objects(300))
     assert manifest.last_uri(manifest.totals()) == "s3://b/000299.jpg"
 
 
@@ -115,10 +115,7 @@ def test_following_a_manifest_that_is_being_written(manifest: Manifest) -> None:
             yield info
 
     def write() -> None:
-        totals = ManifestTotals()
-        for _ in manifest.extend(slow(), totals):
-            pass
-        manifest.close(totals)
+        manifest.close(write_all(manifest, slow()))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -137,7 +134,7 @@ def test_an_empty_manifest_ends(manifest: Manifest) -> None:
 
 
 def test_a_lost_part_is_an_error_and_no_endless_wait(manifest: Manifest) -> None:
-    manifest.close(_write(manifest, _objects(300)))
+    manifest.close(write_all(manifest, _objects(300)))
     Path(manifest.part_uri(1)).unlink()
     with pytest.raises(UserError, match=r"part-000001\.parquet.*new run"):
         list(manifest.follow(poll_s=0.01))
@@ -156,7 +153,7 @@ HOSTILE = [
 
 
 def test_hostile_names_arrive_as_they_are(manifest: Manifest) -> None:
-    _write(manifest, (ObjectInfo(uri, None, 1, None) for uri in HOSTILE))
+    write_all(manifest, (ObjectInfo(uri, None, 1, None) for uri in HOSTILE))
     (table,) = manifest.parts()
     assert table["uri"].to_pylist() == HOSTILE
 
@@ -167,6 +164,6 @@ def test_a_file_name_that_is_no_unicode(manifest: Manifest, tmp_path: Path) -> N
     folder.mkdir()
     (folder / "good.jpg").touch()
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).touch()
-    _write(manifest, Storage().walk(str(folder)))
+    write_all(manifest, Storage().walk(str(folder)))
     (table,) = manifest.parts()
     assert table["uri"].to_pylist() == [f"{folder}/caf\\xe9.jpg", f"{folder}/good.jpg"]

@@ -17,6 +17,7 @@ from pipeline.packet import unpack
 from pipeline.record import RunFolder
 from pipeline.source import load, packets
 from pipeline.storage import Storage
+from tests.pipeline.test_manifest import write_all
 from tests.pipeline.test_resume import _commit
 
 RUN = "20261122T235416-3fa9c1"
@@ -29,9 +30,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def _listed(folder: RunFolder, n: int, *, close: bool = True) -> Manifest:
     manifest = Manifest(folder.manifest_uri, folder.storage)
-    totals = ManifestTotals()
-    for _ in manifest.extend((ObjectInfo(f"s3://b/{i}", "e", 1, None) for i in range(n)), totals):
-        pass
+    totals = write_all(manifest, (ObjectInfo(f"s3://b/{i}", "e", 1, None) for i in range(n)))
     if close:
         manifest.close(totals)
     return manifest
@@ -105,10 +104,7 @@ def test_packets_come_while_the_listing_goes_on(folder: RunFolder, monkeypatch: 
             yield ObjectInfo(f"s3://b/{i}", "e", 1, None)
 
     def write() -> None:
-        totals = ManifestTotals()
-        for _ in manifest.extend(slow(), totals):
-            pass
-        manifest.close(totals)
+        manifest.close(write_all(manifest, slow()))
 
     writer = threading.Thread(target=write)
     writer.start()
