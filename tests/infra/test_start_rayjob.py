@@ -1,0 +1,208 @@
+"""start_rayjob.py against an API server that keeps RayJobs in memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.infra.manifests import KUBERAY, one, overlay, problems
+
+SCRIPT = KUBERAY / "base" / "start_rayjob.py"
+PATH = "/apis/ray.io/v1/namespaces/masklake/rayjobs"
+TOKEN = "of-the-service-account"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("start_rayjob", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+start_rayjob = _load()
+
+
+class Kubernetes(ThreadingHTTPServer):
+    """As much of the API as the script uses."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        template = one(overlay("prod"), "RayJob", "masklake-train")
+        self.rayjobs: dict[str, dict[str, Any]] = {"masklake-train": template}
+        self.made = 0
+        self.fails = False
+
+    def add(self, name: str, state: str | None, template: str = "masklake-train") -> None:
+        """A RayJob that was started before; `state` None: the operator has not seen it yet."""
+        self.keep(
+            {
+                "metadata": {"name": name, "labels": {"masklake-template": template}},
+                "status": {} if state is None else {"jobDeploymentStatus": state},
+            }
+        )
+
+    def keep(self, rayjob: dict[str, Any]) -> None:
+        self.made += 1
+        rayjob["metadata"]["creationTimestamp"] = f"2026-11-25T00:00:{self.made:02}Z"
+        self.rayjobs[rayjob["metadata"]["name"]] = rayjob
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Kubernetes
+
+    def _answer(self, code: int, body: Any) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def _refused(self) -> bool:
+        if self.server.fails:
+            self._answer(503, {"message": "etcd is away"})
+            return True
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            self._answer(401, {"message": "Unauthorized"})
+            return True
+        return False
+
+    def do_GET(self) -> None:
+        if self._refused():
+            return
+        url = urllib.parse.urlsplit(self.path)
+        if url.path == PATH:
+            (selector,) = urllib.parse.parse_qs(url.query)["labelSelector"]
+            key, value = selector.split("=")
+            found = [
+                j for j in self.server.rayjobs.values() if j["metadata"].get("labels", {}).get(key) == value
+            ]
+            self._answer(200, {"items": found})
+            return
+        name = url.path.removeprefix(f"{PATH}/")
+        found_one = self.server.rayjobs.get(name)
+        self._answer(200 if found_one else 404, found_one or {"message": f"{name} not found"})
+
+    def do_POST(self) -> None:
+        if self._refused():
+            return
+        rayjob = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if rayjob["metadata"]["name"] in self.server.rayjobs:
+            self._answer(409, {"message": "AlreadyExists"})
+            return
+        self.server.keep(rayjob)
+        self._answer(201, rayjob)
+
+    def do_DELETE(self) -> None:
+        if self._refused():
+            return
+        self._answer(200, self.server.rayjobs.pop(self.path.removeprefix(f"{PATH}/")))
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def kubernetes() -> Iterator[Kubernetes]:
+    server = Kubernetes()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def rayjobs(kubernetes: Kubernetes) -> Any:
+    return start_rayjob.RayJobs(url=f"http://127.0.0.1:{kubernetes.server_port}{PATH}", token=TOKEN)
+
+
+def start(rayjobs: Any, name: str = "masklake-train-29401920") -> int:
+    code: int = start_rayjob.start(rayjobs, "masklake-train", name)
+    return code
+
+
+def test_a_rayjob_is_made_from_the_template_and_runs(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    assert start(rayjobs) == 0
+    made = kubernetes.rayjobs["masklake-train-29401920"]
+    template = kubernetes.rayjobs["masklake-train"]
+    assert made["spec"] == template["spec"] | {"suspend": False}
+    assert made["metadata"]["labels"]["masklake-template"] == "masklake-train"
+    assert "masklake-template" not in template["metadata"]["labels"]
+    del made["metadata"]["creationTimestamp"]
+    assert problems(made) == []
+
+
+@pytest.mark.parametrize("state", [None, "Initializing", "Running", "Suspended", "Retrying", "Waiting"])
+def test_it_refuses_while_the_one_before_is_not_done(
+    kubernetes: Kubernetes, rayjobs: Any, state: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubernetes.add("masklake-train-29400480", state)
+    assert start(rayjobs) == 3
+    assert "masklake-train-29401920" not in kubernetes.rayjobs
+    assert "masklake-train-29400480" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["Complete", "Failed", "ValidationFailed"])
+def test_one_that_is_done_is_no_hindrance(kubernetes: Kubernetes, rayjobs: Any, state: str) -> None:
+    kubernetes.add("masklake-train-29400480", state)
+    assert start(rayjobs) == 0
+    assert "masklake-train-29401920" in kubernetes.rayjobs
+
+
+def test_rayjobs_of_other_templates_are_no_hindrance(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    kubernetes.add("masklake-segment-1", "Running", template="masklake-segment")
+    assert start(rayjobs) == 0
+
+
+def test_a_pod_that_is_tried_again_finds_what_the_first_one_made(
+    kubernetes: Kubernetes, rayjobs: Any
+) -> None:
+    assert start(rayjobs) == 0
+    assert start(rayjobs) == 0
+    assert kubernetes.made == 1
+
+
+def test_only_the_newest_finished_ones_are_kept(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    for number in range(9):
+        kubernetes.add(f"old-{number}", "Complete")
+    kubernetes.add("masklake-segment-1", "Complete", template="masklake-segment")
+    assert start(rayjobs) == 0
+    assert sorted(kubernetes.rayjobs) == [
+        "masklake-segment-1", "masklake-train", "masklake-train-29401920", *[f"old-{n}" for n in range(2, 9)]
+    ]  # fmt: skip
+
+
+def test_a_missing_template_is_an_error_of_the_api(rayjobs: Any) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        start_rayjob.start(rayjobs, "masklake-nothing", "x")
+
+
+def test_the_command_asks_to_be_tried_again_when_the_api_fails(
+    kubernetes: Kubernetes, rayjobs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(start_rayjob.RayJobs, "of_this_pod", lambda: rayjobs)
+    monkeypatch.setattr(sys, "argv", ["start_rayjob.py", "masklake-train"])
+    monkeypatch.setenv("JOB_NAME", "masklake-train-1")
+    kubernetes.fails = True
+    assert start_rayjob.main() == 1
+    assert "etcd is away" in capsys.readouterr().out
+    kubernetes.fails = False
+    assert start_rayjob.main() == 0
+
+
+def test_it_needs_nothing_but_pythons_library() -> None:
+    code = f"import runpy; runpy.run_path({str(SCRIPT)!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
