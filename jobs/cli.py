@@ -17,7 +17,9 @@ COMMANDS = {
     "run": "jobs.run_show",
     "labels": "jobs.labels",
     "eval": "jobs.eval",
+    "review": "jobs.review",
     "models": "jobs.model_registry",
+    "schedule": "jobs.schedule",
     "scenes": "jobs.scenes",
     "demo": "jobs.demo",
 }
@@ -44,7 +46,8 @@ def _top_level() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The parser of a command."""
     parser = argparse.ArgumentParser(
         prog=f"masklake {name}",
         description=getattr(module, "DESCRIPTION", module.SUMMARY),
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         parser.error(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)}")
     module = importlib.import_module(COMMANDS[argv[0]])
-    args = _parser(argv[0], module).parse_args(argv[1:])
+    args = parser_of(argv[0], module).parse_args(argv[1:])
     return _run(module, args)
 
 

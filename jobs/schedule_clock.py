@@ -1,0 +1,83 @@
+"""From what a clock on the wall shows to moments: the days on which clocks are set.
+
+Between two changes of a zone's offset, wall and moment differ by a constant. So the next time is looked for stretch by
+stretch. (APScheduler's CronTrigger adds 24 hours to get from one day to the next, and so lost a job of midnight on the
+day after clocks are set forward; here it counts days on the wall, where all have 24 hours.)
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+
+Wall = datetime.datetime
+"""What a clock shows, written as if it were UTC, so that it can be reckoned with."""
+_DAY = datetime.timedelta(days=1)
+_SECOND = datetime.timedelta(seconds=1)
+
+
+def following(
+    zone: datetime.tzinfo,
+    next_wall: Callable[[Wall], Wall | None],
+    moment: datetime.datetime,
+    *,
+    hourly: bool,
+) -> datetime.datetime | None:
+    """The first moment later than `moment` at which a clock shows one of the times that `next_wall` steps through.
+
+    `hourly` times come as often as a clock shows them. Others come once: those that are shown twice the first time,
+    those that are leapt over as much later as the clock was set forward.
+    """
+    found = [] if hourly else _leapt_over(zone, next_wall, moment)
+    start, exclusive = moment, True
+    while True:
+        offset = _offset(zone, start)
+        wall = next_wall(start + offset if exclusive else start + offset - _SECOND)
+        while wall is not None and not hourly and (wall - offset).astimezone(zone).fold:
+            wall = next_wall(wall)
+        if wall is None:
+            break
+        change = _change(zone, start, wall - offset)
+        if change is None:
+            found.append(wall - offset)
+            break
+        if not hourly and wall < change + _offset(zone, change):
+            found.append(wall - offset)  # leapt over; but what comes right after the leap may be earlier
+        start, exclusive = change, False
+    return min(found, default=None)
+
+
+def _leapt_over(
+    zone: datetime.tzinfo, next_wall: Callable[[Wall], Wall | None], moment: datetime.datetime
+) -> list[datetime.datetime]:
+    """Of times that were leapt over shortly before `moment`, the next, if it is still to come."""
+    before = _offset(zone, moment - _DAY)
+    change = _change(zone, moment - _DAY, moment)
+    wall = None if change is None else next_wall(moment + before)
+    if change is None or wall is None or wall >= change + _offset(zone, change):
+        return []
+    return [wall - before]
+
+
+def _offset(zone: datetime.tzinfo, moment: datetime.datetime) -> datetime.timedelta:
+    return moment.astimezone(zone).utcoffset() or datetime.timedelta(0)
+
+
+def _change(
+    zone: datetime.tzinfo, start: datetime.datetime, end: datetime.datetime
+) -> datetime.datetime | None:
+    """The first moment after `start`, and not after `end`, from which on another offset holds; to the second."""
+    offset = _offset(zone, start)
+    last = start
+    while last < end:
+        here = min(last + _DAY, end)
+        if _offset(zone, here) != offset:
+            while here - last > _SECOND:
+                middle = last + datetime.timedelta(seconds=int((here - last).total_seconds()) // 2 or 1)
+                if _offset(zone, middle) == offset:
+                    last = middle
+                else:
+                    here = middle
+            return here.replace(microsecond=0)
+        last = here
+    return None
