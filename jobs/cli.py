@@ -17,7 +17,6 @@ COMMANDS = {
     "run": "jobs.run_show",
     "labels": "jobs.labels",
     "eval": "jobs.eval",
-    "review": "jobs.review",
     "models": "jobs.model_registry",
     "schedule": "jobs.schedule",
     "scenes": "jobs.scenes",

@@ -171,19 +171,19 @@ def run_now(args: argparse.Namespace, store: Store) -> int:
     """`masklake schedule run-now`."""
     from jobs.schedule_fire import Runner
     from jobs.schedule_ledger import ask
+    from jobs.schedule_lock import StoreServedError, server, serving
     from jobs.schedule_serve import report, stopping
-    from jobs.schedule_store import StoreServedError
 
     store.schedule(args.name)
     runner = Runner(store=store, say=report)
     try:
-        with store.serving(), stopping(runner.stop):
+        with serving(store), stopping(runner.stop):
             runner.recover()
             return _through(runner, ask(store, args.name, runner.now()))
     except StoreServedError:
         ask(store, args.name, runner.now())
         say(
-            f"{args.name}: asked of the daemon ({store.server() or 'which has just ended'}); masklake schedule history {args.name}"
+            f"{args.name}: asked of the daemon ({server(store) or 'which has just ended'}); masklake schedule history {args.name}"
         )
         return 0
 

@@ -98,6 +98,7 @@ def add(args: argparse.Namespace, store: Store) -> int:
     from jobs.schedule_cron import zone
     from jobs.schedule_fire import utcnow
     from jobs.schedule_job import lock_uri, parse
+    from jobs.schedule_lock import server
     from jobs.schedule_store import Schedule, utc
     from jobs.schedule_views import local, say
     from pipeline.errors import UserError
@@ -135,6 +136,6 @@ def add(args: argparse.Namespace, store: Store) -> int:
     store.add(schedule)
     lock = lock_uri(job, args.lock)
     say(f"{args.name} added: {job.text()}, next at {local(schedule)}" + (f", under {lock}" if lock else ""))
-    if store.server() is None:
+    if server(store) is None:
         say("no daemon serves this store yet: masklake schedule serve")
     return 0

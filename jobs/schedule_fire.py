@@ -117,19 +117,20 @@ class Runner:
             process = Process([*schedule.command, *more], schedule.cwd, log)
         except OSError as error:
             return _Outcome(FAILED, f"cannot start in {schedule.cwd}: {error.strerror}")
-        self.store.update(firing.id, pid=process.pid, born=born(process.pid), log=log.name)
-        resumes = more[-1] if more else None
-        self._event("started", firing, pid=process.pid, lock=lease and lease.uri, resumes=resumes)
-        end = None if schedule.timeout is None else time.monotonic() + schedule.timeout
+        with process:
+            self.store.update(firing.id, pid=process.pid, born=born(process.pid), log=log.name)
+            resumes = more[-1] if more else None
+            self._event("started", firing, pid=process.pid, lock=lease and lease.uri, resumes=resumes)
+            end = None if schedule.timeout is None else time.monotonic() + schedule.timeout
 
-        def reason() -> str | None:
-            if self.stop.is_set():
-                return STOPPED
-            if lease is not None and lease.lost:
-                return LOST
-            return TIMED_OUT if end is not None and time.monotonic() > end else None
+            def reason() -> str | None:
+                if self.stop.is_set():
+                    return STOPPED
+                if lease is not None and lease.lost:
+                    return LOST
+                return TIMED_OUT if end is not None and time.monotonic() > end else None
 
-        code, stopped = process.wait(reason)
+            code, stopped = process.wait(reason)
         line = last_line(log)
         if code == 0:
             return _Outcome(OK, line, code, run_of(log))

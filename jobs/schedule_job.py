@@ -16,7 +16,6 @@ from pipeline.storage import Storage, join, normalise, redact
 _NOT_JOBS = {
     "schedule": "a schedule that makes schedules never ends",
     "demo": "it brings its own storage and is for looking on",
-    "review": "it waits for people",
 }
 
 

@@ -19,13 +19,16 @@ GRACE_S = 30.0
 """What a job that is asked to stop has for it."""
 _POLL_S = 0.2
 _CHILD = "jobs.schedule_child"
-_RUN = re.compile(rb"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6}):", re.MULTILINE)
+_RUN = re.compile(rb"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
 _TAIL = 64 * 1024
 _HEAD = 1024 * 1024
 
 
 class Process:
-    """`masklake COMMAND` in `cwd`, its output in the file `log`. Raises OSError when it cannot be started."""
+    """`masklake COMMAND` in `cwd`, its output in the file `log`. A context manager that leaves nothing running.
+
+    Raises OSError when it cannot be started.
+    """
 
     def __init__(self, command: list[str], cwd: str, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -41,6 +44,14 @@ class Process:
                 start_new_session=True,
             )
 
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._popen.poll() is None:
+            _end(self.pid, lambda: self._popen.poll() is None, GRACE_S)
+        _signal_group(self.pid, signal.SIGKILL)  # what it left behind
+
     @property
     def pid(self) -> int:
         return self._popen.pid
@@ -55,9 +66,7 @@ class Process:
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(_POLL_S)
-        code = self._popen.wait()
-        _signal_group(self.pid, signal.SIGKILL)  # what it left behind
-        return code, reason
+        return self._popen.wait(), reason
 
 
 def born(pid: int) -> str | None:
@@ -97,7 +106,7 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def run_of(log: Path) -> str | None:
-    """The run that the job said it is, `run <id>: …`."""
+    """The run that the job said it is, `run <id>…`."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         found = _RUN.search(file.read(_HEAD))
         return found[1].decode() if found else None

@@ -12,34 +12,12 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jobs.schedule_pods import CONTAINER, FOR_GPUS, MOUNTS, PART, POD, RAY, pod, workers
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.schedule_store import Schedule, Store
 
-_PART = {"app.kubernetes.io/part-of": "masklake"}
-_RAY = _PART | {"app.kubernetes.io/name": "masklake-ray"}
-_POD = {
-    "runAsNonRoot": True,
-    "runAsUser": 10001,
-    "runAsGroup": 10001,
-    "fsGroup": 10001,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_CONTAINER = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-    "runAsNonRoot": True,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_TOKEN = [
-    {"name": "RAY_AUTH_MODE", "value": "token"},
-    {
-        "name": "RAY_AUTH_TOKEN",
-        "valueFrom": {"secretKeyRef": {"name": "masklake-ray-token", "key": "auth_token"}},
-    },
-]
 _TIMEOUT_S = 43200
 _LONGEST_NAME = 52  # a CronJob's: its Jobs' names add eleven characters, and a label has 63
 
@@ -91,7 +69,7 @@ def render_kubernetes(
     Raises UserError for a schedule that Kubernetes cannot have: seconds, a lake that is a folder, …
     """
     name = _kubernetes_name(schedule.name)
-    metadata: dict[str, Any] = {"name": name, "labels": _PART}
+    metadata: dict[str, Any] = {"name": name, "labels": PART}
     if namespace:
         metadata["namespace"] = namespace
     # Copies, so that PyYAML writes no anchors, which not every tool reads.
@@ -144,11 +122,11 @@ def kubernetes_cron(schedule: Schedule) -> str:
 
 
 def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int) -> dict[str, Any]:
-    workers = [_workers("decode", image, 8, {"cpu": "8", "memory": "16Gi"}, {})]
+    groups = [workers("decode", image, 8, {"cpu": "8", "memory": "16Gi"}, {})]
     if gpus:
         resources = {"cpu": "6", "memory": "24Gi", "nvidia.com/gpu": "1"}
-        workers.append(_workers("gpu", image, gpus, resources, {"tolerations": [_FOR_GPUS]}))
-    head = _pod(
+        groups.append(workers("gpu", image, gpus, resources, {"tolerations": [FOR_GPUS]}))
+    head = pod(
         "ray-head",
         image,
         {"cpu": "1", "memory": "8Gi", "ephemeral-storage": "5Gi"},
@@ -156,12 +134,12 @@ def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int)
     )
     # The autoscaler, which is beside the head, asks Kubernetes for pods.
     head["spec"]["automountServiceAccountToken"] = True
-    head["metadata"]["labels"] = _RAY | {"masklake-kubernetes-api": "true"}
+    head["metadata"]["labels"] = RAY | {"masklake-kubernetes-api": "true"}
     head["metadata"]["annotations"] = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
-    submitter = _pod(
+    submitter = pod(
         "ray-job-submitter",
         image,
         {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "64Mi"},
@@ -194,76 +172,17 @@ def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int)
                         "requests": {"cpu": "200m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
                         "limits": {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1Gi"},
                     },
-                    "securityContext": _CONTAINER,
-                    "volumeMounts": _MOUNTS[:2],
+                    "securityContext": CONTAINER,
+                    "volumeMounts": MOUNTS[:2],
                 },
                 "authOptions": {"mode": "token", "secretName": "masklake-ray-token"},
                 "headGroupSpec": {
                     "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104  # in a pod, behind the token and network policies
                     "template": head,
                 },
-                "workerGroupSpecs": workers,
+                "workerGroupSpecs": groups,
             },
         },
-    }
-
-
-_FOR_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-_MOUNTS = [
-    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
-    {"name": "home", "mountPath": "/home/masklake"},
-    {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108  # as above
-]
-_VOLUMES = [
-    {"name": "tmp", "emptyDir": {"sizeLimit": "30Gi"}},  # Ray's logs, and objects that it spills
-    {"name": "home", "emptyDir": {"sizeLimit": "5Gi"}},
-    {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "4Gi"}},
-]
-
-
-def _pod(
-    name: str, image: str, requests: dict[str, str], limits: dict[str, str], *, settings: bool = True
-) -> dict[str, Any]:
-    container = {
-        "name": name,
-        "image": image,
-        "env": _TOKEN,
-        "envFrom": [{"configMapRef": {"name": "masklake-settings"}}],
-        "securityContext": _CONTAINER,
-        "resources": {"requests": requests, "limits": limits},
-        "volumeMounts": _MOUNTS,
-    }
-    if not settings:
-        del container["envFrom"]
-    return {
-        "metadata": {"labels": _RAY},
-        "spec": {
-            "serviceAccountName": "masklake-ray",
-            "automountServiceAccountToken": False,
-            "securityContext": _POD,
-            "containers": [container],
-            "volumes": _VOLUMES,
-        },
-    }
-
-
-def _workers(
-    name: str, image: str, most: int, resources: dict[str, str], more: dict[str, Any]
-) -> dict[str, Any]:
-    pod = _pod(
-        "ray-worker",
-        image,
-        resources | {"ephemeral-storage": "10Gi"},
-        resources | {"ephemeral-storage": "40Gi"},
-    )
-    pod["spec"] |= {"terminationGracePeriodSeconds": 60} | more
-    return {
-        "groupName": name,
-        "replicas": 0,
-        "minReplicas": 0,
-        "maxReplicas": most,
-        "rayStartParams": {},
-        "template": pod,
     }
 
 
@@ -298,7 +217,7 @@ def _cronjob(schedule: Schedule, metadata: dict[str, Any], image: str) -> dict[s
                 "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}},
             }
         ],
-        "securityContext": _CONTAINER,
+        "securityContext": CONTAINER,
         "resources": {
             "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
             "limits": {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "128Mi"},
@@ -308,18 +227,18 @@ def _cronjob(schedule: Schedule, metadata: dict[str, Any], image: str) -> dict[s
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
         ],
     }
-    pod = {
+    spec = {
         "restartPolicy": "Never",
         "serviceAccountName": "masklake-starter",
         "automountServiceAccountToken": True,
-        "securityContext": _POD,
+        "securityContext": POD,
         "containers": [container],
         "volumes": [
             {"name": "script", "configMap": {"name": "masklake-start-rayjob"}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }
-    labels = _PART | {"app.kubernetes.io/name": "masklake-starter", "masklake-kubernetes-api": "true"}
+    labels = PART | {"app.kubernetes.io/name": "masklake-starter", "masklake-kubernetes-api": "true"}
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -334,7 +253,7 @@ def _cronjob(schedule: Schedule, metadata: dict[str, Any], image: str) -> dict[s
             "successfulJobsHistoryLimit": 3,
             "failedJobsHistoryLimit": 7,
             "jobTemplate": {
-                "metadata": {"labels": _PART},
+                "metadata": {"labels": PART},
                 "spec": {
                     "backoffLimit": 3,
                     "activeDeadlineSeconds": 600,
@@ -351,7 +270,7 @@ def _cronjob(schedule: Schedule, metadata: dict[str, Any], image: str) -> dict[s
                             },
                         ]
                     },
-                    "template": {"metadata": {"labels": labels}, "spec": pod},
+                    "template": {"metadata": {"labels": labels}, "spec": spec},
                 },
             },
         },

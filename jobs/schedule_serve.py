@@ -24,6 +24,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from jobs import schedule_ledger
 from jobs.schedule_fire import Runner
+from jobs.schedule_lock import serving
 from jobs.schedule_store import MISSED, OK, WAITING, Firing, Schedule, moment, utc
 from jobs.text import printable, printable_json
 from pipeline.errors import UserError
@@ -44,8 +45,9 @@ def report(**values: Any) -> None:
         return text if plain else printable_json(json.dumps(text, ensure_ascii=False))
 
     line = " ".join(f"{name}={shown(value)}" for name, value in values.items() if value is not None)
-    sys.stdout.write(f"time={utc()} {line}\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # that nobody reads it any more does not stop the daemon
+        sys.stdout.write(f"time={utc()} {line}\n")
+        sys.stdout.flush()
 
 
 class Daemon:
@@ -59,7 +61,7 @@ class Daemon:
 
     def serve(self) -> None:
         """Serve the store. Raises UserError while another does."""
-        with self._store.serving():
+        with serving(self._store):
             self._runner.say(
                 event="serving", store=str(self._store.path), schedules=len(self._store.schedules())
             )
@@ -142,7 +144,7 @@ def claim(runner: Runner, schedule: Schedule) -> Firing | None:
 def serve_once(runner: Runner) -> int:
     """Do what is due, one after another; how many firings did not end well. Raises UserError while another serves."""
     bad = 0
-    with runner.store.serving():
+    with serving(runner.store):
         runner.recover()
         for schedule in runner.store.schedules():
             claimed = claim(runner, schedule)

@@ -7,19 +7,16 @@ What it promises is kept by its transactions, not by whoever uses it:
 - An attempt's outcome and the attempt that follows it are recorded in one transaction.
 - `state` tells which attempts are owed (waiting), under way (running), or what became of them.
 
-One daemon serves a store, held by a lock on a file beside it, which the system frees however the daemon ends.
+One daemon serves a store: jobs.schedule_lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
-import socket
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -36,7 +33,6 @@ STOPPED, INTERRUPTED = "stopped", "interrupted"
 
 _APPLICATION, _VERSION = 0x4D4C4B53, 1  # "MLKS", so that another program's database is not taken for a store
 _BUSY_S = 30
-_LOCK_TRIES = 8
 KEPT_FIRINGS = 1000
 """Ended attempts that are kept of a schedule."""
 
@@ -61,10 +57,6 @@ def default_path() -> Path:
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0]) / "schedules.db"
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "masklake" / "schedules.db"
-
-
-class StoreServedError(UserError):
-    """Another serves the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,39 +267,10 @@ class Store:
         with self.transaction() as db:
             set_columns(db, id_, values)
 
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """Be the one who serves the store. Raises StoreServedError while another does."""
-        with self.path.with_name(f"{self.path.name}.lock").open("a+") as file:
-            for attempt in range(_LOCK_TRIES):  # whoever looks for a server holds the lock for a moment
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if attempt + 1 == _LOCK_TRIES:
-                        raise StoreServedError(
-                            f"{self.path}: is served by {_told(file.name)}; stop that one first, or give --store another PATH"
-                        ) from error
-                time.sleep(0.1)
-            file.seek(0)
-            file.truncate()
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {utc()}")
-            file.flush()
-            yield
-
-    def server(self) -> str | None:
-        """Who serves the store, or None when nobody does."""
-        lock = self.path.with_name(f"{self.path.name}.lock")
-        with contextlib.suppress(FileNotFoundError), lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return _told(file.name)
-        return None
-
-
-def _told(lock: str) -> str:
-    return Path(lock).read_text(errors="replace")[:200] or "another process"
+    @property
+    def lock(self) -> Path:
+        """The file by whose lock one serves the store."""
+        return self.path.with_name(f"{self.path.name}.lock")
 
 
 def set_columns(db: sqlite3.Connection, id_: int, values: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ def when(schedule: Schedule) -> str:
 def list_(args: argparse.Namespace, store: Store) -> int:
     """Every schedule."""
     from jobs.runs import print_json
+    from jobs.schedule_lock import server
 
     schedules = store.schedules()
     last = {one.name: next(iter(store.history(one.name, 1)), None) for one in schedules}
@@ -67,10 +68,10 @@ def list_(args: argparse.Namespace, store: Store) -> int:
             [_facts(one) | {"last": last[one.name] and _firing_facts(last[one.name])} for one in schedules]
         )
         return 0
-    server = store.server()
+    served_by = server(store)
     if schedules:
         _table(schedules, last)
-    say(f"served by {server}" if server else f"no daemon serves {store.path}: masklake schedule serve")
+    say(f"served by {served_by}" if served_by else f"no daemon serves {store.path}: masklake schedule serve")
     return 0
 
 
@@ -97,6 +98,7 @@ def show(args: argparse.Namespace, store: Store) -> int:
     """One schedule, as JSON."""
     from jobs.runs import print_json
     from jobs.schedule_job import lock_uri, parse
+    from jobs.schedule_lock import server
     from jobs.schedule_store import moment, utc
     from pipeline.errors import UserError
 
@@ -115,7 +117,7 @@ def show(args: argparse.Namespace, store: Store) -> int:
         _facts(schedule)
         | {"lock": lock, "problem": problem, "next": following, "logs": str(store.logs / schedule.name)}
         | {
-            "served_by": store.server(),
+            "served_by": server(store),
             "history": [_firing_facts(one) for one in store.history(schedule.name, 5)],
         }
     )

@@ -1,7 +1,7 @@
 """Schedules for tests, and a job that does as its arguments say: `python -m tests.schedules PARENT segment WHAT LAKE`.
 
-WHAT is a list of steps parted by commas: run (say a run id), sleep=SECONDS, deaf (to SIGTERM), exit=CODE, say=TEXT. The job
-writes `begin PID`, and at its end `end PID`, to LAKE/diary.
+WHAT is a list of steps parted by commas: run (say a run id), sleep=SECONDS, deaf (to SIGTERM), exit=CODE, say=TEXT, leak (a secret). The
+job writes `begin PID`, and at its end `end PID`, to LAKE/diary.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def _job(what: str, lake: str) -> int:
             time.sleep(float(value))
         elif name == "say":
             print(value, flush=True)
+        elif name == "leak":
+            print("masklake: error: token=abc is wrong", flush=True)
         elif name == "exit":
             code = int(value)
     _write(lake, f"end {os.getpid()}")

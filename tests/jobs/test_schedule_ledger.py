@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import schedule_ledger as ledger
+from jobs.schedule_lock import StoreServedError, server, serving
 from jobs.schedule_store import (
     COALESCED,
     FAILED,
@@ -26,7 +27,6 @@ from jobs.schedule_store import (
     WAITING,
     Firing,
     Store,
-    StoreServedError,
 )
 from pipeline.errors import UserError
 from tests.schedules import NOON, schedule
@@ -216,15 +216,15 @@ def test_asking_twice_in_a_second_is_told(store: Store) -> None:
 
 
 def test_one_serves_a_store(store: Store) -> None:
-    assert store.server() is None
-    with store.serving():
-        assert "process " in (store.server() or "")
+    assert server(store) is None
+    with serving(store):
+        assert "process " in (server(store) or "")
         with (
             pytest.raises(StoreServedError, match=r"is served by process \d+ on .* since"),
-            Store(store.path).serving(),
+            serving(Store(store.path)),
         ):
             pass
-    with store.serving():
+    with serving(store):
         pass
 
 

@@ -1,0 +1,143 @@
+"""A schedule of every two seconds, an overlap, a second daemon, a daemon killed and restarted: nothing doubled or lost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.schedule_cron import Every
+from jobs.schedule_fire import utcnow
+from jobs.schedule_process import born
+from jobs.schedule_store import COALESCED, INTERRUPTED, OK, REFUSED, STOPPED, WAITING, Store, moment, utc
+from pipeline.lease import Lease, LeaseHeldError
+from pipeline.storage import Storage
+from tests.conftest import ROOT
+from tests.schedules import RUN, diary, schedule, use_job, wait_until
+
+pytestmark = pytest.mark.slow
+
+EVERY = 2
+
+
+@contextlib.contextmanager
+def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`masklake schedule serve`, in a process of its own, with the tests' job."""
+    code = (
+        "from tests.schedules import *\n"
+        "from jobs.cli import main\n"
+        "schedule_process._CHILD = 'tests.schedules'\n"
+        f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lease-seconds', '6']))"
+    )
+    with said.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def counted(store: Store, state: str) -> int:
+    return sum(one.state == state for one in store.history(limit=1000))
+
+
+def taken(lake: Path) -> Lease:
+    """The schedule's lock, in other hands."""
+    lease = Lease(str(lake), "segment", Storage(), what="another machine", ttl=30.0)
+
+    def tried() -> bool:
+        with contextlib.suppress(LeaseHeldError):
+            lease.acquire()
+            return True
+        return False
+
+    wait_until(tried)
+    return lease
+
+
+@pytest.mark.parametrize("deaf", ["", "deaf,"])
+def test_nothing_is_doubled_and_nothing_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: str
+) -> None:
+    """`deaf` jobs do not end with their daemon: the next daemon has to end them before it goes on."""
+    use_job(monkeypatch)
+    store, lake = Store(tmp_path / "schedules.db"), tmp_path / "lake"
+    what = f"{deaf}run,sleep=0.5"
+    first_time = Every(EVERY).after(utcnow())
+    assert first_time is not None
+    store.add(schedule(tmp_path, what, every=EVERY, next_at=utc(first_time)))
+
+    with daemon(store, tmp_path / "first.txt") as first:
+        wait_until(lambda: counted(store, OK) >= 2)
+        second = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", "schedule", "serve", "--store", store.path],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert second.returncode == 2
+        assert f"is served by process {first.pid} on " in second.stderr
+        lease = taken(lake)
+        before = len(diary(lake))
+        wait_until(lambda: counted(store, REFUSED) >= 2)
+        assert len(diary(lake)) == before
+        lease.release()
+        ran = counted(store, OK)
+        wait_until(lambda: counted(store, OK) > ran)
+        with store.transaction() as db:  # long enough to be killed in
+            db.execute("update schedules set command = replace(command, 'sleep=0.5', 'sleep=20')")
+        wait_until(lambda: any(one.log and one.state == "running" for one in store.history(limit=3)))
+        running = next(one for one in store.history(limit=3) if one.state == "running")
+        wait_until(lambda: diary(lake)[-1] == f"begin {running.pid}")
+        os.kill(first.pid, 9)
+        first.wait()
+    assert running.pid is not None
+    if not deaf:
+        wait_until(lambda: born(running.pid or 0) is None)
+    with store.transaction() as db:
+        db.execute("update schedules set command = replace(command, 'sleep=20', 'sleep=0.5')")
+    gone = moment(running.scheduled_at).timestamp() + 3 * EVERY
+    wait_until(lambda: utcnow().timestamp() > gone)  # some times go by while nobody serves
+
+    with daemon(store, tmp_path / "second.txt") as again:
+        wait_until(lambda: counted(store, INTERRUPTED) == 1)
+        assert born(running.pid) is None
+        ran = counted(store, OK)
+        wait_until(lambda: counted(store, OK) >= ran + 2)
+        again.terminate()
+        assert again.wait(60) == 0
+
+    history = list(reversed(store.history(limit=1000)))
+    assert {one.state for one in history} <= {OK, REFUSED, INTERRUPTED, COALESCED, STOPPED, WAITING}
+    # Every time has come once, by itself or in the count of the one that stands for it.
+    times = [one for one in history if one.attempt == 1]
+    assert len({one.scheduled_at for one in times}) == len(times)
+    span = moment(times[-1].scheduled_at) - first_time
+    assert sum(1 + one.missed for one in times) == 1 + span.total_seconds() / EVERY
+    assert sum(one.missed for one in times) >= 1
+    # Jobs ran one after another: between the beginnings of two the first has ended, or was killed with its daemon.
+    entries = [line.split() for line in diary(lake)]
+    begun = [pid for word, pid in entries if word == "begin"]
+    ended = [pid for word, pid in entries if word == "end"]
+    jobs = [str(one.pid) for one in history if one.pid is not None]
+    assert begun == jobs
+    cut = {str(one.pid) for one in history if one.state in (INTERRUPTED, STOPPED)}
+    assert [pid for pid in begun if pid not in cut] == [pid for pid in ended if pid not in cut]
+    for here, following in itertools.pairwise(entries):
+        assert here[0] == "end" or here[1] in cut or following == ["end", here[1]]
+    # The interrupted run was gone on with.
+    assert f"resumes={RUN}" in (tmp_path / "second.txt").read_text()
