@@ -203,6 +203,17 @@ def test_the_command_asks_to_be_tried_again_when_the_api_fails(
     assert start_rayjob.main() == 0
 
 
+def test_the_rayjob_is_not_named_as_the_job_that_starts_it(
+    kubernetes: Kubernetes, rayjobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KubeRay would take that Job for its own submitter, and never submit."""
+    monkeypatch.setattr(start_rayjob.RayJobs, "of_this_pod", lambda: rayjobs)
+    monkeypatch.setattr(sys, "argv", ["start_rayjob.py", "masklake-train"])
+    monkeypatch.setenv("JOB_NAME", "masklake-train-29401920")
+    assert start_rayjob.main() == 0
+    assert kubernetes.rayjobs.keys() == {"masklake-train", "masklake-train-29401920-ray"}
+
+
 def test_it_needs_nothing_but_pythons_library() -> None:
     code = f"import runpy; runpy.run_path({str(SCRIPT)!r})"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -22,6 +22,8 @@ FINISHED = {"Complete", "Failed", "ValidationFailed"}
 """The jobDeploymentStatus of a RayJob that will do nothing more. Suspended is not among them: it may go on."""
 KEEP = 7
 """Finished RayJobs that stay to be looked at; KubeRay removes their clusters, but never they themselves."""
+SUFFIX = "-ray"
+"""KubeRay gives its submitter, a Kubernetes Job, the RayJob's name: this Job's own would be taken for it."""
 STARTED, FAILED, REFUSED = 0, 1, 3
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -122,7 +124,7 @@ def say(message: str) -> None:
 
 def main() -> int:
     """The command."""
-    template, name = sys.argv[1], os.environ["JOB_NAME"]
+    template, name = sys.argv[1], os.environ["JOB_NAME"] + SUFFIX
     try:
         return start(RayJobs.of_this_pod(), template, name)
     except urllib.error.HTTPError as error:
