@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -15,8 +17,9 @@ SETTINGS = {
     "MASKLAKE_SOURCE": "s3://photos/a b/",
     "MASKLAKE_LAKE": "s3://lake/",
     "MASKLAKE_MODEL": "production",
+    "MASKLAKE_WORKERS": "1:4",
 }
-SEGMENT = ["segment", "s3://photos/a b/", "s3://lake/", "--model", "production", "--address", "auto"]
+SEGMENT = shlex.split("segment 's3://photos/a b/' s3://lake/ --model production --address auto --actors 1:4")
 
 
 @pytest.fixture
@@ -68,5 +71,17 @@ def test_segment_fails_with_the_run_so_that_the_next_try_goes_on(
     assert run("masklake-segment", resumed=code) == (code, [[*SEGMENT, "--resume", "last"]])
 
 
+def test_the_command_line_knows_these_options(run: Callable[..., tuple[int, list[list[str]]]]) -> None:
+    from jobs.cli import COMMANDS
+
+    command, *words = run("masklake-segment")[1][-1]
+    parser = argparse.ArgumentParser()
+    importlib.import_module(COMMANDS[command]).add_arguments(parser)
+    assert parser.parse_args(words).address == "auto"
+
+
 def test_train_promotes(run: Callable[..., tuple[int, list[list[str]]]]) -> None:
-    assert run("masklake-train") == (0, [["train", "s3://lake/", "--promote", "--address", "auto"]])
+    assert run("masklake-train") == (
+        0,
+        [shlex.split("train s3://lake/ --promote --address auto --workers 1:4")],
+    )

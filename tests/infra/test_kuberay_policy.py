@@ -102,7 +102,7 @@ def test_the_head_does_no_work_and_workers_come_when_needed(manifests: list[Mani
         assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", name
         assert spec["enableInTreeAutoscaling"] is True, name
         for group in spec["workerGroupSpecs"]:
-            assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"], name
+            assert group["minReplicas"] == group["replicas"] <= group["maxReplicas"], name
             # what autoscaler v2 demands
             assert group["template"]["spec"].get("restartPolicy", "Never") == "Never", name
 
@@ -115,6 +115,20 @@ def test_prod_has_gpus_dev_has_none() -> None:
         for group in spec["workerGroupSpecs"]:
             limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
             assert ("nvidia.com/gpu" in limits) is (group["groupName"] == "gpu")
+
+
+def test_the_standing_cluster_costs_a_head(manifests: list[Manifest]) -> None:
+    groups = one(manifests, "RayCluster", "masklake")["spec"]["workerGroupSpecs"]
+    assert {group["minReplicas"] for group in groups} == {0}
+
+
+def test_a_job_finds_a_worker_when_it_starts_and_may_use_all_there_can_be(manifests: list[Manifest]) -> None:
+    """Masklake takes what Ray has at the start for what there is; KubeRay submits when minReplicas are there."""
+    settings = one(manifests, "ConfigMap", "masklake-settings")["data"]
+    for job in of_kind(manifests, "RayJob"):
+        model = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][-1]  # gpu, where there is such a group
+        assert settings["MASKLAKE_WORKERS"] == f"{model['minReplicas']}:{model['maxReplicas']}"
+        assert model["minReplicas"] > 0
 
 
 def test_prod_puts_gpus_on_spot_nodes_and_heads_never() -> None:
