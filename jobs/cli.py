@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "jobs.run_show",
     "labels": "jobs.labels",
     "eval": "jobs.eval",
+    "review": "jobs.review",
     "models": "jobs.model_registry",
     "schedule": "jobs.schedule",
     "scenes": "jobs.scenes",

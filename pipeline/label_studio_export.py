@@ -6,7 +6,7 @@ Label Studio has no place for travels in each region's `meta.masklake` and in ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -30,20 +30,25 @@ def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
                 "id": i,
                 "was_cancelled": False,
                 "ground_truth": False,
-                "result": [
-                    result
-                    for position, instance in enumerate(found.instances)
-                    for result in _results(instance, f"i{position}", *frame(found))
-                ],
+                "result": results(found),
             }],
         }
         for i, found in enumerate(sets, 1)
     ]  # fmt: skip
 
 
-def labelling_interface(sets: Sequence[LabelSet]) -> str:
-    """The XML that a Label Studio project needs to show these tasks."""
-    labels = sorted({instance.label for found in sets for instance in found.instances})
+def results(found: LabelSet) -> list[dict[str, Any]]:
+    """What an annotation, or a prediction, of the image holds. The region of instance n has the id `i<n>`."""
+    return [
+        result
+        for position, instance in enumerate(found.instances)
+        for result in _results(instance, f"i{position}", *frame(found))
+    ]
+
+
+def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> str:
+    """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold."""
+    labels = sorted({instance.label for found in sets for instance in found.instances}.union(classes))
     joints = sorted({name for names in joints_by_class(sets).values() for name in names})
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     for tag, name, values in (
