@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": "jobs.runs",
     "run": "jobs.run_show",
     "labels": "jobs.labels",
+    "train": "jobs.train",
     "eval": "jobs.eval",
     "review": "jobs.review",
     "models": "jobs.model_registry",

@@ -68,7 +68,9 @@ def segment(args: argparse.Namespace, console: Console) -> int:
     storage = storage_from(args)
     source, lake = normalise(args.source), normalise(args.lake).rstrip("/") or "/"
     _refuse_nesting(source, lake)
-    job, model = _resumed(args, source, lake, storage) if args.resume else _new(args, source, lake, storage)
+    job, model = (
+        _resumed(args, source, lake, storage) if args.resume else new_job(args, source, lake, storage)
+    )
     planned = Planned(job)
     if args.dry_run:
         return _dry_run(planned, job, model, console)
@@ -80,7 +82,7 @@ def segment(args: argparse.Namespace, console: Console) -> int:
         return 0
     _check_weights(model)
     with ray_cluster(args.address, args.gpus) as cluster:
-        return _execute(args, job, planned, model, cluster, console)
+        return execute(args, job, planned, model, cluster, console)
 
 
 def _refuse_nesting(source: str, lake: str) -> None:
@@ -99,7 +101,9 @@ def _refuse_nesting(source: str, lake: str) -> None:
         raise UserError(f"{source}: the source lies inside the lake {lake}; copy the images elsewhere")
 
 
-def _new(args: argparse.Namespace, source: str, lake: str, storage: Storage) -> tuple[Job, models.Resolved]:
+def new_job(
+    args: argparse.Namespace, source: str, lake: str, storage: Storage
+) -> tuple[Job, models.Resolved]:
     from pipeline.record import RunRecord, new_run_id
 
     model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake)
@@ -116,7 +120,7 @@ def _new(args: argparse.Namespace, source: str, lake: str, storage: Storage) -> 
         options=options,
         selection={"limit": args.limit, "every_object": args.every_object, "redo_all": args.all},
         model=model.record(),
-        versions=_versions(),
+        versions=versions(),
     )
     return _job(args, record, model, storage), model
 
@@ -189,7 +193,8 @@ def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> 
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide results."""
     packages = ("masklake", "ray", "torch", "torchvision", "pyarrow")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -232,7 +237,7 @@ def _check_weights(model: models.Resolved) -> None:
         presets.load_model(model.source.local(), weights_dir=model.source.weights_dir)
 
 
-def _execute(
+def execute(
     args: argparse.Namespace,
     job: Job,
     planned: Planned,
@@ -240,6 +245,7 @@ def _execute(
     cluster: Cluster,
     console: Console,
 ) -> int:
+    """Run a planned job on the Ray that is there: the exit code."""
     from dataclasses import replace
 
     from jobs.progress import shown

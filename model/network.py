@@ -33,6 +33,21 @@ V2: Mapping[str, Any] = MappingProxyType({
 PUBLISHED_V1: Mapping[str, Any] = MappingProxyType({"backbone_norm": "frozen", "backbone_norm_eps": 0.0})
 """How torchvision's first COCO weights were trained: frozen batch norm without an epsilon."""
 
+TINY: Mapping[str, Any] = MappingProxyType({
+    "backbone": "tiny",
+    "fpn_channels": 64,
+    "anchor_sizes": ((20, 32), (48, 72), (110, 165)),
+    "rpn_pre_nms_top_n": 300,
+    "rpn_post_nms_top_n": 150,
+    "canonical_scale": 112,
+    "box_head_width": 192,
+    "mask_levels": ("0",),
+    "mask_head_layers": (48, 48),
+    "keypoint_levels": ("0",),
+    "keypoint_head_layers": (64, 64, 64),
+})  # fmt: skip
+"""The demo model: a few MB, for pictures of a few hundred pixels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:

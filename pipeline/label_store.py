@@ -40,8 +40,10 @@ def newest(lake: Lake, uris: Collection[str] | None = None) -> list[LabelSet]:
     return labels.from_table(newest_rows(lake, uris))
 
 
-def newest_rows(lake: Lake, uris: Collection[str] | None = None) -> pa.Table:
-    """The rows of `labels` that belong to the newest label set of their image."""
+def newest_rows(
+    lake: Lake, uris: Collection[str] | None = None, as_of: datetime.datetime | None = None
+) -> pa.Table:
+    """The rows of `labels` that belong to the newest label set of their image, or the newest at the time `as_of`."""
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
@@ -49,6 +51,9 @@ def newest_rows(lake: Lake, uris: Collection[str] | None = None) -> pa.Table:
         return labels.to_table([], datetime.datetime.now(datetime.UTC))
     dataset = lake.dataset("labels")
     chosen = None if uris is None else ds.field("uri").isin(pa.array(uris, pa.string()))
+    if as_of is not None:
+        known = ds.field("labelled_at") <= as_of
+        chosen = known if chosen is None else chosen & known
     with lake.explaining("read labels"):
         table = dataset.to_table(filter=chosen)
     times = table.group_by("uri").aggregate([("labelled_at", "max")])

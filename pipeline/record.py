@@ -152,7 +152,7 @@ class RunFolder:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "at": now(), "token": secrets.token_hex(8)}
         while not self.storage.put_new(self._attempt_uri(number), json.dumps(owner).encode()):
             other = json.loads(self.storage.read(self._attempt_uri(number)))
-            if _silence(other["host"], other["pid"], other["at"], alive) is not None:
+            if silence(other["host"], other["pid"], other["at"], alive) is not None:
                 raise UserError(
                     f"run {self.run}: attempt {number} was just taken by process {other['pid']} on {other['host']}; "
                     "let it finish, or resume again once it has stopped"
@@ -165,7 +165,7 @@ class RunFolder:
         return self.storage.exists(self._attempt_uri(attempt + 1))
 
 
-def _silence(host: str, pid: int, at: str, alive: Callable[[int], bool]) -> float | None:
+def silence(host: str, pid: int, at: str, alive: Callable[[int], bool]) -> float | None:
     """Seconds since a driver's last sign of life, or None when it is dead.
 
     A pid alone proves nothing: after a reboot it is another process's, and in containers it is always the same.
@@ -180,7 +180,7 @@ def resumed(record: RunRecord, alive: Callable[[int], bool]) -> RunRecord:
     if record.state == "complete":
         raise UserError(f"run {record.run}: is complete; there is nothing to resume")
     if record.state == "running":
-        silent = _silence(record.host, record.pid, record.updated_at, alive)
+        silent = silence(record.host, record.pid, record.updated_at, alive)
         if silent is not None:
             raise UserError(
                 f"run {record.run}: process {record.pid} on {record.host} showed life {silent:.0f} s ago; stop it "

@@ -1,0 +1,235 @@
+"""A training on the Ray that is there, and what follows: the result is stored, measured, and perhaps promoted."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs import models, promotion, train_progress, train_start
+from jobs.text import one_line
+from pipeline import training
+from pipeline.batches import Batches
+from pipeline.order import Order
+from pipeline.record import now
+from pipeline.registry import Registry, Version
+from pipeline.storage import Storage, join
+from pipeline.train_worker import Work
+from pipeline.training import Crew, Training, TrainingRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jobs.cluster import Cluster
+    from jobs.eval_truth import Target
+    from pipeline.lake import Lake
+    from pipeline.training_set import TrainingSet
+
+_STATS = ("AP", "AP50")
+
+
+def train(
+    args: argparse.Namespace,
+    record: TrainingRecord,
+    labels: TrainingSet,
+    cluster: Cluster,
+    storage: Storage,
+    console: Console,
+) -> TrainingRecord:
+    """Train to the end: the record, whose state says how it ended."""
+    import ray
+
+    from model import presets
+    from model.recipe import Recipe
+
+    if not cluster.gpus:
+        args.gpus = 0
+    recipe = Recipe.from_dict(record.options["recipe"])
+    source = _start_of(record, storage)
+    spec = presets.describe(source.local())
+    workers = args.workers or (max(1, cluster.gpus),) * 2
+    crew, shares = _crew(cluster, workers, args.max_failures)
+    truth = ray.put(labels)
+
+    def work(board: Any) -> Work:
+        return Work(
+            network=train_start.NetworkFactory(source=source, frozen=tuple(record.options["frozen"])),
+            batches=Batches(
+                order=Order(len(labels), recipe.batch, recipe.seed, labels.wide),
+                recipe=recipe,
+                preprocessing=spec.preprocessing,
+                outputs={one.name: at for at, one in enumerate(spec.classes, start=1)},
+                joints=spec.keypoint_names,
+                storage=storage,
+            ),
+            truth=truth,
+            board=board,
+            steps=record.options["steps"],
+            minutes=record.options["minutes"],
+            save_minutes=args.checkpoint_minutes,
+            events=join(record.lake, "runs", record.run, training.EVENTS),
+            storage=storage,
+            **shares,
+        )
+
+    with train_progress.shown(console, record.options["steps"], record.options["minutes"]) as watch:
+        return Training(record, work, crew, storage, watch).run()
+
+
+def _start_of(record: TrainingRecord, storage: Storage) -> models.ModelSource:
+    return models.ModelSource(name=join(record.lake, "runs", record.run, "start"), storage=storage)
+
+
+def _crew(cluster: Cluster, workers: tuple[int, int], max_failures: int) -> tuple[Crew, dict[str, Any]]:
+    """Who trains, and what each worker's loaders and torch may take: together they fit the cluster's CPUs."""
+    each = cluster.cpus / workers[1]
+    own = 1.0 if each >= 2 else 0.5 * each
+    loader = 1.0 if each >= 4 else round(0.1 * each, 2)
+    crew = Crew(workers=workers, worker_cpus=own, gpus=cluster.gpus > 0, max_failures=max_failures)
+    return crew, {
+        "threads": None if cluster.gpus else max(1, int(each)),
+        "loader_cpus": loader,
+        "loaders": max(1, int(each - own)),
+    }
+
+
+def conclude(
+    args: argparse.Namespace,
+    record: TrainingRecord,
+    lake: Lake,
+    labels: TrainingSet,
+    target: Target | None,
+    cluster: Cluster,
+    storage: Storage,
+    console: Console,
+) -> TrainingRecord:
+    """Keep the result in the lake, measured; promote it where that is asked for and it is better."""
+    folder = join(record.lake, "runs", record.run, "result")
+    module, spec = _result(record, storage)
+    train_start.put(module, spec, folder, storage, half=record.options["half"])
+    candidate = models.resolve(folder, storage)
+    registry, alias = Registry(record.lake, storage), train_start.PRODUCTION
+    seen = registry.aliases(record.options["name"])
+    figures: dict[str, Any] = {}
+    decision = None
+    if target is not None:
+        judge = promotion.Judge(
+            target=target, rows=join(record.lake, "runs", record.run, "val"), storage=storage, args=args
+        )
+        _say(console, f"measuring on {len(target.images):,} images of split val")
+        figures = judge.figures(candidate, cluster, console)
+        if args.promote:
+            before = _production(registry, record.options["name"], seen, storage)
+            standing = None if before is None else judge.figures(before, cluster, console)
+            metric = args.metric or promotion.default_metric(figures)
+            decision = promotion.decide(metric, args.margin, figures, standing) | {
+                "production_model": before and f"{before.spec.name}@{before.fingerprint}"
+            }
+    metrics = {"data": f"{record.lake} split val", "images": len(target.images), **figures} if target else {}
+    measured = replace(spec, metrics=metrics)
+    # The stored weights once more, with their figures beside them: metrics are no part of the fingerprint.
+    train_start.put(module, measured, folder, storage, half=record.options["half"])
+    version = _add(registry, candidate, folder, storage)
+    if args.out:
+        train_start.put(
+            module,
+            measured,
+            str(Path(args.out).expanduser().absolute()),
+            storage,
+            half=record.options["half"],
+        )
+    for file in ("model.json", "model.safetensors"):
+        storage.delete(join(folder, file))
+    if decision is not None and decision["promoted"]:
+        promotion.promote(registry, version, alias, seen)
+    record = replace(
+        record,
+        state="complete",
+        model=str(version),
+        figures=figures,
+        decision=decision,
+        updated_at=now(),
+        finished_at=now(),
+    )
+    training.save(record, storage)
+    _report(record, console)
+    return record
+
+
+def _result(record: TrainingRecord, storage: Storage) -> tuple[Any, Any]:
+    """The trained network, in evaluation mode, and its spec."""
+    from safetensors.torch import load_file
+
+    from model import presets
+    from model.learner import AVERAGE, NETWORK
+
+    loaded = presets.load_model(_start_of(record, storage).local())
+    with tempfile.TemporaryDirectory() as folder:
+        training.last_checkpoint(record, storage, Path(folder))
+        file = Path(folder) / AVERAGE
+        loaded.module.load_state_dict(load_file(file if file.is_file() else Path(folder) / NETWORK))
+    spec = replace(
+        loaded.spec,
+        lineage={
+            "command": " ".join(record.command),
+            "run": record.run,
+            "from": record.start["from"],
+            "data": record.data,
+            "recipe": record.options["recipe"],
+            **record.position,
+            "finished": now(),
+            "versions": record.versions,
+        },
+        metrics={},
+    )
+    return loaded.module.eval(), spec
+
+
+def _production(registry: Registry, name: str, seen: Any, storage: Storage) -> models.Resolved | None:
+    if seen.version(train_start.PRODUCTION) is None:
+        return None
+    return models.resolve(f"{name}:{train_start.PRODUCTION}", storage, lake=registry.lake)
+
+
+def _add(registry: Registry, candidate: models.Resolved, folder: str, storage: Storage) -> Version:
+    from model.checkpoint import SPEC, WEIGHTS
+
+    name, version = candidate.spec.name, candidate.fingerprint
+    registry.add(name, version, {file: storage.read(join(folder, file)) for file in (WEIGHTS, SPEC)})
+    return Version(name=name, version=version, uri=join(registry.lake, "models", name, version))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def _report(record: TrainingRecord, console: Console) -> None:
+    from jobs.tables import ruled_table
+
+    if record.figures:
+        table = ruled_table(("",), _STATS)
+        for kind, stats in record.figures.items():
+            if stats:
+                table.add_row(kind, *(f"{stats[name]:.3f}" for name in _STATS))
+        console.print(table)
+    at = record.position
+    _say(
+        console,
+        f"trained: {record.model} after {at['step']:,} steps, {at['images']:,} images, {at['seconds'] / 60:.1f} minutes",
+    )
+    decided = record.decision
+    if decided is None:
+        _say(console, f"masklake models promote {record.lake} {record.model}    # makes it production")
+        return
+    before = (
+        "there was none"
+        if decided["production"] is None
+        else f"{decided['production_model']} has {decided['production']:.3f}"
+    )
+    verdict = "promoted" if decided["promoted"] else "not promoted: production stays"
+    _say(
+        console,
+        f"{verdict}: {decided['metric']} {decided['candidate']:.3f}; {before}; margin {decided['margin']:g}",
+    )
