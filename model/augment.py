@@ -115,13 +115,14 @@ class Augment:
     ) -> Tensor:
         joints_GK3 = torch.from_numpy(joints.copy())
         at = tv_tensors.KeyPoints(joints_GK3[..., :2], canvas_size=frame)
-        at = v2.functional.resize(at, list(size))
+        at = v2.functional.resize(at, list(size)).as_subclass(Tensor)
         if flip:
-            at = v2.functional.horizontal_flip(at)
-        moved_GK3 = torch.cat([at.as_subclass(Tensor), joints_GK3[..., 2:]], -1)
+            # as boxes are: v2's own flip takes joints for the indices of pixels, and lands a pixel aside of them
+            at = torch.stack([size[1] - at[..., 0], at[..., 1]], -1)
+        moved_GK3 = torch.cat([at, joints_GK3[..., 2:]], -1)
         if flip:
             moved_GK3 = moved_GK3[:, self._mirrored]
-        return moved_GK3 * (joints_GK3[:, self._mirrored, 2:] > 0 if flip else joints_GK3[..., 2:] > 0)
+        return moved_GK3 * (moved_GK3[..., 2:] > 0)
 
 
 def _moved_mask(mask: dict[str, Any] | None, size: tuple[int, int], flip: bool) -> tuple[Tensor, list[int]]:
