@@ -76,9 +76,9 @@ def stream(
     """The batches of steps `first`, `first` + 1, …, without end. `truth`: an object reference to the TrainingSet;
     `board`: the training's Board, by which no more is made than will soon be learnt from.
 
-    loaders: tasks at once, each asking Ray for `loader_cpus`.
+    loaders: actors that make examples, each asking Ray for `loader_cpus`.
     """
-    from ray.data import DataContext, TaskPoolStrategy, read_datasource
+    from ray.data import ActorPoolStrategy, DataContext, read_datasource
 
     from model.examples import unpack as unpack_examples
 
@@ -103,22 +103,16 @@ def stream(
                 time.sleep(_LOOK_AGAIN_S)
             yield pack(pa.table({"step": np.arange(step, step + at_once)}))
 
-    def load(packet: pa.Table) -> pa.Table:
-        import ray
-
-        steps = unpack(packet)["step"].to_pylist()
-        labels: TrainingSet = ray.get(truth)
-        rows = [load_step(batches, labels, step, worker=worker, workers=workers) for step in steps]
-        return pack(pa.Table.from_pylist(rows, BATCH))
-
     ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=0.01)
+    # Actors: Ray ends a task's process that was idle for a second, and the next would import torch again.
     ds = ds.map_batches(
-        load,
+        _Loader,
+        fn_constructor_args=(batches, truth, worker, workers),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=loader_cpus,
-        compute=TaskPoolStrategy(size=loaders),
+        compute=ActorPoolStrategy(size=loaders),
     )
     for packet in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in unpack(packet).to_pylist():
@@ -129,16 +123,32 @@ def stream(
             )
 
 
+class _Loader:
+    """Makes the rows of steps, as Ray Data calls it."""
+
+    def __init__(self, batches: Batches, truth: Any, worker: int, workers: int) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        self._batches, self._worker, self._workers = batches, worker, workers
+        self._labels: TrainingSet = ray.get(truth)
+
+    def __call__(self, packet: pa.Table) -> pa.Table:
+        rows = [
+            load_step(self._batches, self._labels, step, worker=self._worker, workers=self._workers)
+            for step in unpack(packet)["step"].to_pylist()
+        ]
+        return pack(pa.Table.from_pylist(rows, BATCH))
+
+
 def load_step(
     batches: Batches, labels: TrainingSet, step: int, *, worker: int, workers: int
 ) -> dict[str, Any]:
     """A row of BATCH: the examples of one step and worker."""
-    import torch
-
     from model.augment import Augment
     from model.examples import pack as pack_examples
 
-    torch.set_num_threads(1)
     positions = batches.order.share(step, worker, workers)
     sets = labels.sets(positions)
     augment = Augment(batches.recipe, batches.preprocessing, batches.joints)
