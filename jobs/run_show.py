@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pipeline.lake import Lake
     from pipeline.record import RunRecord
 
-SUMMARY = "show one run of a lake in full"
+SUMMARY = "show one run or training of a lake in full"
 DESCRIPTION = """\
-Show one run: its options, where its time went, what failed and why, and how to go on if it is not complete."""
+Show one run: its options, where its time went, what failed and why, and how to go on if it is not complete. Or one
+training: what it learnt from, its figures, and whether it was promoted and why."""
 EPILOG = """\
 examples:
   masklake run show s3://lake last
@@ -48,8 +49,12 @@ def run(args: argparse.Namespace) -> int:
     from jobs.run_summary import RunSummary
     from jobs.sql import Database
     from pipeline.lake import Lake
+    from pipeline.training import trainings
 
     lake = Lake(args.lake, storage_from(args))
+    if args.run in trainings(lake.uri, lake.storage):
+        _show_training(lake, args)
+        return 0
     id_ = lake.resolve(args.run)
     [found] = lake.runs([id_])
     summary = RunSummary.of(found)
@@ -66,6 +71,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_training(lake: Lake, args: argparse.Namespace) -> None:
+    from jobs.tables import plain_console
+    from jobs.training_summary import TrainingSummary
+
+    summary = TrainingSummary.of(lake, args.run)
+    if args.json:
+        print_json({"summary": summary.as_json(), "record": summary.record and asdict(summary.record)})
+        return
+    console = plain_console()
+    _print_facts(console, summary.facts(), summary.state)
+    if line := summary.next_step(lake.uri):
+        console.print(line, soft_wrap=True)
+
+
 def _as_json(
     summary: RunSummary, record: RunRecord | None, failures: list[tuple[Any, ...]]
 ) -> dict[str, Any]:
@@ -80,26 +99,30 @@ def _as_json(
 def _print_run(
     lake: Lake, summary: RunSummary, record: RunRecord | None, failures: list[tuple[Any, ...]]
 ) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from jobs.tables import plain_console
-    from jobs.text import one_line
 
     console = plain_console()
-    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in _facts(summary, record):
-        style = STATE_STYLES.get(summary.state_text, "red") if name == "state" else ""
-        facts.add_row(name, Text(one_line(value), style))
-    console.print(facts)
+    _print_facts(console, _facts(summary, record), summary.state_text)
     if record:
         _print_stages(console, record)
     if failures:
         _print_failures(console, failures)
     for line in _next_steps(lake, summary, record):
         console.print(line, soft_wrap=True)
+
+
+def _print_facts(console: Console, facts: Iterator[tuple[str, str]], state: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from jobs.text import one_line
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(one_line(value), STATE_STYLES.get(state, "red") if name == "state" else ""))
+    console.print(table)
 
 
 def _facts(summary: RunSummary, record: RunRecord | None) -> Iterator[tuple[str, str]]:

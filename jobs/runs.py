@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from jobs.options import add_storage_options, storage_from
 
 if TYPE_CHECKING:
-    from jobs.run_summary import RunSummary
+    from rich.console import Console
 
-SUMMARY = "list the runs of a lake"
+    from jobs.run_summary import RunSummary
+    from jobs.training_summary import TrainingSummary
+
+SUMMARY = "list the runs and trainings of a lake"
 DESCRIPTION = """\
-List the runs of a lake, newest first: what state each is in, how far it came, and how fast.
+List the runs of a lake, newest first: what state each is in, how far it came, and how fast. Then its trainings: what
+came of each.
 
 A run that is recorded as running, but has shown no sign of life for two minutes, is shown as `running?`:
 its process or machine has probably gone. `masklake run show LAKE RUN` says how to resume it."""
@@ -24,28 +28,43 @@ examples:
   masklake runs s3://lake --json | jq -r '.[] | select(.state != "complete") | .run'
   masklake run show s3://lake last"""
 
-STATE_STYLES = {"complete": "green", "running": "cyan", "stopped": "yellow", "incomplete": "yellow"}
+STATE_STYLES = {
+    "complete": "green",
+    "running": "cyan",
+    "trained": "cyan",
+    "stopped": "yellow",
+    "incomplete": "yellow",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `masklake runs`."""
     parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument("--json", action="store_true", help="one JSON array with an object per run")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON array with an object per run, and per training"
+    )
     add_storage_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """List the runs. Raises UserError when the lake cannot be read."""
+    from jobs import training_summary
     from jobs.run_summary import RunSummary
+    from jobs.tables import plain_console
     from pipeline.lake import Lake
 
     lake = Lake(args.lake, storage_from(args))
     lake.require()
     summaries = [RunSummary.of(found) for found in lake.runs()]
+    trained = training_summary.of_lake(lake)
     if args.json:
-        print_json([as_json(summary) for summary in summaries])
-    else:
-        _print_runs(summaries)
+        print_json([as_json(one) for one in summaries] + [one.as_json() for one in trained])
+        return 0
+    console = plain_console()
+    if summaries or not trained:
+        _print_runs(console, summaries)
+    if trained:
+        _print_trainings(console, trained)
     return 0
 
 
@@ -61,6 +80,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
     """A summary for `--json`: times in ISO 8601, durations in seconds."""
     return {
         "run": summary.run,
+        "kind": "segment",
         "state": summary.state,
         "silent_seconds": summary.silent_s,
         "model": summary.model,
@@ -78,14 +98,44 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _print_runs(summaries: list[RunSummary]) -> None:
+def _print_trainings(console: Console, summaries: list[TrainingSummary]) -> None:
     from rich.text import Text
 
     from jobs.progress import duration
-    from jobs.tables import plain_console, ruled_table
+    from jobs.run_summary import moment
+    from jobs.tables import ruled_table
     from jobs.text import one_line, printable
 
-    console = plain_console()
+    table = ruled_table(
+        ("training", "state", "model", "outcome"), ("steps", "mask AP", "started (UTC)", "trained for")
+    )
+    for summary in summaries:
+        record = summary.record
+        at, started = (record.position, moment(record.created_at)) if record else ({}, None)
+        ap = ((record.figures if record else {}).get("mask") or {}).get("AP")
+        table.add_row(
+            printable(summary.run),
+            Text(printable(summary.state), STATE_STYLES.get(summary.state, "red")),
+            printable((record and record.model) or "-"),
+            summary.verdict,
+            f"{at.get('step', 0):,}",
+            "-" if ap is None else f"{ap:.3f}",
+            "-" if started is None else f"{started:%Y-%m-%d %H:%M:%S}",
+            duration(at["seconds"]) if "seconds" in at else "-",
+        )
+    console.print(table)
+    for summary in summaries:
+        if summary.problem:
+            console.print(one_line(f"{summary.run}: {summary.problem}"), soft_wrap=True)
+
+
+def _print_runs(console: Console, summaries: list[RunSummary]) -> None:
+    from rich.text import Text
+
+    from jobs.progress import duration
+    from jobs.tables import ruled_table
+    from jobs.text import one_line, printable
+
     if not summaries:
         console.print("no runs yet")
         return

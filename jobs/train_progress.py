@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.training import Watch
 
 _LINE_EVERY_S = 10.0
+_SAME_LINE_EVERY_S = 60.0
 _RATE_OVER_S = 60.0
 
 
@@ -54,18 +55,19 @@ class Rate:
 
 @contextlib.contextmanager
 def shown(console: Console, steps: int | None, minutes: float | None) -> Iterator[Watch]:
-    """A watcher for `pipeline.training.Training` that shows what it is told on `console`."""
+    """A watcher for `pipeline.training.Training` that shows on `console` what it is told."""
     rate = Rate()
     if console.is_terminal:
         with console.status("starting the workers") as status:
             yield lambda told: status.update(rate.describe(told, steps, minutes))
         return
-    last = [time.monotonic()]
+    said, at = "", 0.0
 
     def watch(told: dict[str, Any]) -> None:
+        nonlocal said, at
         line = rate.describe(told, steps, minutes)
-        if time.monotonic() - last[0] >= _LINE_EVERY_S:
-            last[0] = time.monotonic()
+        if time.monotonic() - at >= (_SAME_LINE_EVERY_S if line == said else _LINE_EVERY_S):
+            said, at = line, time.monotonic()
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     yield watch

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 _TELL_EVERY_S = 0.5
+_MOST_LOST = 0.5
+_JUDGED_AFTER = 32
+"""A training of which more than this share of its images cannot be had, once so many were to be, learns something else
+than was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class _Loop:
         self._before = position.seconds
         self._told = 0.0
         self._first = position.step
+        self._wanted = self._lost = 0
         self._events = _Events(given, position.step) if rank == 0 else None
 
     def run(self) -> None:
@@ -136,7 +141,7 @@ class _Loop:
             now = time.monotonic()
             self._at.seconds = self._before + now - self._started
             progress = self._progress()
-            stop = self._tell() or progress >= 1
+            stop = self._tell() or progress >= 1 or self._lost_too_many()
             told = [progress, float(now - self._saved >= 60 * self._given.save_minutes), float(stop)]
         if self._workers > 1:
             shared = torch.tensor(told, dtype=torch.float64, device=self._learner.device)
@@ -170,12 +175,10 @@ class _Loop:
         except NotFiniteError as error:
             if self._rank == 0:
                 uris = ray.get(self._given.truth).uris(whole)
-                ray.get(
-                    self._given.board.tell.remote(
-                        {"diverged": {"step": batch.step, "why": str(error), "images": uris}}
-                    )
-                )
+                self._end("diverged", f"step {batch.step}: {error}; its images: {', '.join(uris)}")
             return False
+        self._wanted += mine
+        self._lost += len(batch.skipped)
         if batch.skipped:
             self._given.board.skip.remote(batch.skipped)
         self._at.step = batch.step + 1
@@ -185,6 +188,18 @@ class _Loop:
         if self._events is not None:
             self._events.add(self._at, losses)
         return True
+
+    def _lost_too_many(self) -> bool:
+        if self._wanted < _JUDGED_AFTER or self._lost <= _MOST_LOST * self._wanted:
+            return False
+        self._end("failed", f"{self._lost:,} of the first {self._wanted:,} images could not be had")
+        return True
+
+    def _end(self, state: str, error: str) -> None:
+        """Tell the driver how the training ends, other than by its last step."""
+        import ray
+
+        ray.get(self._given.board.tell.remote({"ended": {"state": state, "error": error}}))
 
     def _tell(self, *, finished: bool = False) -> bool:
         """Tell the board, now and then; whether the driver wants the training to stop."""

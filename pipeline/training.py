@@ -118,9 +118,9 @@ def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
 def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> TrainingRecord:
     """`record` as the next attempt at it starts. Raises UserError when a driver is, or may be, at it."""
     silent = silence(record.host, record.pid, record.updated_at, alive)
-    if record.state == "running" and silent is not None:
+    if record.state in ("running", "trained") and silent is not None:
         raise UserError(
-            f"training {record.run}: is running (process {record.pid} on {record.host}, last heard of "
+            f"training {record.run}: is {'running' if record.state == 'running' else 'being measured'} (process {record.pid} on {record.host}, last heard of "
             f"{silent:.0f} s ago); let it finish, or stop it first"
         )
     return replace(
@@ -259,10 +259,8 @@ class Training:
     def _finish(self) -> TrainingRecord:
         self._refresh()
         record = self._current()
-        diverged = self._told.get("diverged")
-        if diverged:
-            images = ", ".join(diverged["images"])
-            state, error = "diverged", f"step {diverged['step']}: {diverged['why']}; its images: {images}"
+        if ended := self._told.get("ended"):
+            state, error = ended["state"], ended["error"]
         elif self._failure is not None:
             state, error = "failed", redact(_cause(self._failure))
         elif self._stopping:

@@ -82,7 +82,8 @@ def test_json_lists_what_the_table_shows(builder: LakeBuilder, masklake: Masklak
     assert (broken["run"], broken["state"], broken["images"]) == (R2, "unreadable", None)
     assert "counts is NoneType" in broken["problem"]
     assert good == {
-        "run": R1, "state": "complete", "silent_seconds": None, "model": "demo@0123456789ab", "images": 4, "listed": True,
+        "run": R1, "kind": "segment", "state": "complete", "silent_seconds": None, "model": "demo@0123456789ab",
+        "images": 4, "listed": True,
         "done": 4, "ok": 3, "failures": 1, "instances": 7, "images_per_second": 2.0, "seconds": 2.0, "problem": None,
         "created_at": "2026-11-22T23:54:16+00:00", "updated_at": "2026-11-22T23:55:16+00:00",
     }  # fmt: skip

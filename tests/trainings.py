@@ -1,0 +1,83 @@
+"""Small lakes of labelled scenes, for tests of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jobs.cli import main
+from pipeline.lake import Lake
+from pipeline.storage import Storage
+from pipeline.training import TrainingRecord, load, trainings
+
+
+def scenes_lake(folder: Path, images: int = 48, seed: int = 3) -> str:
+    """A lake of `images` labelled scenes, all of them in `folder`; a tenth or so is of split val."""
+    assert main(["scenes", str(folder / "scenes"), "--images", str(images), "--seed", str(seed)]) == 0
+    lake = str(folder / "lake")
+    prefix = f"{folder}/scenes/"
+    truth = str(folder / "scenes" / "annotations.json")
+    assert main(["labels", "import", truth, lake, "--uri-prefix", prefix]) == 0
+    return lake
+
+
+def only(lake: str) -> TrainingRecord:
+    """The record of the newest training."""
+    storage = Storage()
+    return load(lake, trainings(lake, storage)[0], storage)
+
+
+def checkpoints(record: TrainingRecord) -> list[str]:
+    """The names of the training's checkpoints, oldest first."""
+    root = f"{record.lake}/runs/{record.run}/checkpoints"
+    found = {uri.removeprefix(root).split("/")[1] for uri in Storage().list(root)}
+    return sorted(name for name in found if name.startswith("step-"))
+
+
+def events(record: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each tag in the training's TensorBoard files, read as protobuf records."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    storage = Storage()
+    for uri in storage.list(f"{record.lake}/runs/{record.run}/tensorboard"):
+        data, at = storage.read(uri), 0
+        while at < len(data):  # TFRecord: length, its CRC, the event, its CRC
+            length = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def weights(record: TrainingRecord) -> dict[str, Any]:
+    """The tensors of the model that came of the training."""
+    from safetensors.torch import load as load_tensors
+
+    assert record.model is not None
+    name, _, version = record.model.partition("@")
+    found: dict[str, Any] = load_tensors(
+        Storage().read(f"{record.lake}/models/{name}/{version}/model.safetensors")
+    )
+    return found
+
+
+def spec(record: TrainingRecord) -> dict[str, Any]:
+    """model.json of the model that came of the training."""
+    assert record.model is not None
+    name, _, version = record.model.partition("@")
+    found: dict[str, Any] = json.loads(Storage().read(f"{record.lake}/models/{name}/{version}/model.json"))
+    return found
+
+
+def versions(lake: str) -> list[str]:
+    """name@version of the lake's models."""
+    from pipeline.registry import Registry
+
+    return sorted(str(one) for one in Registry(lake, Storage()).versions())
+
+
+def lake_of(uri: str) -> Lake:
+    return Lake(uri, Storage())
