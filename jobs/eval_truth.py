@@ -78,6 +78,11 @@ class Target:
         }
         return sorted(found, key=lambda name: (self.truths[0].ids.get(name, 0), name))
 
+    def of_classes(self, names: Collection[str]) -> Target:
+        """The same images with the annotations of these classes alone."""
+        ids = set(self.images.values())
+        return replace(self, truths=[truth.only(ids, names) for truth in self.truths])
+
 
 def of_labels(lake: Lake, split: str) -> Target:
     """The newest labels of the images of `split` (train, val or all). Raises UserError when there are none."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Measures models on `target`. Their rows go into a lake of its own, in the run's folder: what a candidate finds
+    """Measures models on `target`; a class of it that one of them does not know counts as missed. Their rows go into a lake of its own, in the run's folder: what a candidate finds
     is no result of the lake."""
 
     target: Target
@@ -29,7 +29,7 @@ class Judge:
     args: argparse.Namespace
 
     def figures(self, model: Resolved, cluster: Cluster, console: Console) -> dict[str, Any]:
-        """The stats of each kind, as `masklake eval --all-classes` has them; None where nothing is labelled."""
+        """The stats of each kind; None where nothing is labelled."""
         from jobs import eval_rows
         from jobs.eval_measure import measure
         from pipeline.lake import Lake
@@ -38,7 +38,6 @@ class Judge:
         lake = Lake(self.rows, self.storage)
         detector = eval_rows.of_model(lake, model)
         images = eval_rows.newest_images(lake, detector.runs, self.target.images)
-        # A class that one of the two does not know counts for both.
         found = measure(lake, self.target, detector, images, score=0.5, all_classes=True)
         return {kind: measured and measured.stats for kind, measured in found.kinds.items()}
 

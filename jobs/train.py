@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jobs.eval_truth import Target
     from model.recipe import Recipe
+    from pipeline.lake import Lake
     from pipeline.storage import Storage
     from pipeline.training import TrainingRecord
     from pipeline.training_set import TrainingSet
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Train. Raises UserError or ModelError for a mistake; the exit code otherwise."""
     from rich.console import Console
 
-    from jobs import eval_truth, train_run
+    from jobs import train_run
     from jobs.cluster import ray_cluster
     from pipeline import training_set
     from pipeline.lake import Lake
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     record = _resumed(args, lake.uri, storage) if args.resume else None
     as_of, classes, shuffled = _selection(args, record)
     labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)
-    target = _held_out(lake, args, eval_truth)
+    target = _held_out(lake, args, labels)
     if record is None:
         record = _new(args, lake.uri, storage, labels)
     _say(console, _heading(record, labels, target))
@@ -102,15 +103,24 @@ def _selection(args: argparse.Namespace, record: TrainingRecord | None) -> tuple
     )
 
 
-def _held_out(lake: Any, args: argparse.Namespace, eval_truth: Any) -> Target | None:
-    """The labels that the result is measured on; None where there are none."""
+def _held_out(lake: Lake, args: argparse.Namespace, labels: TrainingSet) -> Target | None:
+    """The labels that the result is measured on; None where there are none. Raises UserError where --promote wants some."""
+    from jobs import eval_truth
+
     try:
-        found: Target = eval_truth.of_labels(lake, "val")
+        found = eval_truth.of_labels(lake, "val")
     except UserError:
         if args.promote:
             raise
         return None
-    return found
+    if found.of_classes(labels.counts).classes:
+        return found
+    if args.promote:
+        raise UserError(
+            f"{lake.uri}: the labels of split val hold none of the classes that are learnt, so nothing can be measured; "
+            "label some, or leave out --promote"
+        )
+    return None
 
 
 def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: TrainingSet) -> TrainingRecord:

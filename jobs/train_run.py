@@ -115,13 +115,18 @@ def conclude(
     figures: dict[str, Any] = {}
     decision = None
     if target is not None:
+        before = _production(registry, record.options["name"], seen, storage) if args.promote else None
+        # What either knows counts for both: a candidate that forgot a class is the worse for it.
+        known = {c.name for model in (candidate, before) if model is not None for c in model.spec.classes}
         judge = promotion.Judge(
-            target=target, rows=join(record.lake, "runs", record.run, "val"), storage=storage, args=args
+            target=target.of_classes(known),
+            rows=join(record.lake, "runs", record.run, "val"),
+            storage=storage,
+            args=args,
         )
         _say(console, f"measuring on {len(target.images):,} images of split val")
         figures = judge.figures(candidate, cluster, console)
         if args.promote:
-            before = _production(registry, record.options["name"], seen, storage)
             standing = None if before is None else judge.figures(before, cluster, console)
             metric = args.metric or promotion.default_metric(figures)
             decision = promotion.decide(metric, args.margin, figures, standing) | {

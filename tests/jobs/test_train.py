@@ -85,6 +85,12 @@ def test_mistakes_are_told_before_anything_is_made(
     assert message in refused(masklake, lake, *options)
 
 
+def test_a_promotion_needs_something_to_measure(masklake: Masklake, tmp_path: Path) -> None:
+    rows = [label_row("/a.png", "dog"), label_row("/b.png", "cat", split="val")]
+    message = refused(masklake, labelled(tmp_path, *rows), "--promote")
+    assert "split val hold none of the classes that are learnt" in message
+
+
 def test_weights_of_another_backbone_are_refused(masklake: Masklake, lake: str, tmp_path: Path) -> None:
     import torch
 
