@@ -13,13 +13,26 @@ from pipeline.training import TrainingRecord, load, trainings
 
 
 def scenes_lake(folder: Path, images: int = 48, seed: int = 3) -> str:
-    """A lake of `images` labelled scenes, all of them in `folder`; a tenth or so is of split val."""
+    """A lake of `images` labelled scenes, all of them in `folder`; every sixth is of split val."""
     assert main(["scenes", str(folder / "scenes"), "--images", str(images), "--seed", str(seed)]) == 0
     lake = str(folder / "lake")
-    prefix = f"{folder}/scenes/"
-    truth = str(folder / "scenes" / "annotations.json")
-    assert main(["labels", "import", truth, lake, "--uri-prefix", prefix]) == 0
+    for split, file in truths(folder).items():
+        options = ["--uri-prefix", f"{folder}/scenes/", "--split", split]
+        assert main(["labels", "import", str(file), lake, *options]) == 0
     return lake
+
+
+def truths(folder: Path) -> dict[str, Path]:
+    """The scenes' annotations, a file for each split: by their URIs, which tests cannot choose, it would be chance."""
+    content = json.loads((folder / "scenes" / "annotations.json").read_text())
+    made = {}
+    for split in ("train", "val"):
+        images = [one for one in content["images"] if (one["id"] % 6 == 0) == (split == "val")]
+        ids = {one["id"] for one in images}
+        annotations = [one for one in content["annotations"] if one["image_id"] in ids]
+        made[split] = folder / f"{split}.json"
+        made[split].write_text(json.dumps(content | {"images": images, "annotations": annotations}))
+    return made
 
 
 def only(lake: str) -> TrainingRecord:

@@ -22,14 +22,14 @@ _MARK = "MASKLAKE_TEST_DRIVER"
 
 
 class Driver:
-    """`python -m tests.faults.driver ARGS`. A context manager that leaves no process behind."""
+    """`python -m MODULE ARGS`. A context manager that leaves no process behind."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, module: str = "tests.faults.driver") -> None:
         self._mark = uuid.uuid4().hex
         # A file, not a pipe: what outlives a killed driver would hold the pipe open.
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed with the driver
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", *args],
+            [sys.executable, "-m", module, *args],
             cwd=ROOT,
             env=os.environ | {_MARK: self._mark},
             stdin=subprocess.DEVNULL,
@@ -99,6 +99,6 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driving(*args: object) -> Iterator[Driver]:
-    with Driver(*map(str, args)) as driver:
+def driving(*args: object, module: str = "tests.faults.driver") -> Iterator[Driver]:
+    with Driver(*map(str, args), module=module) as driver:
         yield driver

@@ -23,13 +23,13 @@ Masklake = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    trainings.scenes_lake(folder, images=40)
+    trainings.scenes_lake(folder, images=48)
     return folder
 
 
 @pytest.fixture
 def lake(scenes: Path, tmp_path: Path) -> str:
-    """The labels of 40 scenes, in a lake of this test's own."""
+    """The labels of 48 scenes, in a lake of this test's own."""
     shutil.copytree(scenes / "lake", tmp_path / "lake")
     return str(tmp_path / "lake")
 
