@@ -30,7 +30,7 @@ class Ledger:
     _inferred: int = 0
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
-        """Add `figures` (images, seconds, cpu_seconds, bytes, idle_seconds) to a stage."""
+        """Add `figures` (images, batches, seconds, cpu_seconds, bytes, idle_seconds) to a stage."""
         self.stages[stage].update(figures)
 
     def add_inferred(self, load: int) -> None:
@@ -74,6 +74,7 @@ class Meter:
     def figures(self, images: int, **others: float) -> dict[str, float]:
         return {
             "images": images,
+            "batches": 1,
             "seconds": time.perf_counter() - self._wall,
             "cpu_seconds": time.process_time() - self._cpu,
             **others,

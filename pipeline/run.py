@@ -22,6 +22,7 @@ from pipeline.lake import Lake
 from pipeline.ledger import Ledger
 from pipeline.listing import Listing
 from pipeline.manifest import Manifest, ManifestTotals
+from pipeline.metrics import RunMetrics
 from pipeline.objects import ObjectInfo
 from pipeline.record import HEARTBEAT_S, RunFolder, RunRecord, now, resumed
 from pipeline.resume import Tally, Verification, sweep, tally, verify
@@ -178,6 +179,7 @@ class _Driver:
         self._superseded = False
         self._verification: Verification | None = None
         self._before = Tally()
+        self._model = f"{self.record.model['name']}@{self.record.model['fingerprint']}"
 
     def run(self) -> RunRecord:
         import ray
@@ -191,6 +193,7 @@ class _Driver:
             self.progress.skipped = self._before.counts.total()
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
         self.ledger = actor.remote()
+        self._metrics = RunMetrics(self.record.run, self._model)
         threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]
         state, error = "failed", None
         try:
@@ -212,13 +215,15 @@ class _Driver:
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
-        return self._finish(state, error)
+        record = self._finish(state, error)
+        self._metrics.ended(record.state)
+        return record
 
     def _stream(self) -> None:
         plan = Plan(
             folder=self.folder,
             attempt=self.record.attempt,
-            model=f"{self.record.model['name']}@{self.record.model['fingerprint']}",
+            model=self._model,
             predictor=self.job.predictor,
             vocabulary=self.job.vocabulary,
             decode=self.job.decode,
@@ -276,6 +281,7 @@ class _Driver:
 
         with contextlib.suppress(ray.exceptions.RayError):  # Ray may be shutting down under a Ctrl-C
             self.progress.snapshot = ray.get(self.ledger.snapshot.remote(), timeout=5)
+        self._metrics.update(self.progress.snapshot, self.progress.totals.images, self._before.counts)
         self.progress.seconds = time.monotonic() - self._started
         with contextlib.suppress(OSError):  # the terminal or the pipe is gone; the run is not
             self.watch(self.progress)

@@ -16,10 +16,12 @@ import pyarrow as pa
 
 from pipeline.decode import DECODED, DecodeOptions, decode_rows, parts
 from pipeline.encode import Vocabulary, encode_rows
+from pipeline.failure_log import log_failures
 from pipeline.fetch import fetch
 from pipeline.infer import FOUND, PredictorFactory, infer_rows, with_found
 from pipeline.ledger import Meter, guarded
 from pipeline.manifest import Manifest
+from pipeline.metrics import GpuMemory
 from pipeline.packet import pack, unpack
 from pipeline.record import RunFolder
 from pipeline.schema import Status
@@ -143,6 +145,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         rows, meter = unpack(packet), Meter()
         fetched = fetch(rows, plan.folder.storage, plan.max_bytes)
         ledger.report.remote("fetch", meter.figures(len(rows), bytes=fetched["data"].nbytes))
+        log_failures(plan.folder.run, "fetch", None, fetched)
         return pack(fetched)
 
     def decode_packet(packet: pa.Table) -> Iterator[pa.Table]:
@@ -150,12 +153,14 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             meter = Meter()
             decoded = guarded(ledger, "decode", rows, lambda r: decode_rows(r, plan.decode), _undecoded)
             ledger.report.remote("decode", meter.figures(len(rows)))
+            log_failures(plan.folder.run, "decode", rows, decoded)
             yield pack(decoded)
 
     def encode_packet(packet: pa.Table) -> pa.Table:
         rows, meter = unpack(packet), Meter()
         encoded = encode_rows(rows, plan.vocabulary)
         ledger.report.remote("encode", meter.figures(len(rows)))
+        log_failures(plan.folder.run, "encode", rows, encoded)
         return pack(encoded)
 
     def write_packets(batch: pa.Table) -> pa.Table:
@@ -170,6 +175,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
 
         def __init__(self) -> None:
             self._predictor = plan.predictor()
+            self._memory = GpuMemory(plan.folder.run, plan.model)
             self._idle_since = time.perf_counter()
 
         def __call__(self, packet: pa.Table) -> pa.Table:
@@ -178,6 +184,8 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             found = guarded(ledger, "infer", rows, lambda r: infer_rows(r, self._predictor), _unfound)
             ledger.report.remote("infer", meter.figures(len(rows), idle_seconds=idle))
             ledger.add_inferred.remote(load(rows))
+            self._memory.observe()
+            log_failures(plan.folder.run, "infer", rows, found)
             self._idle_since = time.perf_counter()
             return pack(found)
 
