@@ -132,7 +132,8 @@ def conclude(
             decision = promotion.decide(metric, args.margin, figures, standing) | {
                 "production_model": before and f"{before.spec.name}@{before.fingerprint}"
             }
-    metrics = {"data": f"{record.lake} split val", "images": len(target.images), **figures} if target else {}
+    measured_on = f"split val of the labels as of {record.data['as_of']}"
+    metrics = {"data": measured_on, "images": len(target.images), **figures} if target else {}
     measured = replace(spec, metrics=metrics)
     # The stored weights once more, with their figures beside them: metrics are no part of the fingerprint.
     train_start.put(module, measured, folder, storage, half=record.options["half"])
