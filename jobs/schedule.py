@@ -123,6 +123,25 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long a lock outlives a holder that died (default %(default)s)",
     )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="answer Prometheus at http://127.0.0.1:PORT/metrics (default: no port is opened)",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="the address that answers; others can read schedules' names and times there (default %(default)s)",
+    )
+
+
+def _port(text: str) -> int:
+    number = positive(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text}: is no port; give 1 to 65535")
+    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -206,11 +225,13 @@ def _through(runner: Runner, firing: Firing) -> int:
 def serve(args: argparse.Namespace, store: Store) -> int:
     """`masklake schedule serve`."""
     from jobs.schedule_fire import Runner
+    from jobs.schedule_metrics import metrics_served
     from jobs.schedule_serve import Daemon, report, serve_once, stopping
 
     runner = Runner(store=store, say=report, ttl=float(args.lease_seconds))
     with stopping(runner.stop):
         if args.once:
             return 1 if serve_once(runner) else 0
-        Daemon(runner).serve()
+        with metrics_served(store, args.metrics_host, args.metrics_port):
+            Daemon(runner).serve()
     return 0
