@@ -28,7 +28,7 @@ _LARGEST_SEED = 2**63 - 1
 
 
 class NotFiniteError(Exception):
-    """The loss of a step, or its gradient, is not a number; the weights are those of the step before."""
+    """The loss of a step, or its gradient, is not a number; the parameters are those of the step before."""
 
 
 class Learner:
@@ -93,15 +93,16 @@ class Learner:
         (loss * (share if examples else 0.0)).backward()
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.clip)
         # All workers see the same norm, since gradients are shared: they stop together.
+        told = {name: float(value.detach()) for name, value in losses.items()}
         if not bool(torch.isfinite(norm)):
             raise NotFiniteError(
-                ", ".join(f"{name} {float(value):g}" for name, value in losses.items())
+                ", ".join(f"{name} {value:g}" for name, value in told.items())
                 + f", norm of the gradient {float(norm):g}"
             )
         self._optimizer.step()
         if self.average is not None:
             _towards(self.average, self.network, min(self.recipe.average, (1 + step) / (10 + step)))
-        return {name: float(value.detach()) for name, value in losses.items()} | {"rate": rate}
+        return told | {"rate": rate}
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint's weights and moments into `folder`."""

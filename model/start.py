@@ -219,9 +219,8 @@ def _backbone_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as err:
         raise ModelError(f"--backbone-weights {path}: no such file") from err
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, TypeError, ValueError) as err:
-        raise ModelError(
-            f"--backbone-weights {path}: damaged, or more than weights ({str(err).splitlines()[0]})"
-        ) from err
+        why = (str(err) or type(err).__name__).splitlines()[0]
+        raise ModelError(f"--backbone-weights {path}: damaged, or more than weights ({why})") from err
 
 
 def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
