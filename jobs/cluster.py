@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from jobs.cluster_gpus import told_of_gpus
 from pipeline.errors import UserError
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -36,8 +37,9 @@ class Cluster:
 def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
     """Ray for the length of the block: a cluster joined at `address`, or one started inside this process.
 
-    An embedded Ray listens on the loopback only, and to this run only. Raises UserError when the cluster cannot be reached, or has
-    fewer GPUs than asked for.
+    An embedded Ray listens on the loopback only, and to this run only. In a cluster that is joined, `gpus` counts as
+    asked for, whether they are there yet or not: Ray makes them, or waits, which the user is told. Raises UserError
+    when the cluster cannot be reached, or this machine has fewer GPUs than asked for.
     """
     # Ray reads these when it is first imported.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -87,11 +89,17 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
         cluster = Cluster(
             max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)), found.get("memory", math.inf)
         )
-        if gpus and cluster.gpus < gpus:
+        if gpus is None:
+            yield cluster
+        elif address:
+            with told_of_gpus(gpus, lambda: int(ray.cluster_resources().get("GPU", 0))):
+                yield replace(cluster, gpus=gpus)
+        elif cluster.gpus < gpus:
             raise UserError(
                 f"--gpus {gpus}: Ray has {cluster.gpus} GPUs; ask for fewer, or join a cluster by --address"
             )
-        yield cluster if gpus is None else replace(cluster, gpus=gpus)
+        else:
+            yield replace(cluster, gpus=gpus)
     finally:
         ray.shutdown()
 

@@ -104,7 +104,10 @@ image. A thing that several tiles show becomes one instance. It takes up to half
         help="join a Ray cluster (auto, HOST:6379); default: Ray inside this process",
     )
     how.add_argument(
-        "--gpus", type=int, metavar="N", help="GPUs to use (default: all that Ray finds; 0 for none)"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="GPUs to use (default: all that Ray finds; 0 for none); a cluster may make their nodes only now",
     )
     how.add_argument(
         "--actors",
