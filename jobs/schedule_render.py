@@ -12,14 +12,27 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jobs.schedule_pods import CONTAINER, FOR_GPUS, MOUNTS, PART, POD, RAY, pod, workers
+from jobs.schedule_pods import (
+    CONTAINER,
+    FOR_GPUS,
+    HEAD,
+    HEAD_PARAMS,
+    PART,
+    POD,
+    RAY,
+    SUBMITTER,
+    mounts,
+    pod,
+    workers,
+)
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.schedule_store import Schedule, Store
 
 _TIMEOUT_S = 43200
-_LONGEST_NAME = 52  # a CronJob's: its Jobs' names add eleven characters, and a label has 63
+_LONGEST_NAME = 32
+"""KubeRay takes 47 characters for a RayJob; its name is the Job's, which adds 11 to the CronJob's, and -ray."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +98,9 @@ def _copied(value: Any) -> Any:
 def _kubernetes_name(name: str) -> str:
     made = re.sub(r"[^a-z0-9-]+", "-", f"schedule-{name}".lower()).strip("-")
     if len(made) > _LONGEST_NAME:
-        raise UserError(f"schedule {name!r}: {made} is longer than a CronJob's name may be ({_LONGEST_NAME})")
+        raise UserError(
+            f"schedule {name!r}: the name {made} leaves KubeRay no room ({_LONGEST_NAME} characters); name it shorter"
+        )
     return made
 
 
@@ -122,15 +137,17 @@ def kubernetes_cron(schedule: Schedule) -> str:
 
 
 def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int) -> dict[str, Any]:
-    groups = [workers("decode", image, 8, {"cpu": "8", "memory": "16Gi"}, {})]
+    # A job takes what Ray has when it starts for what there is: it is submitted once one worker is there.
+    groups = [workers("decode", image, (0 if gpus else 1, 8), {"cpu": "8", "memory": "16Gi"}, {})]
     if gpus:
         resources = {"cpu": "6", "memory": "24Gi", "nvidia.com/gpu": "1"}
-        groups.append(workers("gpu", image, gpus, resources, {"tolerations": [FOR_GPUS]}))
+        groups.append(workers("gpu", image, (1, gpus), resources, {"tolerations": [FOR_GPUS]}))
     head = pod(
         "ray-head",
         image,
         {"cpu": "1", "memory": "8Gi", "ephemeral-storage": "5Gi"},
         {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "20Gi"},
+        HEAD,
     )
     # The autoscaler, which is beside the head, asks Kubernetes for pods.
     head["spec"]["automountServiceAccountToken"] = True
@@ -144,6 +161,7 @@ def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int)
         image,
         {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "64Mi"},
         {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"},
+        SUBMITTER,
         settings=False,
     )
     submitter["spec"] |= {"restartPolicy": "Never", "serviceAccountName": "masklake-starter"}
@@ -154,7 +172,7 @@ def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int)
         "spec": {
             "suspend": True,
             "submissionMode": "K8sJobMode",
-            "entrypoint": _entrypoint(schedule),
+            "entrypoint": _entrypoint(schedule, gpus),
             "backoffLimit": schedule.retries,
             "preRunningDeadlineSeconds": 1800,
             "activeDeadlineSeconds": int(schedule.timeout or _TIMEOUT_S),
@@ -173,11 +191,11 @@ def _rayjob(schedule: Schedule, metadata: dict[str, Any], image: str, gpus: int)
                         "limits": {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1Gi"},
                     },
                     "securityContext": CONTAINER,
-                    "volumeMounts": MOUNTS[:2],
+                    "volumeMounts": mounts(name for name in HEAD if name != "dshm"),
                 },
                 "authOptions": {"mode": "token", "secretName": "masklake-ray-token"},
                 "headGroupSpec": {
-                    "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104  # in a pod, behind the token and network policies
+                    "rayStartParams": HEAD_PARAMS,
                     "template": head,
                 },
                 "workerGroupSpecs": groups,
@@ -192,7 +210,7 @@ def _ray_version() -> str:
     return version("ray")
 
 
-def _entrypoint(schedule: Schedule) -> str:
+def _entrypoint(schedule: Schedule, gpus: int) -> str:
     from jobs.schedule_job import parse
 
     job = parse(schedule.command, schedule.cwd)
@@ -200,7 +218,10 @@ def _entrypoint(schedule: Schedule) -> str:
         raise UserError(
             f"schedule {schedule.name!r}: the lake {job.lake} is a folder, which pods do not have; use s3://…"
         )
-    more = ["--address", "auto"] if "address" in job.options - job.given else []
+    open_ = job.options - job.given
+    more = ["--address", "auto"] if "address" in open_ else []
+    if gpus and {"address", "gpus"} <= open_:  # else it would count on the one that is there at the start
+        more += ["--gpus", str(gpus)]
     return shlex.join(["masklake", *schedule.command, *more])
 
 

@@ -39,7 +39,6 @@ def test_kubernetes_and_kuberay_know_every_field(rendered: list[Manifest]) -> No
     assert [line for manifest in rendered for line in problems(manifest)] == []
 
 
-@pytest.mark.xfail(reason="scratch larger than its limits, object stores that may not fit /dev/shm")
 def test_its_pods_are_hardened(rendered: list[Manifest]) -> None:
     assert violations(rendered) == []
 
@@ -59,9 +58,6 @@ def test_the_rayjob_is_a_template_that_the_cronjob_starts(rendered: list[Manifes
     assert cronjob["spec"]["concurrencyPolicy"] == "Forbid"
 
 
-@pytest.mark.xfail(
-    reason="names of up to 52 are taken; a RayJob has 47, and 15 of them are the Job's number and -ray"
-)
 def test_the_longest_name_that_is_taken_makes_a_rayjob() -> None:
     from pipeline.errors import UserError
 

@@ -52,8 +52,24 @@ def test_gpus_are_workers_of_their_own_and_an_address_that_is_given_stays() -> N
     made = nightly(command=["segment", "s3://p/", "s3://lake", "--address", "ray://h:1"])
     rayjob, _ = render_kubernetes(made, gpus=3)
     assert rayjob["spec"]["entrypoint"].endswith("--address ray://h:1")
-    groups = {one["groupName"]: one for one in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
-    assert (groups.keys(), groups["gpu"]["maxReplicas"]) == ({"decode", "gpu"}, 3)
+    assert _groups(rayjob) == {"decode": (0, 8), "gpu": (1, 3)}
+
+
+def _groups(rayjob: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert all(one["replicas"] == one["minReplicas"] for one in groups)
+    return {one["groupName"]: (one["minReplicas"], one["maxReplicas"]) for one in groups}
+
+
+def test_a_job_finds_one_worker_and_counts_on_the_gpus_that_it_may_have() -> None:
+    cpus, _ = render_kubernetes(nightly())
+    assert _groups(cpus) == {"decode": (1, 8)}
+    assert "--gpus" not in cpus["spec"]["entrypoint"]
+    gpus, _ = render_kubernetes(nightly(), gpus=2)
+    assert gpus["spec"]["entrypoint"].endswith("--address auto --gpus 2")
+    command = ["segment", "s3://p/", "s3://lake", "--gpus", "1"]
+    said, _ = render_kubernetes(nightly(command=command), gpus=2)
+    assert said["spec"]["entrypoint"].endswith("--gpus 1 --address auto")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_times_as_kubernetes_reads_them(when: dict[str, Any], expected: str) -> 
         ({"cron": "0 0 */2 * mon"}, "otherwise than cron"),
         ({"command": ["segment", "s3://p/", "/srv/lake"]}, "the lake /srv/lake is a folder"),
         ({"command": ["segment", "s3://p/", "lake"], "cwd": "/srv"}, "the lake /srv/lake is a folder"),
-        ({"name": "n" * 60}, "longer than a CronJob's name may be"),
+        ({"name": "n" * 24}, "leaves KubeRay no room (32 characters)"),
     ],
 )
 def test_what_kubernetes_cannot_have_is_refused(values: dict[str, Any], answer: str) -> None:
