@@ -147,3 +147,27 @@ def test_a_file_that_is_no_weights(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ModelError, match="damaged, or more than weights"):
         from_backbone(backbone("resnet18", pretrained=True), file)
+
+
+def test_the_published_pair_becomes_one_network_with_three_heads() -> None:
+    """`--model coco`: the detector keeps everything, the keypoint head comes from the other network."""
+    from model.architecture import build
+    from model.checkpoint import LoadedModel
+    from tests.model.test_composed import SPEC
+
+    torch.manual_seed(0)
+    pair = LoadedModel(SPEC, build(SPEC))
+    known = [one.name for one in SPEC.classes]
+    start = from_model(pair, spec_of("dragon", *known[:2], persons=tuple(known[:1])), masks=True, joints=True)
+    network = parse(start.spec.architecture)
+    assert isinstance(network, Network)
+    assert (network.family, network.class_index) == ("joint", "position")
+    state = start.module.state_dict()
+    detector, joints = pair.module.detector.state_dict(), pair.module.joints.state_dict()
+    assert torch.equal(state[JOINTS], joints[JOINTS])
+    for key in (k for k in state if k.startswith("backbone.") and k in detector):
+        assert torch.equal(state[key], detector[key]), key
+    assert torch.equal(state[MASK][2], detector[MASK][SPEC.classes[0].id])
+    assert start.fresh == ("class dragon",)
+    without = from_model(pair, spec_of(*known[:2], joints=(), persons=()), masks=True, joints=False)
+    assert parse(without.spec.architecture).family == "mask_rcnn"
