@@ -81,7 +81,7 @@ def _fired(folder: Path) -> Store:
         return now - datetime.timedelta(seconds=seconds)
 
     store.add(schedule(folder, name="nightly", every=60, next_at=utc(ago(180))))
-    store.add(schedule(folder, name="late", every=60, next_at=utc(ago(180)), deadline=1.0))
+    store.add(schedule(folder, name="late", every=60, next_at=utc(ago(180)), deadline=0.0))
     for at, state in ((180, OK), (120, FAILED), (60, None)):
         (one,) = [one for one in store.schedules() if one.name == "nightly"]
         firing = schedule_ledger.claim(store, one, ago(at))
