@@ -250,6 +250,7 @@ def execute(
 
     from jobs.progress import shown
     from jobs.summary import summarise
+    from jobs.waiting import telling
     from pipeline.run import run as run_job
     from pipeline.stages import Resources
 
@@ -271,7 +272,7 @@ def execute(
         markup=False,
     )
     with shown(console) as watch:
-        record, progress = run_job(job, planned, resources, watch)
+        record, progress = run_job(job, planned, resources, telling(watch, resources, console))
     again = ["masklake", "segment", args.source, args.lake, "--resume", record.run]
     again += [f"--endpoint-url={args.endpoint_url}"] * bool(args.endpoint_url) + [
         f"--profile={args.profile}"

@@ -30,7 +30,7 @@ class Ledger:
     _inferred: int = 0
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
-        """Add `figures` (images, batches, seconds, cpu_seconds, bytes, idle_seconds) to a stage."""
+        """Add `figures` (images, batches, seconds, cpu_seconds, bytes, idle_seconds, workers) to a stage."""
         self.stages[stage].update(figures)
 
     def add_inferred(self, load: int) -> None:

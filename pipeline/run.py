@@ -183,6 +183,7 @@ class _Driver:
 
     def run(self) -> RunRecord:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         with _explained(self.record.lake, "write to the lake"):
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
@@ -192,7 +193,9 @@ class _Driver:
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
-        self.ledger = actor.remote()
+        # Beside the driver: on a node that goes, it would take half a minute and the accounting with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.ledger = actor.options(scheduling_strategy=here).remote()
         self._metrics = RunMetrics(self.record.run, self._model)
         threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]
         state, error = "failed", None

@@ -174,6 +174,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         """One predictor, and what it waited."""
 
         def __init__(self) -> None:
+            ledger.report.remote("infer", {"workers": 1})  # not before the cluster has room for one
             self._predictor = plan.predictor()
             self._memory = GpuMemory(plan.folder.run, plan.model)
             self._idle_since = time.perf_counter()
