@@ -20,6 +20,8 @@ COMMANDS = {
     "eval": "jobs.eval",
     "review": "jobs.review",
     "models": "jobs.model_registry",
+    "submit": "jobs.submit",
+    "jobs": "jobs.submitted",
     "schedule": "jobs.schedule",
     "scenes": "jobs.scenes",
     "demo": "jobs.demo",
