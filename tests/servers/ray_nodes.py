@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -132,11 +133,13 @@ class RayNodes:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.load(answer)
 
-    def listed(self, what: str) -> list[dict[str, Any]]:
-        """Ray's state of `nodes`, `actors` or `tasks`."""
-        found: list[dict[str, Any]] = self.ask(f"/api/v0/{what}?detail=1&limit=10000")["data"]["result"][
-            "result"
-        ]
+    def listed(self, what: str, **where: str) -> list[dict[str, Any]]:
+        """Ray's state of `nodes`, `actors` or `tasks`; of those whose fields are as in `where`."""
+        query = [("detail", "1"), ("limit", "10000")]
+        for key, value in where.items():
+            query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        answer = self.ask(f"/api/v0/{what}?{urllib.parse.urlencode(query)}")
+        found: list[dict[str, Any]] = answer["data"]["result"]["result"]
         return found
 
     def node_ids(self) -> dict[str, str]:

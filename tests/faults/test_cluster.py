@@ -1,0 +1,129 @@
+"""A cluster on one machine: a run over Ceph RGW is submitted, stopped and resumed; a node is killed, another joins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.loopback_s3 import HOST
+from model import scenes
+from pipeline.record import RunFolder
+from pipeline.storage import Storage
+from tests.conftest import Bucket, CliResult
+from tests.runs import part_names, table
+from tests.servers.ray_nodes import RayNodes, ray_nodes
+
+pytestmark = pytest.mark.slow
+
+N = 200
+# Tiles make each image several times the work: the run has to outlast a node's start.
+OPTIONS = ("--model", "demo", "--actors", "1:4", "--batch-size", "4", "--commit-images", "8", "--tile", "128")
+
+
+def used(cluster: RayNodes) -> Counter[str]:
+    """How many tasks of the pipeline each node has finished, by the nodes' names."""
+    names = cluster.node_ids()
+    return Counter(
+        names.get(task["node_id"], "?")
+        for name in ("MapBatches(fetch_packet)", "MapBatches(decode_packet)", "MapBatches(encode_packet)")
+        for task in cluster.listed("tasks", name=name)
+        if task["state"] == "FINISHED"
+    )
+
+
+def predictors(cluster: RayNodes) -> set[str]:
+    """The nodes that have or had a predictor."""
+    names = cluster.node_ids()
+    return {
+        names.get(actor["node_id"], "?")
+        for actor in cluster.listed("actors")
+        if "Infer" in actor["class_name"] and actor["node_id"]
+    }
+
+
+def listening(cluster: RayNodes) -> set[str]:
+    """Where the cluster's processes wait for connections."""
+    found = set()
+    for process in (one for node in cluster.nodes for one in node.family()):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def committed(lake: str, run_id: str) -> int:
+    return len(part_names(lake, "images", run_id))
+
+
+@pytest.mark.parametrize("s3_bucket", [pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
+def test_submitted_stopped_resumed_while_nodes_go_and_come(
+    s3_bucket: Bucket, tmp_path: Path, run_cli: Callable[..., CliResult]
+) -> None:
+    scenes.write(tmp_path / "scenes", N, 3)
+    photos = sorted((tmp_path / "scenes").glob("*.jpg"))
+    for photo in photos:
+        s3_bucket.put(f"photos/{photo.name}", photo.read_bytes())
+    source, lake = f"{s3_bucket.uri}/photos/", f"{s3_bucket.uri}/lake"
+
+    # Only the nodes have the credentials: what is sent to them has none.
+    with ray_nodes(env=s3_bucket.server.env) as cluster:
+        cluster.add("one", 1)
+        cluster.add("two", 1)
+
+        def masklake(*args: str) -> CliResult:
+            said = run_cli(*args, env=cluster.env | {"RAY_API_SERVER_ADDRESS": cluster.address})
+            print(f"$ masklake {' '.join(args)}\n{said.stdout}{said.stderr}")
+            return said
+
+        def run_of(job: str) -> str:
+            def found() -> str | None:
+                facts = json.loads(masklake("jobs", "status", job, "--json").stdout)
+                assert facts["state"] in ("pending", "running"), facts
+                run: str | None = facts["run"]
+                return run
+
+            return str(cluster.wait_until(found, 120))
+
+        first = masklake("submit", "segment", source, lake, *OPTIONS).stdout.strip()
+        run_id = run_of(first)
+        cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
+        assert used(cluster).keys() == {"one", "two"}
+        assert listening(cluster) <= {HOST, f"::ffff:{HOST}", "::1"}
+
+        stopped = masklake("jobs", "stop", first)
+        assert stopped.code == 0
+        assert f"segment {source} {lake} --resume {run_id}" in stopped.stderr
+        assert RunFolder(lake, run_id, Storage()).load().state == "stopped"
+        before = committed(lake, run_id)
+        assert before * 8 < N
+
+        second = masklake("submit", "segment", source, lake, "--resume", run_id, *OPTIONS[2:8]).stdout.strip()
+        cluster.wait_until(lambda: committed(lake, run_id) > before, 180)
+        began = time.monotonic()
+        cluster.kill("one")
+        cluster.add("three", 1)
+        done = masklake("jobs", "logs", second, "--follow")
+        print(f"{time.monotonic() - began:.0f} s from the kill to the end")
+        assert done.code == 0, done.stdout[-4000:] + done.stderr
+        assert used(cluster)["three"] > 0
+        assert "three" in predictors(cluster)
+
+        told = json.dumps(cluster.ask("/api/jobs/"))
+        assert s3_bucket.server.secret_key not in told
+        assert cluster.token not in told
+
+    record = RunFolder(lake, run_id, Storage()).load()
+    assert (record.state, record.attempt) == ("complete", 2)
+    assert record.verification is not None
+    images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
+    assert Counter(images["uri"].to_pylist()) == Counter(f"{source}{photo.name}" for photo in photos)
+    assert set(images["status"].to_pylist()) == {"ok"}
+    counted = Counter(instances["uri"].to_pylist())
+    assert [counted[uri] for uri in images["uri"].to_pylist()] == images["n_instances"].to_pylist()
+    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
