@@ -58,7 +58,7 @@ async def _followed(server: JobServer, job: str) -> Any:
             if failed > _TRIES:
                 raise UserError(
                     f"job {job}: the cluster at {server.address} does not answer any more ({one_line(str(error))}); once it "
-                    f"does: masklake jobs status {job}"
+                    f"does: masklake jobs status {job}{server.option}"
                 ) from error
             if failed == 1:
                 note(f"the connection to {server.address} is lost, trying again")

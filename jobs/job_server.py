@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -62,6 +63,8 @@ class JobServer:
 
     def __init__(self, address: str | None) -> None:
         self.address = checked_address(address)
+        self.option = "" if address is None else f" --address {shlex.quote(self.address)}"
+        """What other commands need to find it, after a space; nothing where the environment says it."""
         # Ray prefers these two to any argument, and reads the others when it is first imported.
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         os.environ.pop("RAY_ADDRESS", None)
@@ -115,7 +118,7 @@ class JobServer:
             reason = str(error)
             if job is not None and "404" in reason.partition(":")[0]:
                 raise UserError(
-                    f"job {job}: is not known at {self.address}; `masklake jobs --address {self.address}` lists those that are"
+                    f"job {job}: is not known at {self.address}; `masklake jobs{self.option}` lists those that are"
                 ) from error
             if "404" in reason.partition(".")[0]:
                 raise self._stranger() from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ examples:
   masklake jobs stop segment-20261125T130501-a1b2c3        # the run stays resumable
 
 exit codes: 0 submitted · 2 a mistake that the message names · with --wait those of the command, 1 where it could not
-start, 130 stopped (Ctrl-C here stops only the waiting)"""
+start, 130 stopped (Ctrl-C here ends only the waiting,
+SIGTERM the job)"""
 
 _SECRET_NAME = re.compile(r"(?i)key|secret|token|passw|credential|auth")
 
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     metadata = {"command": order.text()}
     with tempfile.TemporaryDirectory() as folder:
         server.submit(job, entrypoint, _runtime_env(args, Path(folder)), metadata)
-    here = f" --address {shlex.quote(server.address)}"
+    here = server.option
     if not args.wait:
         print(job, flush=True)  # noqa: T201  # for $(…)
         follow.note(f"submitted: {order.text()}")
@@ -111,7 +112,23 @@ def run(args: argparse.Namespace) -> int:
         follow.note(f"stop it:   masklake jobs stop {job}{here}")
         return 0
     follow.note(f"submitted as {job}: {order.text()}")
-    return waited(server, job)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return waited(server, job)
+    except _Terminated:  # as `masklake schedule` ends a job that takes too long: what it started ends with it
+        server.stop(job)
+        follow.note(f"{job} is asked to stop; masklake jobs status {job}{server.option}")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):  # no error, and not for anyone to catch on its way
+    """SIGTERM came."""
+
+
+def _terminated(*_: object) -> None:
+    raise _Terminated
 
 
 def _tell_of_gpus(server: JobServer, asked: int) -> None:
@@ -140,7 +157,7 @@ def waited(server: JobServer, job: str) -> int:
     """Follow a job to its end: its exit code. Raises UserError when the cluster has gone."""
     from jobs import follow
 
-    here = f" --address {shlex.quote(server.address)}"
+    here = server.option
     try:
         info = follow.follow(server, job)
     except KeyboardInterrupt:

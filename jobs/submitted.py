@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +178,7 @@ def _stop(args: argparse.Namespace, server: JobServer) -> int:
     follow.note(f"{args.job} is {info.status.value.lower()}")
     again, run_id = follow.resuming(logs), follow.run_of(logs)
     if again:
-        follow.note(f"go on with: masklake submit --address {shlex.quote(server.address)} {again}")
+        follow.note(f"go on with: masklake submit{server.option} {again}")
     elif run_id:
         follow.note(f"run {run_id} was killed: in a minute it can be resumed with --resume {run_id}")
     return 0

@@ -194,7 +194,7 @@ class _Driver:
             self.progress.skipped = self._before.counts.total()
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
         # Beside the driver: on a node that goes, it would take half a minute and the accounting with it.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.ledger = actor.options(scheduling_strategy=here).remote()
         self._metrics = RunMetrics(self.record.run, self._model)
         threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -210,7 +211,8 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             server.asked.append((self.command, self.path, body))
-            code, said = server.answers.get(self.path, (200 if "/packages/" in self.path else 404, {}))
+            known = "/packages/" in self.path or self.path.endswith("/stop")
+            code, said = server.answers.get(self.path, (200 if known else 404, {"stopped": True}))
             self.send_response(code)
             self.end_headers()
             self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
@@ -274,6 +276,25 @@ def test_what_can_be_wrong_with_a_cluster(
     assert pretender.address in err
     assert cause in err
     assert len(posted(pretender)) == (path == "/api/jobs/")
+
+
+@pytest.mark.parametrize(("number", "stops"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_who_waits_is_told_to_end(
+    masklake: Run, pretender: Pretender, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, stops: bool
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(follow, "follow", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, _, err = masklake("submit", "--address", pretender.address, "--wait", *SEGMENT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    job = posted(pretender)[0]["submission_id"]
+    assert code == 130
+    assert (("POST", f"/api/jobs/{job}/stop") in [(m, p) for m, p, _ in pretender.asked]) == stops
+    assert f"{job} {'is asked to stop' if stops else 'goes on'}" in err
 
 
 def test_versions_do_not_matter_where_the_image_has_it(masklake: Run, pretender: Pretender) -> None:
