@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         print(job, flush=True)  # noqa: T201  # for $(…)
         follow.note(f"submitted: {order.text()}")
         follow.note(f"follow it: masklake jobs logs {job} -f{here}")
-        follow.note(f"stop it:   masklake jobs stop {job}{here}")
+        follow.note(f"stop it: masklake jobs stop {job}{here}")
         return 0
     follow.note(f"submitted as {job}: {order.text()}")
     before = signal.signal(signal.SIGTERM, _terminated)
