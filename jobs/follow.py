@@ -49,6 +49,7 @@ async def _followed(server: JobServer, job: str) -> Any:
             info = server.info(job)
             async for chunk in _watched(server, job, info):
                 lines.add(chunk)
+                failed = 0
             info = server.info(job)
             if info.status in ENDED:
                 lines.rest(server.logs(job))

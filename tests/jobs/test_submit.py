@@ -11,7 +11,7 @@ import secrets
 import signal
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +143,35 @@ def test_a_line_is_shown_once_however_often_the_output_is_read(capsys: pytest.Ca
     lines.add("one\ntwo\nthree\n\x1b[31mred")
     lines.rest("one\ntwo\nthree\n\x1b[31mred")
     assert capsys.readouterr().out.splitlines() == ["one", "two", "three", "\\x1b[31mred"]
+
+
+def test_a_lost_connection_loses_and_doubles_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Server:
+        """One whose first connection breaks, and whose second ends before the last line."""
+
+        address, option, tries = "http://head:8265", "", 0
+
+        def info(self, _: str) -> SimpleNamespace:
+            return SimpleNamespace(status="SUCCEEDED" if self.tries > 1 else "RUNNING", message="")
+
+        def logs(self, _: str) -> str:
+            return "one\ntwo\nthree\nfour\n"
+
+        async def tail(self, _: str) -> AsyncIterator[str]:
+            self.tries += 1
+            yield "one\ntwo\n"
+            if self.tries == 1:
+                raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+            yield "three\n"
+
+    monkeypatch.setattr(follow, "_AGAIN_S", 0.01)
+    server: Any = Server()
+    assert follow.follow(server, "job").status == "SUCCEEDED"
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["one", "two", "three", "four"]
+    assert "the connection to http://head:8265 is lost, trying again" in said.err
 
 
 @pytest.mark.parametrize(
