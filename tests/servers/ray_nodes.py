@@ -48,12 +48,13 @@ class Node:
     mark: str = field(repr=False)
 
     def family(self) -> list[psutil.Process]:
-        found = []
+        """Those that carry the mark, and their children: Ray's agents overwrite their environment with a title."""
+        found = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 if process.environ().get(_MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    found |= {process, *process.children(recursive=True)}
+        return list(found)
 
     def kill(self) -> None:
         """SIGKILL all of it at once, as when the machine is switched off."""
