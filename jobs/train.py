@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     target = _held_out(lake, args, labels)
     if record is None:
         record = _new(args, lake.uri, storage, labels)
-    _say(console, _heading(record, labels, target))
+    _say(console, _heading(record, labels, target, storage))
     with ray_cluster(args.address, args.gpus) as cluster:
         record = train_run.train(args, record, labels, cluster, storage, console)
         if record.state == "trained":
@@ -224,7 +224,9 @@ def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingR
     return training.next_attempt(record, process_alive)
 
 
-def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None) -> str:
+def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None, storage: Storage) -> str:
+    from pipeline.training import last_step
+
     data = record.data
     joints = f", joints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
     fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
@@ -232,9 +234,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None)
         f"{len(target.images):,} images held out" if target else "none held out, so nothing will be measured"
     )
     gone_on = (
-        f", attempt {record.attempt} from step {record.position.get('step', 0):,}"
-        if record.attempt > 1
-        else ""
+        f", attempt {record.attempt} from step {last_step(record, storage):,}" if record.attempt > 1 else ""
     )
     return printable(
         f"run {record.run}{gone_on}: training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"

@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.record import HEARTBEAT_S, RunFolder, now, silence
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import Storage, explain, join, redact
-from pipeline.train_worker import Work, work
+from pipeline.train_worker import STATE, Work, work
 
 RECORD = "train.json"
 CHECKPOINTS = "checkpoints"
@@ -281,21 +281,31 @@ def _cause(failure: BaseException) -> str:
     return lines[-1] if lines else type(failure).__name__
 
 
+def last_step(record: TrainingRecord, storage: Storage) -> int:
+    """The step of the newest whole checkpoint, from which the training would go on; 0 where there is none."""
+    found = _whole_checkpoints(record, storage)
+    return int(found[0][0].rpartition("-")[2]) if found else 0
+
+
 def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dict[str, Any] | None:
     """Copy the newest whole checkpoint into the local folder `into`; its state, or None where there is none."""
-    root = join(record.lake, "runs", record.run, CHECKPOINTS)
-    found: dict[str, set[str]] = {}
-    for uri in storage.list(root):
-        folder, _, name = uri.rpartition("/")
-        if folder.startswith(f"{root}/step-"):
-            found.setdefault(folder, set()).add(name)
-    from pipeline.train_worker import STATE
-
-    for folder in sorted(found, reverse=True):
-        if STATE not in found[folder] or "optimizer.safetensors" not in found[folder]:
-            continue
-        for name in found[folder]:
+    for folder, names in _whole_checkpoints(record, storage):
+        for name in names:
             (into / name).write_bytes(storage.read(join(folder, name)))
         state: dict[str, Any] = json.loads((into / STATE).read_text())
         return state
     return None
+
+
+def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[str, set[str]]]:
+    """(folder, names of its files), newest first."""
+    root = join(record.lake, "runs", record.run, CHECKPOINTS)
+    found: dict[str, set[str]] = {}
+    for uri in storage.list(root):
+        folder, _, name = uri.rpartition("/")
+        if (
+            folder.startswith(f"{root}/step-") and name
+        ):  # Arrow marks a folder in S3 by an object without a name
+            found.setdefault(folder, set()).add(name)
+    whole = {STATE, "optimizer.safetensors"}
+    return [(folder, found[folder]) for folder in sorted(found, reverse=True) if whole <= found[folder]]
