@@ -49,10 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from jobs.run_summary import RunSummary
     from jobs.sql import Database
     from pipeline.lake import Lake
-    from pipeline.training import trainings
 
     lake = Lake(args.lake, storage_from(args))
-    if args.run in trainings(lake.uri, lake.storage):
+    if args.run in lake.training_ids():
         _show_training(lake, args)
         return 0
     id_ = lake.resolve(args.run)

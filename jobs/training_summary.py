@@ -12,7 +12,7 @@ from jobs.progress import duration
 from jobs.run_summary import SILENT_S, moment
 from pipeline.errors import UserError
 from pipeline.lake import Lake
-from pipeline.training import TrainingRecord, load, trainings
+from pipeline.training import TrainingRecord, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,4 +132,4 @@ def _first(skipped: dict[str, str]) -> str:
 
 def of_lake(lake: Lake) -> list[TrainingSummary]:
     """The trainings of the lake, newest first."""
-    return [TrainingSummary.of(lake, run) for run in trainings(lake.uri, lake.storage)]
+    return [TrainingSummary.of(lake, run) for run in lake.training_ids()]

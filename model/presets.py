@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from model import checkpoint, coco
 from model.checkpoint import LoadedModel
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 from model.network import PUBLISHED_V1, V2, Composed, Network
 from model.spec import ClassInfo, ModelSpec
 
@@ -158,7 +158,7 @@ def _published(name: str, weights_dir: Path | None) -> "dict[str, torch.Tensor]"
             return dict(torch.load(file, map_location="cpu", weights_only=True))
         except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, TypeError, ValueError) as err:
             raise ModelError(
-                f"{file}: damaged, or more than weights ({_first_line(err)}); download it again"
+                f"{file}: damaged, or more than weights ({first_line(err)}); download it again"
             ) from err
     weights = {
         DETECTOR_WEIGHTS: MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
@@ -171,7 +171,7 @@ def _published(name: str, weights_dir: Path | None) -> "dict[str, torch.Tensor]"
         )
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as err:  # URLError is an OSError
         raise ModelError(
-            f"model 'coco': {name} could not be had from {weights.url} ({_first_line(err)}); "
+            f"model 'coco': {name} could not be had from {weights.url} ({first_line(err)}); "
             f"put the file into {cache}, or name a weights directory that has it"
         ) from err
     return dict(tensors)
@@ -188,10 +188,5 @@ def _fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", name: str) ->
         )
     except RuntimeError as err:
         raise ModelError(
-            f"{name}: not the weights of that name ({_first_line(err)}); download the file again"
+            f"{name}: not the weights of that name ({first_line(err)}); download the file again"
         ) from err
-
-
-def _first_line(err: Exception) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(err).__name__

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.checkpoint import LoadedModel
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 from model.network import BACKBONE_LAYERS, TINY, Composed, Network, parse
 from model.spec import ModelSpec
 
@@ -219,8 +219,9 @@ def _backbone_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as err:
         raise ModelError(f"--backbone-weights {path}: no such file") from err
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, TypeError, ValueError) as err:
-        why = (str(err) or type(err).__name__).splitlines()[0]
-        raise ModelError(f"--backbone-weights {path}: damaged, or more than weights ({why})") from err
+        raise ModelError(
+            f"--backbone-weights {path}: damaged, or more than weights ({first_line(err)})"
+        ) from err
 
 
 def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -30,6 +30,7 @@ SCHEMAS = {"images": IMAGES, "instances": INSTANCES, "labels": LABELS}
 _RUN_PART = re.compile(r"/run=([A-Za-z0-9][\w.-]*)/(part-[\w.-]+\.parquet)")
 _LABEL_PART = re.compile(r"()/(part-[\w.-]+\.parquet)")
 _RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
+_TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
 
 _READS_AT_ONCE = 16
 
@@ -87,12 +88,24 @@ class Lake:
         """Runs, newest first: those with a record, and those that left images."""
         return sorted({*self._records, *(part.run for part in self.parts("images"))}, reverse=True)
 
+    def training_ids(self) -> list[str]:
+        """Trainings with a record, newest first."""
+        return sorted(self._matching(_TRAINING), reverse=True)
+
     @functools.cached_property
     def _records(self) -> dict[str, str]:
+        return self._matching(_RECORD)
+
+    def _matching(self, record: re.Pattern[str]) -> dict[str, str]:
+        """URIs of the records by run."""
+        root, uris = self._run_files
+        return {m[1]: uri for uri in uris if (m := record.fullmatch(uri.removeprefix(root)))}
+
+    @functools.cached_property
+    def _run_files(self) -> tuple[str, list[str]]:
         root = join(self.uri, "runs")
         with self.explaining("list runs"):
-            uris = self.storage.list(root)
-        return {m[1]: uri for uri in uris if (m := _RECORD.fullmatch(uri.removeprefix(root)))}
+            return root, list(self.storage.list(root))
 
     def require(self) -> None:
         """Raises UserError when there is no lake at this URI."""

@@ -16,14 +16,14 @@ from pipeline.schema import Status
 
 _RUN = ("run", "model")
 _FIGURES = {
-    "images": ("images", "images that a stage is through with"),
-    "batches": ("batches", "calls of a stage, with a packet of images each"),
-    "seconds": ("seconds", "seconds that a stage's workers were at work, waits for storage included"),
-    "cpu_seconds": ("cpu_seconds", "CPU seconds of a stage's workers"),
-    "idle_seconds": ("idle_seconds", "seconds that predictors waited for images"),
-    "bytes": ("bytes", "bytes that a stage read from or wrote to storage"),
+    "images": "images that a stage is through with",
+    "batches": "calls of a stage, with a packet of images each",
+    "seconds": "seconds that a stage's workers were at work, waits for storage included",
+    "cpu_seconds": "CPU seconds of a stage's workers",
+    "idle_seconds": "seconds that predictors waited for images",
+    "bytes": "bytes that a stage read from or wrote to storage",
 }
-"""Of the ledger's stages: the metric's name after `masklake_stage_`, and its description."""
+"""Figures of the ledger's stages, which name the metrics after `masklake_stage_`, and their descriptions."""
 
 
 class RunMetrics:
@@ -49,8 +49,8 @@ class RunMetrics:
         self._instances = Counter("masklake_instances", "instances committed to a lake", ("model",))
         self._runs = Counter("masklake_runs", "attempts at runs that have ended", ("model", "state"))
         self._stages = {
-            figure: Counter(f"masklake_stage_{name}", description, ("model", "stage"))
-            for figure, (name, description) in _FIGURES.items()
+            figure: Counter(f"masklake_stage_{figure}", description, ("model", "stage"))
+            for figure, description in _FIGURES.items()
         }
 
     def update(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:

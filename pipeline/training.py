@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.board import Board
 from pipeline.errors import UserError
+from pipeline.lake import Lake
 from pipeline.record import HEARTBEAT_S, RunFolder, now, silence
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import Storage, explain, join, redact
@@ -84,13 +85,7 @@ def save(record: TrainingRecord, storage: Storage) -> None:
 
 def trainings(lake: str, storage: Storage) -> list[str]:
     """The ids of the lake's trainings, newest first."""
-    root = join(lake, "runs")
-    try:
-        uris = storage.list(root)
-    except OSError as error:
-        raise explain(error, root, "list the trainings") from error
-    parts = (uri.removeprefix(root).split("/") for uri in uris)
-    return sorted((p[1] for p in parts if len(p) == 3 and p[2] == RECORD), reverse=True)
+    return Lake(lake, storage).training_ids()
 
 
 def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
@@ -119,8 +114,9 @@ def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> Traini
     """`record` as the next attempt at it starts. Raises UserError when a driver is, or may be, at it."""
     silent = silence(record.host, record.pid, record.updated_at, alive)
     if record.state in ("running", "trained") and silent is not None:
+        doing = "running" if record.state == "running" else "being measured"
         raise UserError(
-            f"training {record.run}: is {'running' if record.state == 'running' else 'being measured'} (process {record.pid} on {record.host}, last heard of "
+            f"training {record.run}: is {doing} (process {record.pid} on {record.host}, last heard of "
             f"{silent:.0f} s ago); let it finish, or stop it first"
         )
     return replace(
@@ -289,12 +285,14 @@ def last_step(record: TrainingRecord, storage: Storage) -> int:
 
 def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dict[str, Any] | None:
     """Copy the newest whole checkpoint into the local folder `into`; its state, or None where there is none."""
-    for folder, names in _whole_checkpoints(record, storage):
-        for name in names:
-            (into / name).write_bytes(storage.read(join(folder, name)))
-        state: dict[str, Any] = json.loads((into / STATE).read_text())
-        return state
-    return None
+    found = _whole_checkpoints(record, storage)
+    if not found:
+        return None
+    folder, names = found[0]
+    for name in names:
+        (into / name).write_bytes(storage.read(join(folder, name)))
+    state: dict[str, Any] = json.loads((into / STATE).read_text())
+    return state
 
 
 def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[str, set[str]]]:
@@ -303,9 +301,8 @@ def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[s
     found: dict[str, set[str]] = {}
     for uri in storage.list(root):
         folder, _, name = uri.rpartition("/")
-        if (
-            folder.startswith(f"{root}/step-") and name
-        ):  # Arrow marks a folder in S3 by an object without a name
+        # Arrow marks a folder in S3 by an object without a name.
+        if folder.startswith(f"{root}/step-") and name:
             found.setdefault(folder, set()).add(name)
     whole = {STATE, "optimizer.safetensors"}
     return [(folder, found[folder]) for folder in sorted(found, reverse=True) if whole <= found[folder]]
