@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Measures models on `target`; a class of it that one of them does not know counts as missed. Their rows go into a lake of its own, in the run's folder: what a candidate finds
-    is no result of the lake."""
+    """Measures models on `target`; a class of it that one of them does not know counts as missed.
+
+    Their rows go into a lake of its own, in the run's folder: what a candidate finds is no result of the lake.
+    """
 
     target: Target
     rows: str

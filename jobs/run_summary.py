@@ -45,14 +45,10 @@ class RunSummary:
         counts = record.counts if record else {}
         done = sum(_count(value) or 0 for value in counts.values())
         ok = _count(counts.get(Status.OK)) or 0
-        updated = record and moment(record.updated_at)
-        silent = None
-        if record and record.state == "running" and updated:
-            silent = ((now or datetime.datetime.now(datetime.UTC)) - updated).total_seconds()
         return cls(
             run=run.id,
             state=record.state if record else "unreadable",
-            silent_s=silent if silent is not None and silent > SILENT_S else None,
+            silent_s=doubted(record.state, record.updated_at, now) if record else None,
             model=f"{record.model.get('name', '?')}@{record.model.get('fingerprint', '?')}"
             if record
             else None,
@@ -64,7 +60,7 @@ class RunSummary:
             instances=record.instances if record else None,
             seconds=record.seconds if record else None,
             created_at=moment(record.created_at) if record else None,
-            updated_at=updated or None,
+            updated_at=moment(record.updated_at) if record else None,
             problem=run.problem or (record.error if record else None),
         )
 
@@ -77,6 +73,15 @@ class RunSummary:
     def state_text(self) -> str:
         """The state, doubted where the run has gone silent."""
         return self.state if self.silent_s is None else "running?"
+
+
+def doubted(state: str, updated_at: str, now: datetime.datetime | None = None) -> float | None:
+    """Seconds since the last sign of life of what is recorded as running, where they are too many; else None."""
+    updated = moment(updated_at)
+    if state != "running" or updated is None:
+        return None
+    silent = ((now or datetime.datetime.now(datetime.UTC)) - updated).total_seconds()
+    return silent if silent > SILENT_S else None
 
 
 def moment(iso: str) -> datetime.datetime | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.progress import duration
-from jobs.run_summary import SILENT_S, moment
+from jobs.run_summary import doubted
 from pipeline.errors import UserError
 from pipeline.lake import Lake
 from pipeline.training import TrainingRecord, load
@@ -33,11 +33,8 @@ class TrainingSummary:
         except UserError as error:
             return cls(run=run, state="unreadable", record=None, problem=str(error))
         state, problem = record.state, record.error
-        updated = moment(record.updated_at)
-        if state == "running" and updated:
-            silent = ((now or datetime.datetime.now(datetime.UTC)) - updated).total_seconds()
-            if silent > SILENT_S:
-                state, problem = "running?", f"no sign of life for {duration(silent)}"
+        if silent := doubted(state, record.updated_at, now):
+            state, problem = "running?", f"no sign of life for {duration(silent)}"
         elif state == "trained":
             problem = "its last step is done; its result is not measured and kept yet"
         return cls(run=run, state=state, record=record, problem=problem)

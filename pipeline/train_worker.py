@@ -37,6 +37,7 @@ class Work:
     choice. save_minutes: between checkpoints. truth: object reference to the TrainingSet.
     """
 
+    run: str
     network: Callable[[], FasterRCNN]
     batches: Batches
     truth: Any
@@ -110,8 +111,7 @@ class _Loop:
         self._first = position.step
         self._wanted = self._lost = 0
         self._events = _Events(given, position.step) if rank == 0 else None
-        # The events are in LAKE/runs/<run>/.
-        self._metrics = TrainingMetrics(given.events.split("/")[-2])
+        self._metrics = TrainingMetrics(given.run)
 
     def run(self) -> None:
         for batch in self._stream():
