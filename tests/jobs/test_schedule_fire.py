@@ -18,7 +18,7 @@ import pytest
 from jobs import schedule_fire, schedule_ledger, schedule_process
 from jobs.schedule_hooks import check, shown
 from jobs.schedule_lock import serving
-from jobs.schedule_process import born, end_orphan, last_line, told
+from jobs.schedule_process import born, end_orphan, last_line, run_of, told
 from jobs.schedule_store import (
     FAILED,
     INTERRUPTED,
@@ -224,12 +224,11 @@ def _daemon(store: Store, firing: Firing) -> subprocess.Popen[bytes]:
 
 def test_what_a_killed_daemon_left_is_settled(due: Make, store: Store, tmp_path: Path) -> None:
     """Its job outlived it, and it holds the lock: the job is ended, and its next attempt need not wait for the lock."""
-    firing = due("run,sleep=600", on_failure_command="true")
+    firing = due("deaf,run,sleep=600", on_failure_command="true")
     daemon = _daemon(store, firing)
-    wait_until(lambda: diary(tmp_path / "lake") and store.history()[0].log)
+    wait_until(lambda: (log := store.history()[0].log) and run_of(store.logs / "s" / log))
     running = store.history()[0]
     assert running.pid is not None
-    os.kill(running.pid, signal.SIGSTOP)  # so that it does not see that its daemon is gone
     daemon.kill()
     daemon.wait()
     one = runner(store)
