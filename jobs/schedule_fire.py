@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs import schedule_hooks, schedule_ledger
+from jobs.exclusive import REFUSED as LOCK_HELD
 from jobs.schedule_job import Job, parse
 from jobs.schedule_process import Process, born, end_orphan, last_line, prune, run_of, told
 from jobs.schedule_store import (
@@ -87,7 +88,7 @@ class Runner:
     def _locked(self, firing: Firing, token: str, held: contextlib.ExitStack) -> _Outcome:
         schedule = self.store.schedule(firing.schedule)
         job = parse(schedule.command, schedule.cwd)
-        if job.lake is None:
+        if job.lake is None or job.elsewhere:
             return self._work(firing, schedule, job, None)
         what = f"schedule {schedule.name}"
         name = schedule.lock or job.lock
@@ -102,13 +103,14 @@ class Runner:
         return self._work(firing, schedule, job, lease)
 
     def _work(self, firing: Firing, schedule: Schedule, job: Job, lease: Lease | None) -> _Outcome:
+        lock = job.locking(schedule.lock) if job.elsewhere else []
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
         if run and "resume" in job.options - job.given:
-            outcome = self._process(firing, schedule, lease, ["--resume", run])
+            outcome = self._process(firing, schedule, lease, [*lock, "--resume", run])
             if outcome.exit_code != _USER_MISTAKE:
                 return outcome
             # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
-        return self._process(firing, schedule, lease, [])
+        return self._process(firing, schedule, lease, lock)
 
     def _process(self, firing: Firing, schedule: Schedule, lease: Lease | None, more: list[str]) -> _Outcome:
         log = self._log(schedule.name, f"{moment(firing.scheduled_at):%Y%m%dT%H%M%SZ}-{firing.attempt}.log")
@@ -119,7 +121,7 @@ class Runner:
             return _Outcome(FAILED, f"cannot start in {schedule.cwd}: {error.strerror}")
         with process:
             self.store.update(firing.id, pid=process.pid, born=born(process.pid), log=log.name)
-            resumes = more[-1] if more else None
+            resumes = more[-1] if "--resume" in more else None
             self._event("started", firing, pid=process.pid, lock=lease and lease.uri, resumes=resumes)
             end = None if schedule.timeout is None else time.monotonic() + schedule.timeout
 
@@ -134,6 +136,8 @@ class Runner:
         line = last_line(log)
         if code == 0:
             return _Outcome(OK, line, code, run_of(log))
+        if stopped is None and code == LOCK_HELD:
+            return _Outcome(REFUSED, line, code)
         if stopped is None:
             return _Outcome(FAILED, f"{told(code)}: {line}", code, run_of(log))
         why = {
@@ -207,7 +211,7 @@ class Runner:
         try:
             schedule = self.store.schedule(firing.schedule)
             job = parse(schedule.command, schedule.cwd)
-            if job.lake is not None:
+            if job.lake is not None and not job.elsewhere:
                 Lease(job.lake, schedule.lock or job.lock, job.storage, token=firing.token).disown()
         except UserError as error:  # the storage does not answer, the schedule is gone: the lock expires
             self._event("warning", firing, detail=one_line(str(error)))

@@ -8,7 +8,7 @@ import importlib
 import io
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
 from pipeline.storage import Storage, join, normalise, redact
@@ -27,7 +27,11 @@ class Job:
     lake: str | None
     """The lake that it works in; None for a command without one."""
     lock: str
-    """The lake's lock that it takes by default: its name, with its action."""
+    """The lake's lock under which it works by default: its name, with its action."""
+    takes_lock: bool
+    """Whether its command has --lock."""
+    elsewhere: bool
+    """Whether it only sends its work to a cluster: who waits for it here cannot hold the lock for it."""
     storage: Storage
     options: frozenset[str]
     """What its parser knows, set or not: `address`, `resume`, …"""
@@ -37,10 +41,15 @@ class Job:
     def text(self) -> str:
         return shlex.join(["masklake", *self.command])
 
+    def locking(self, lock: str | None) -> list[str]:
+        """What makes the command itself hold `lock`, or the usual one, where it can."""
+        return ["--lock", lock or self.lock] if self.takes_lock else []
+
 
 def parse(command: list[str], cwd: str = "/") -> Job:
     """The job that `command` is; relative paths are below `cwd`. Raises UserError for what is no job, and for secrets."""
     from jobs.cli import COMMANDS, parser_of
+    from jobs.submit_command import understood
 
     text = redact(shlex.join(["masklake", *command]))
     name = command[0] if command else ""
@@ -60,16 +69,34 @@ def parse(command: list[str], cwd: str = "/") -> Job:
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             args = parser.parse_args(command[1:])
+            sent = understood(args.command, shared_files=args.shared_files) if name == "submit" else None
     except SystemExit as end:
         last = said.getvalue().strip().rpartition("\n")[2] if end.code else "it only shows its help"
         raise UserError(f"{text}: cannot be scheduled: {redact(last)}") from None
+    if sent is not None:
+        work = parse(sent.command, cwd)
+        lake_there = work.lake if work.takes_lock else None
+        return replace(
+            work,
+            command=command,
+            lake=lake_there,
+            elsewhere=True,
+            options=frozenset(vars(args)),
+            given=frozenset(),
+        )
     values = vars(args)
+    if values.get("lock") is not None:
+        raise UserError(
+            f"{text}: a schedule takes the lock; give --lock {values['lock']} to masklake schedule add, before --"
+        )
     lake = values.get("lake")
     action = values.get("action")
     return Job(
         command=command,
         lake=None if not isinstance(lake, str) else _below(lake, cwd),
         lock=f"{name}-{action}" if isinstance(action, str) else name,
+        takes_lock="lock" in values,
+        elsewhere=False,
         storage=_storage(args),
         options=frozenset(values),
         given=frozenset(key for key, value in values.items() if value != parser.get_default(key)),

@@ -68,7 +68,7 @@ def render(args: argparse.Namespace, store: Store) -> int:
         return 0
     documents = render_kubernetes(schedule, image=args.image, namespace=args.namespace, gpus=args.gpus)
     sys.stdout.write(
-        "# For a namespace with infra/kuberay. The lock in the lake and the failure hook are the daemon's, and not in it.\n"
+        "# For a namespace with infra/kuberay. The failure hook is the daemon's, and not in it.\n"
     )
     sys.stdout.write(yaml.safe_dump_all(documents, sort_keys=False, width=110))
     return 0
@@ -214,6 +214,10 @@ def _entrypoint(schedule: Schedule, gpus: int) -> str:
     from jobs.schedule_job import parse
 
     job = parse(schedule.command, schedule.cwd)
+    if job.elsewhere:
+        raise UserError(
+            f"schedule {schedule.name!r}: {job.text()} is for another cluster, and the RayJob is one; schedule the command itself"
+        )
     if job.lake is not None and "://" not in job.lake:
         raise UserError(
             f"schedule {schedule.name!r}: the lake {job.lake} is a folder, which pods do not have; use s3://…"
@@ -222,7 +226,7 @@ def _entrypoint(schedule: Schedule, gpus: int) -> str:
     more = ["--address", "auto"] if "address" in open_ else []
     if gpus and {"address", "gpus"} <= open_:  # else it would count on the one that is there at the start
         more += ["--gpus", str(gpus)]
-    return shlex.join(["masklake", *schedule.command, *more])
+    return shlex.join(["masklake", *schedule.command, *more, *job.locking(schedule.lock)])
 
 
 def _cronjob(schedule: Schedule, metadata: dict[str, Any], image: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobs import models
 from jobs.cluster import Cluster, ray_cluster
+from jobs.exclusive import exclusively
 from jobs.options import storage_from
 from jobs.segment_options import DEFAULTS, tiling
 from jobs.segment_options import add_arguments as add_arguments  # part of what a command module offers
@@ -48,7 +49,7 @@ examples:
   masklake segment s3://photos/ s3://lake/ --resume last
   masklake segment s3://photos/ s3://lake/ --model production    # an alias of `masklake models`, or NAME@VERSION
 
-exit codes: 0 complete · 1 failed · 2 a mistake that the message names · 3 incomplete: resume ·
+exit codes: 0 complete · 1 failed · 2 a mistake that the message names · 3 incomplete: resume · 75 refused by --lock ·
 130 stopped (Ctrl-C, SIGTERM): what is in the lake stays valid, and --resume goes on from there"""
 
 _EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": 3, "stopped": 130}
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment a source. Raises UserError or ModelError for a mistake; the exit code otherwise."""
     from rich.console import Console
 
-    return segment(args, Console(stderr=False))
+    return exclusively(args, lambda: segment(args, Console(stderr=False)))
 
 
 def segment(args: argparse.Namespace, console: Console) -> int:

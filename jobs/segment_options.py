@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jobs.exclusive import add_lock_option
 from jobs.options import add_storage_options, fraction, names, positive, span, zero_or_more
 from model.tiling import Tiling
 
@@ -109,6 +110,7 @@ image. A thing that several tiles show becomes one instance. It takes up to half
         metavar="N",
         help="GPUs to use (default: all that Ray finds; 0 for none); a cluster may make their nodes only now",
     )
+    add_lock_option(how, "segment")
     how.add_argument(
         "--actors",
         type=span,

@@ -45,7 +45,7 @@ examples:
   masklake train lake/ --resume last
 
 exit codes: 0 trained (the line says whether it was promoted) · 1 failed, or the loss was not a number: the last
-checkpoint stays · 2 a mistake that the message names · 130 stopped (Ctrl-C, SIGTERM): --resume goes on from there"""
+checkpoint stays · 2 a mistake that the message names · 75 refused by --lock · 130 stopped (Ctrl-C, SIGTERM): --resume goes on from there"""
 
 _EXIT_CODES = {"trained": 0, "complete": 0, "failed": 1, "diverged": 1, "stopped": 130}
 _SMALL_INPUT = 400
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train. Raises UserError or ModelError for a mistake; the exit code otherwise."""
+    from jobs.exclusive import exclusively
+
+    return exclusively(args, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from jobs import train_run

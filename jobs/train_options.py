@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from jobs.exclusive import add_lock_option
 from jobs.options import add_storage_options, fraction, names, positive, span, zero_or_more
 
 DEFAULT_EPOCHS = 12
@@ -148,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--gpus", type=int, metavar="N", help="GPUs to use (default: all that Ray finds; 0 for none)"
     )
+    add_lock_option(how, "train")
     how.add_argument(
         "--workers",
         type=span,

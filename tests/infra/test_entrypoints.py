@@ -19,7 +19,7 @@ SETTINGS = {
     "MASKLAKE_MODEL": "production",
     "MASKLAKE_WORKERS": "1:4",
 }
-SEGMENT = shlex.split("segment 's3://photos/a b/' s3://lake/ --model production --address auto --actors 1:4")
+SEGMENT = shlex.split("segment 's3://photos/a b/' s3://lake/ --model production --address auto --lock segment --actors 1:4")
 
 
 @pytest.fixture
@@ -83,5 +83,5 @@ def test_the_command_line_knows_these_options(run: Callable[..., tuple[int, list
 def test_train_promotes(run: Callable[..., tuple[int, list[list[str]]]]) -> None:
     assert run("masklake-train") == (
         0,
-        [shlex.split("train s3://lake/ --promote --address auto --workers 1:4")],
+        [shlex.split("train s3://lake/ --promote --address auto --lock train --workers 1:4")],
     )

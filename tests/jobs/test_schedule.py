@@ -109,6 +109,12 @@ def test_run_now_tries_again_and_tells_how_it_ended(do: Do) -> None:
         (["--every", "1h", "--lock", "../x", "--", "segment", "a", "lake"], "lock name '../x'"),
         (["--every", "1h", "--lock", "x", "--", "scenes", "out"], "has no lake to keep a lock in"),
         (
+            ["--every", "1h", "--", "segment", "a", "lake", "--lock", "x"],
+            "give --lock x to masklake schedule add, before --",
+        ),
+        (["--every", "1h", "--", "submit", "segment", "a", "lake"], "SOURCE a: is a path"),
+        (["--every", "1h", "--", "submit", "query", "x"], "submit query: is not for a cluster"),
+        (
             ["--every", "1h", "--on-failure-webhook", "ftp://h", "--", "segment", "a", "lake"],
             "is no http:// or https:// URL",
         ),

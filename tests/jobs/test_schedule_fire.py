@@ -160,6 +160,26 @@ def test_an_overlap_is_refused_by_the_lock_and_names_its_holder(
     assert one.say.names() == [REFUSED]
 
 
+@pytest.mark.parametrize(("given", "taken"), [(None, "segment"), ("gpu", "gpu")])
+def test_what_is_sent_to_a_cluster_takes_the_lock_there(
+    due: Make, store: Store, given: str | None, taken: str
+) -> None:
+    """The daemon cannot hold it for a job that it may not wait for; and it knows a refusal by the exit code."""
+    command = ["submit", "segment", "s3://photos/", "s3://lake/"]
+    one = runner(store)
+    one.attempt(due(command=command, lock=given).id)
+    [firing] = store.history()
+    assert firing.log is not None
+    said = (store.logs / "s" / firing.log).read_text()
+    assert said.startswith(f"arguments submit segment s3://photos/ s3://lake/ --lock {taken}\n")
+    assert "lock" not in one.say.all[0]
+
+
+def test_a_job_that_was_refused_the_lock_is_recorded_so(due: Make, store: Store) -> None:
+    assert runner(store).attempt(due("say=refused,exit=75", retries=2).id) == (REFUSED, None)
+    assert [(one.state, one.detail, one.exit_code) for one in store.history()] == [(REFUSED, "refused", 75)]
+
+
 def test_another_lock_is_not_in_the_way(due: Make, store: Store, tmp_path: Path) -> None:
     firing = due("run", lock="gpu")
     with Lease(str(tmp_path / "lake"), "segment", Storage()):

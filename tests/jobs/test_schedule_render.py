@@ -30,7 +30,7 @@ def test_a_schedule_becomes_a_rayjob_and_a_cronjob_that_copies_it() -> None:
     spec = rayjob["spec"]
     assert spec["suspend"] is True
     assert spec["entrypoint"] == (
-        "masklake segment 's3://photos/2026 07/' s3://lake --model production --address auto"
+        "masklake segment 's3://photos/2026 07/' s3://lake --model production --address auto --lock segment"
     )
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 3600)
     cron = cronjob["spec"]
@@ -51,7 +51,7 @@ def test_a_schedule_becomes_a_rayjob_and_a_cronjob_that_copies_it() -> None:
 def test_gpus_are_workers_of_their_own_and_an_address_that_is_given_stays() -> None:
     made = nightly(command=["segment", "s3://p/", "s3://lake", "--address", "ray://h:1"])
     rayjob, _ = render_kubernetes(made, gpus=3)
-    assert rayjob["spec"]["entrypoint"].endswith("--address ray://h:1")
+    assert rayjob["spec"]["entrypoint"].endswith("--address ray://h:1 --lock segment")
     assert _groups(rayjob) == {"decode": (0, 8), "gpu": (1, 3)}
 
 
@@ -66,10 +66,10 @@ def test_a_job_finds_one_worker_and_counts_on_the_gpus_that_it_may_have() -> Non
     assert _groups(cpus) == {"decode": (1, 8)}
     assert "--gpus" not in cpus["spec"]["entrypoint"]
     gpus, _ = render_kubernetes(nightly(), gpus=2)
-    assert gpus["spec"]["entrypoint"].endswith("--address auto --gpus 2")
+    assert gpus["spec"]["entrypoint"].endswith("--address auto --gpus 2 --lock segment")
     command = ["segment", "s3://p/", "s3://lake", "--gpus", "1"]
     said, _ = render_kubernetes(nightly(command=command), gpus=2)
-    assert said["spec"]["entrypoint"].endswith("--gpus 1 --address auto")
+    assert said["spec"]["entrypoint"].endswith("--gpus 1 --address auto --lock segment")
 
 
 @pytest.mark.parametrize(

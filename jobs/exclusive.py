@@ -1,0 +1,94 @@
+"""`--lock NAME`: of all who ask for it, on whatever machine, one at a time works in a lake.
+
+Schedules take the same locks, and on a cluster or on Kubernetes this option is how they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from jobs.options import storage_from
+from jobs.text import elide, one_line
+from pipeline.errors import UserError
+from pipeline.lease import Lease, LeaseHeldError
+from pipeline.registry import check_name
+from pipeline.storage import normalise, redact
+
+REFUSED = 75
+"""The exit code of one who found the lock held: EX_TEMPFAIL of sysexits.h, it may work later."""
+_LOOK_S = 1.0
+
+
+def add_lock_option(parser: argparse._ActionsContainer, name: str) -> None:
+    """--lock, whose usual value is the command's `name`."""
+    parser.add_argument(
+        "--lock",
+        type=_lock_name,
+        metavar="NAME",
+        help=f"work only while nobody else holds LAKE/locks/NAME.json, and hold it; refused (exit code {REFUSED}) where "
+        f"another does. Schedules of this command hold {name!r}",
+    )
+
+
+def _lock_name(text: str) -> str:
+    try:
+        check_name(text, "lock")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def exclusively(args: argparse.Namespace, work: Callable[[], int]) -> int:
+    """What `work` returns, done under `args.lock` where one is asked for; REFUSED, and why, while another holds it.
+
+    Raises UserError where the lake cannot keep a lock.
+    """
+    if args.lock is None or getattr(args, "dry_run", False):
+        return work()
+    lake = normalise(args.lake).rstrip("/") or "/"
+    what = elide(redact(shlex.join(["masklake", *sys.argv[1:]])), 200)
+    lease = Lease(lake, args.lock, storage_from(args), what=what)
+    try:
+        lease.acquire()
+    except LeaseHeldError as other:
+        _say(f"refused: {other}; a holder that died is forgotten after {other.holder.ttl:g} s")
+        return REFUSED
+    try:
+        with _watched(lease):
+            return work()
+    finally:
+        lease.release()
+
+
+@contextlib.contextmanager
+def _watched(lease: Lease) -> Iterator[None]:
+    """End the block, as SIGTERM does, when the lease is lost."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            if lease.lost:
+                _say(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=look, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(f"masklake: {one_line(text)}\n")
+        sys.stderr.flush()
