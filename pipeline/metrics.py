@@ -114,7 +114,7 @@ class GpuMemory:
 
 
 class TrainingMetrics:
-    """What the first worker of a training tells."""
+    """What the driver of a training tells. Ray must be initialised."""
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -126,6 +126,7 @@ class TrainingMetrics:
         self._loss = Gauge("masklake_train_loss", "the last step's losses", ("run", "loss"))
         self._steps = Counter("masklake_train_steps", "steps that trainings have taken")
         self._images = Counter("masklake_train_images", "images that trainings have learnt from")
+        self._ended = Counter("masklake_trainings", "attempts at trainings that have ended", ("state",))
 
     def update(self, step: int, images: int, losses: Mapping[str, float]) -> None:
         """Tell where the training is: steps and images since its beginning; losses by name, `rate` among them."""
@@ -142,3 +143,7 @@ class TrainingMetrics:
                 self._rate.set(value, self._labels)
             else:
                 self._loss.set(value, self._labels | {"loss": name.removeprefix("loss_")})
+
+    def ended(self, state: str) -> None:
+        """Tell how the attempt ended."""
+        self._ended.inc(1, {"state": state})

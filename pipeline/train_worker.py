@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.batches import Batches, StepBatch, stream
-from pipeline.metrics import TrainingMetrics
 from pipeline.storage import Storage, explain, join
 
 if TYPE_CHECKING:
@@ -111,7 +110,6 @@ class _Loop:
         self._first = position.step
         self._wanted = self._lost = 0
         self._events = _Events(given, position.step) if rank == 0 else None
-        self._metrics = TrainingMetrics(given.run)
 
     def run(self) -> None:
         for batch in self._stream():
@@ -212,7 +210,6 @@ class _Loop:
         if self._rank or (not finished and now - self._told < _TELL_EVERY_S):
             return False
         self._told = now
-        self._metrics.update(self._at.step, self._at.images, getattr(self, "_losses", {}))
         told = {
             **vars(self._at),
             "losses": getattr(self, "_losses", {}),

@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.board import Board
 from pipeline.errors import UserError
 from pipeline.lake import Lake
+from pipeline.metrics import TrainingMetrics
 from pipeline.record import HEARTBEAT_S, RunFolder, now, silence
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import Storage, explain, join, redact
@@ -168,6 +169,7 @@ class Training:
         save(self.record, self._storage)
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
         self._board = actor.remote()
+        self._metrics = TrainingMetrics(self.record.run)
         thread = threading.Thread(target=self._fit, daemon=True)
         before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -236,6 +238,8 @@ class Training:
 
         with contextlib.suppress(ray.exceptions.RayError):
             self._told = ray.get(self._board.read.remote(), timeout=5)
+        at = self.record.position | self._told  # so that one whose workers never start is seen to stand still
+        self._metrics.update(at.get("step", 0), at.get("images", 0), at.get("losses", {}))
         with contextlib.suppress(OSError):  # the terminal is gone; the training is not
             self._watch(self._told)
 
@@ -265,6 +269,7 @@ class Training:
             state, error = "trained", None
         self.record = replace(record, state=state, error=error, finished_at=now())
         save(self.record, self._storage)
+        self._metrics.ended(state)
         return self.record
 
 

@@ -56,6 +56,8 @@ class _Teller:
             self._gpu.observe()
             losses = {"loss": 1.0, "loss_mask": 0.5, "rate": 0.01}
             self._training.update(step, 8 * step, losses)
+            if not step:
+                self._training.ended("diverged")
             time.sleep(0.3)
 
 

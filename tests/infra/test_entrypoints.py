@@ -19,7 +19,9 @@ SETTINGS = {
     "MASKLAKE_MODEL": "production",
     "MASKLAKE_WORKERS": "1:4",
 }
-SEGMENT = shlex.split("segment 's3://photos/a b/' s3://lake/ --model production --address auto --lock segment --actors 1:4")
+SEGMENT = shlex.split(
+    "segment 's3://photos/a b/' s3://lake/ --model production --address auto --lock segment --actors 1:4"
+)
 
 
 @pytest.fixture
