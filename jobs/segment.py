@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.record import RunRecord
-    from pipeline.run import Job, Planned
+    from pipeline.run import Job, Planned, Progress
 
 SUMMARY = "run a model over a bucket of images and write masks, boxes and keypoints to a lake"
 DESCRIPTION = (
@@ -238,6 +238,11 @@ def _check_weights(model: models.Resolved) -> None:
         presets.load_model(model.source.local(), weights_dir=model.source.weights_dir)
 
 
+def _predicts(progress: Progress) -> bool:
+    """Whether a predictor has begun."""
+    return bool(progress.snapshot.get("stages", {}).get("infer", {}).get("workers"))
+
+
 def execute(
     args: argparse.Namespace,
     job: Job,
@@ -272,8 +277,10 @@ def execute(
         soft_wrap=True,
         markup=False,
     )
+    needed = {"CPU": resources.infer_cpus, "GPU": resources.infer_gpus}
     with shown(console) as watch:
-        record, progress = run_job(job, planned, resources, telling(watch, resources, console))
+        watching = telling(watch, _predicts, "a predictor", needed, console)
+        record, progress = run_job(job, planned, resources, watching)
     again = ["masklake", "segment", args.source, args.lake, "--resume", record.run]
     again += [f"--endpoint-url={args.endpoint_url}"] * bool(args.endpoint_url) + [
         f"--profile={args.profile}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import models, promotion, train_progress, train_start
 from jobs.text import one_line
+from jobs.waiting import telling
 from pipeline import training
 from pipeline.batches import Batches
 from pipeline.order import Order
@@ -75,8 +76,10 @@ def train(
             **shares,
         )
 
+    needed = {"CPU": workers[0] * crew.worker_cpus, "GPU": float(workers[0] if crew.gpus else 0)}
     with train_progress.shown(console, record.options["steps"], record.options["minutes"]) as watch:
-        return Training(record, work, crew, storage, watch).run()
+        watching = telling(watch, lambda told: "step" in told, "the training", needed, console)
+        return Training(record, work, crew, storage, watching).run()
 
 
 def _start_of(record: TrainingRecord, storage: Storage) -> models.ModelSource:

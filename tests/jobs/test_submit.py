@@ -23,10 +23,8 @@ from jobs import follow
 from jobs.job_server import checked_address
 from jobs.submit_command import understood
 from jobs.submit_package import package
-from jobs.waiting import lacking
 from model import scenes
 from pipeline.errors import UserError
-from pipeline.stages import Resources
 from tests.conftest import CliResult
 from tests.servers.ray_nodes import RayNodes, ray_nodes
 
@@ -202,14 +200,6 @@ def test_what_resumes_a_job_is_in_its_output() -> None:
     assert follow.run_of(logs) == "20261125T020000-abcdef"
     assert follow.resuming(logs) == "segment s3://p s3://l --resume r"
     assert follow.resuming("nothing") is None
-
-
-def test_a_run_says_what_it_waits_for() -> None:
-    wants = Resources(infer_gpus=1.0, infer_cpus=0.5)
-    assert lacking(wants, {"CPU": 4.0, "GPU": 1.0}, {}, 60) is None
-    line = lacking(wants, {"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}, 60)
-    assert line is not None
-    assert "takes 0.5 CPU and 1 GPU, and 0 of 2 GPUs are free" in line
 
 
 @dataclass
