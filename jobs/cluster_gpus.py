@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+from jobs.text import note
 
 _TOLD_AFTER_S = (0.0, 60.0, 300.0, 900.0, 3600.0)
 """A GPU node takes minutes to come; what takes longer is a quota or a missing node group."""
@@ -40,16 +41,10 @@ def _tell(wanted: int, found: Callable[[], int], over: threading.Event) -> None:
         if ahead and waited >= ahead[0]:
             del ahead[0]
             since = f"for {waited / 60:.0f} min " if waited >= _TOLD_AFTER_S[1] else ""
-            _say(
+            note(
                 f"--gpus {wanted}: Ray has {there}; waiting {since}until nodes with GPUs join "
                 "(`ray status` tells what is asked for; is there a node group with GPUs, and quota for it?)"
             )
         if over.wait(_LOOK_S):
             return
-    _say(f"--gpus {wanted}: they are there")
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more
-        sys.stderr.write(f"masklake: {text}\n")
-        sys.stderr.flush()
+    note(f"--gpus {wanted}: they are there")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from jobs.options import storage_from
-from jobs.text import elide, one_line
+from jobs.text import elide, note
 from pipeline.errors import UserError
 from pipeline.lease import Lease, LeaseHeldError
 from pipeline.registry import check_name
@@ -58,7 +58,7 @@ def exclusively(args: argparse.Namespace, work: Callable[[], int]) -> int:
     try:
         lease.acquire()
     except LeaseHeldError as other:
-        _say(f"refused: {other}; a holder that died is forgotten after {other.holder.ttl:g} s")
+        note(f"refused: {other}; a holder that died is forgotten after {other.holder.ttl:g} s")
         return REFUSED
     try:
         with _watched(lease):
@@ -75,7 +75,7 @@ def _watched(lease: Lease) -> Iterator[None]:
     def look() -> None:
         while not over.wait(_LOOK_S):
             if lease.lost:
-                _say(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
+                note(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
@@ -86,9 +86,3 @@ def _watched(lease: Lease) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more
-        sys.stderr.write(f"masklake: {one_line(text)}\n")
-        sys.stderr.flush()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from jobs.progress import duration
-from jobs.text import elide, one_line, printable
+from jobs.text import elide, note, one_line, printable
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +22,6 @@ _TRIES = 15
 _RUN = re.compile(r"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
 _AGAIN = re.compile(r"go on with:\s+masklake (.+?)\s*$", re.MULTILINE)
 _STOPPED, _FAILED = 130, 1
-
-
-def note(text: str) -> None:
-    """One line for people, beside the output."""
-    print(f"masklake: {one_line(text)}", file=sys.stderr, flush=True)  # noqa: T201  # standard output is the job's
 
 
 def follow(server: JobServer, job: str) -> Any:

@@ -99,6 +99,23 @@ def decide(
     }
 
 
+def verdict(decision: dict[str, Any]) -> str:
+    """What was decided, in a word or two."""
+    return "promoted" if decision["promoted"] else "not promoted"
+
+
+def described(decision: dict[str, Any]) -> str:
+    """What was decided and why, in a line."""
+    before = "there was none"
+    if decision["production"] is not None:
+        before = f"{decision['production_model']} has {decision['production']:.3f}"
+    stays = "" if decision["promoted"] else ": production stays"
+    return (
+        f"{verdict(decision)}{stays}: {decision['metric']} {decision['candidate']:.3f}; {before}; "
+        f"margin {decision['margin']:g}"
+    )
+
+
 def promote(registry: Registry, version: Version, alias: str, seen: Any) -> None:
     """Move the alias, if nobody has moved it since it was `seen`. Raises UserError if so."""
     if seen.version(alias) != version.version:

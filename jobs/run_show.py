@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_training(lake: Lake, args: argparse.Namespace) -> None:
+    from jobs import training_summary
     from jobs.tables import plain_console
-    from jobs.training_summary import TrainingSummary
 
-    summary = TrainingSummary.of(lake, args.run)
+    [summary] = training_summary.of_lake(lake, [args.run])
     if args.json:
         print_json({"summary": summary.as_json(), "record": summary.record and asdict(summary.record)})
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.job_server import ADDRESS_HELP
+from jobs.text import note
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ def _setting(text: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Submit a job. Raises UserError for a mistake; with --wait the exit code of the job."""
-    from jobs import follow
     from jobs.job_server import JobServer
     from jobs.submit_command import refuse_secrets, understood
     from pipeline.record import new_run_id
@@ -107,17 +107,17 @@ def run(args: argparse.Namespace) -> int:
     here = server.option
     if not args.wait:
         print(job, flush=True)  # noqa: T201  # for $(…)
-        follow.note(f"submitted: {order.text()}")
-        follow.note(f"follow it: masklake jobs logs {job} -f{here}")
-        follow.note(f"stop it: masklake jobs stop {job}{here}")
+        note(f"submitted: {order.text()}")
+        note(f"follow it: masklake jobs logs {job} -f{here}")
+        note(f"stop it: masklake jobs stop {job}{here}")
         return 0
-    follow.note(f"submitted as {job}: {order.text()}")
+    note(f"submitted as {job}: {order.text()}")
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         return waited(server, job)
     except _Terminated:  # as `masklake schedule` ends a job that takes too long: what it started ends with it
         server.stop(job)
-        follow.note(f"{job} is asked to stop; masklake jobs status {job}{server.option}")
+        note(f"{job} is asked to stop; masklake jobs status {job}{server.option}")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -133,7 +133,6 @@ def _terminated(*_: object) -> None:
 
 def _tell_of_gpus(server: JobServer, asked: int) -> None:
     """Say that the cluster has fewer GPUs than asked for: that is no mistake where it makes their nodes when a job asks."""
-    from jobs.follow import note
 
     found, nodes = server.gpus()
     if found < asked:
@@ -161,10 +160,10 @@ def waited(server: JobServer, job: str) -> int:
     try:
         info = follow.follow(server, job)
     except KeyboardInterrupt:
-        follow.note(f"{job} goes on; masklake jobs logs {job} -f{here}, masklake jobs stop {job}{here}")
+        note(f"{job} goes on; masklake jobs logs {job} -f{here}, masklake jobs stop {job}{here}")
         return 130
     if info.status == "FAILED":
-        follow.note(f"{job} failed: {follow.reason(info)}")
+        note(f"{job} failed: {follow.reason(info)}")
     elif info.status == "STOPPED":
-        follow.note(f"{job} was stopped")
+        note(f"{job} was stopped")
     return follow.exit_code(info)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jobs.job_server import ADDRESS_HELP, STOP_WAIT_S
+from jobs.text import note
 
 if TYPE_CHECKING:
     from jobs.job_server import JobServer
@@ -162,23 +163,23 @@ def _stop(args: argparse.Namespace, server: JobServer) -> int:
 
     before = server.info(args.job)
     if before.status in follow.ENDED:
-        follow.note(f"{args.job} has ended already: {before.status.value.lower()}")
+        note(f"{args.job} has ended already: {before.status.value.lower()}")
         return 0
     server.stop(args.job)
     info = follow.wait_for_end(
         server,
         args.job,
         STOP_WAIT_S + _SLACK_S,
-        lambda spent: follow.note(f"waiting for {args.job} to stop ({spent:.0f} s)"),
+        lambda spent: note(f"waiting for {args.job} to stop ({spent:.0f} s)"),
     )
     logs = server.logs(args.job)
     if info.status not in follow.ENDED:
-        follow.note(f"{args.job} has not stopped yet; masklake jobs status {args.job}")
+        note(f"{args.job} has not stopped yet; masklake jobs status {args.job}")
         return 1
-    follow.note(f"{args.job} is {info.status.value.lower()}")
+    note(f"{args.job} is {info.status.value.lower()}")
     again, run_id = follow.resuming(logs), follow.run_of(logs)
     if again:
-        follow.note(f"go on with: masklake submit{server.option} {again}")
+        note(f"go on with: masklake submit{server.option} {again}")
     elif run_id:
-        follow.note(f"run {run_id} was killed: in a minute it can be resumed with --resume {run_id}")
+        note(f"run {run_id} was killed: in a minute it can be resumed with --resume {run_id}")
     return 0

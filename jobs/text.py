@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control and format characters (escape sequences, bidirectional overrides, zero-width joiners), lone
 # surrogates, private use and unassigned ones, and the two line separators outside ASCII.
@@ -36,3 +42,15 @@ def elide(text: str, width: int) -> str:
 def one_line(text: str) -> str:
     """`text` on one printable line."""
     return printable(" ".join(text.split()))
+
+
+def note(text: str) -> None:
+    """A line for people on standard error, beside a command's output."""
+    with contextlib.suppress(OSError):  # nobody reads it any more; what it tells of goes on
+        sys.stderr.write(f"masklake: {one_line(text)}\n")
+        sys.stderr.flush()
+
+
+def say(console: Console, text: str) -> None:
+    """A line for people among a command's output."""
+    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)

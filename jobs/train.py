@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import storage_from
-from jobs.text import one_line, printable
+from jobs.text import printable, say
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,17 +82,13 @@ def _run(args: argparse.Namespace) -> int:
     target = _held_out(lake, args, labels)
     if record is None:
         record = _new(args, lake.uri, storage, labels)
-    _say(console, _heading(record, labels, target, storage))
+    say(console, _heading(record, labels, target, storage))
     with ray_cluster(args.address, args.gpus) as cluster:
         record = train_run.train(args, record, labels, cluster, storage, console)
         if record.state == "trained":
             record = train_run.conclude(args, record, lake, labels, target, cluster, storage, console)
     _closing(record, args, console)
     return _EXIT_CODES[record.state]
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _selection(args: argparse.Namespace, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:
@@ -250,13 +246,13 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
 
 def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console) -> None:
     for uri, reason in list(record.skipped.items())[:5]:
-        _say(console, f"note: {uri} was left out: {reason}")
+        say(console, f"note: {uri} was left out: {reason}")
     if len(record.skipped) > 5:
-        _say(console, f"note: {len(record.skipped) - 5:,} more images were left out; train.json lists them")
+        say(console, f"note: {len(record.skipped) - 5:,} more images were left out; train.json lists them")
     if record.state in ("trained", "complete"):
         return
     if record.error:
-        _say(console, f"{record.state}: {record.error}")
+        say(console, f"{record.state}: {record.error}")
     again = ["masklake", "train", args.lake, "--resume", record.run]
     again += [f"--endpoint-url={args.endpoint_url}"] * bool(args.endpoint_url)
     again += [f"--profile={args.profile}"] * bool(args.profile) + ["--promote"] * args.promote
@@ -266,4 +262,4 @@ def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console)
         if record.state == "diverged"
         else f"go on with: {shlex.join(again)}"
     )
-    _say(console, f"{record.state} at step {step:,}: the last checkpoint is kept; {advice}")
+    say(console, f"{record.state} at step {step:,}: the last checkpoint is kept; {advice}")

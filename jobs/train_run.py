@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import models, promotion, train_progress, train_start
-from jobs.text import one_line
+from jobs.text import say
 from jobs.waiting import telling
 from pipeline import training
 from pipeline.batches import Batches
@@ -128,7 +128,7 @@ def conclude(
             storage=storage,
             args=args,
         )
-        _say(console, f"measuring on {len(target.images):,} images of split val")
+        say(console, f"measuring on {len(target.images):,} images of split val")
         figures = judge.figures(candidate, cluster, console)
         if args.promote:
             standing = None if before is None else judge.figures(before, cluster, console)
@@ -211,10 +211,6 @@ def _add(registry: Registry, candidate: models.Resolved, folder: str, storage: S
     return Version(name=name, version=version, uri=join(registry.lake, "models", name, version))
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
-
-
 def _report(record: TrainingRecord, console: Console) -> None:
     from jobs.tables import ruled_table
 
@@ -225,21 +221,11 @@ def _report(record: TrainingRecord, console: Console) -> None:
                 table.add_row(kind, *(f"{stats[name]:.3f}" for name in _STATS))
         console.print(table)
     at = record.position
-    _say(
+    say(
         console,
         f"trained: {record.model} after {at['step']:,} steps, {at['images']:,} images, {at['seconds'] / 60:.1f} minutes",
     )
-    decided = record.decision
-    if decided is None:
-        _say(console, f"masklake models promote {record.lake} {record.model}    # makes it production")
-        return
-    before = (
-        "there was none"
-        if decided["production"] is None
-        else f"{decided['production_model']} has {decided['production']:.3f}"
-    )
-    verdict = "promoted" if decided["promoted"] else "not promoted: production stays"
-    _say(
-        console,
-        f"{verdict}: {decided['metric']} {decided['candidate']:.3f}; {before}; margin {decided['margin']:g}",
-    )
+    if record.decision is None:
+        say(console, f"masklake models promote {record.lake} {record.model}    # makes it production")
+    else:
+        say(console, promotion.described(record.decision))

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from jobs import promotion
 from jobs.progress import duration
 from jobs.run_summary import doubted
 from pipeline.errors import UserError
 from pipeline.lake import Lake
-from pipeline.training import TrainingRecord, load
+from pipeline.training import TrainingRecord, load_many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,12 @@ class TrainingSummary:
     problem: str | None
 
     @classmethod
-    def of(cls, lake: Lake, run: str, now: datetime.datetime | None = None) -> TrainingSummary:
-        """The summary of the training `run` at the time `now`."""
-        try:
-            record = load(lake.uri, run, lake.storage)
-        except UserError as error:
-            return cls(run=run, state="unreadable", record=None, problem=str(error))
+    def of(
+        cls, run: str, record: TrainingRecord | UserError, now: datetime.datetime | None = None
+    ) -> TrainingSummary:
+        """The summary at the time `now` of the training `run`, whose record may be broken."""
+        if isinstance(record, UserError):
+            return cls(run=run, state="unreadable", record=None, problem=str(record))
         state, problem = record.state, record.error
         if silent := doubted(state, record.updated_at, now):
             state, problem = "running?", f"no sign of life for {duration(silent)}"
@@ -47,7 +48,7 @@ class TrainingSummary:
             return "-"
         if record.decision is None:
             return "kept"
-        return "promoted" if record.decision["promoted"] else "not promoted"
+        return promotion.verdict(record.decision)
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`; durations in seconds."""
@@ -102,18 +103,7 @@ class TrainingSummary:
             if stats:
                 yield kind, ", ".join(f"{name} {stats[name]:.3f}" for name in ("AP", "AP50") if name in stats)
         if record.decision:
-            decided = record.decision
-            before = decided["production"]
-            yield (
-                "decision",
-                f"{self.verdict}: {decided['metric']} {decided['candidate']:.3f}, production "
-                + (
-                    "there was none"
-                    if before is None
-                    else f"{before:.3f} ({decided.get('production_model')})"
-                )
-                + f", margin {decided['margin']:g}",
-            )
+            yield "decision", promotion.described(record.decision)
 
     def next_step(self, lake: str) -> str | None:
         """How to go on, where it is not complete and nobody is at it."""
@@ -127,6 +117,10 @@ def _first(skipped: dict[str, str]) -> str:
     return f"{uri}: {reason}"
 
 
-def of_lake(lake: Lake) -> list[TrainingSummary]:
-    """The trainings of the lake, newest first."""
-    return [TrainingSummary.of(lake, run) for run in lake.training_ids()]
+def of_lake(lake: Lake, runs: list[str] | None = None) -> list[TrainingSummary]:
+    """The trainings of the lake, newest first, or those of `runs`."""
+    ids = lake.training_ids() if runs is None else runs
+    return [
+        TrainingSummary.of(run, record)
+        for run, record in zip(ids, load_many(lake.uri, ids, lake.storage), strict=True)
+    ]

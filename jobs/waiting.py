@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from jobs.progress import duration
+from jobs.text import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def telling(
             return
         line = lacking(who, needed, *_resources(), seconds)
         if line is not None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
 
     return told
 

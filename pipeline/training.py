@@ -24,6 +24,7 @@ from pipeline.board import Board
 from pipeline.errors import UserError
 from pipeline.lake import Lake
 from pipeline.metrics import TrainingMetrics
+from pipeline.objects import Fetched
 from pipeline.record import HEARTBEAT_S, RunFolder, now, silence
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import Storage, explain, join, redact
@@ -96,19 +97,34 @@ def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
         if not ids:
             raise UserError(f"{lake}: has no training yet; `masklake train {lake}` makes one")
         run = ids[0]
-    uri = record_uri(lake, run)
+    [found] = load_many(lake, [run], storage)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def load_many(lake: str, runs: list[str], storage: Storage) -> list[TrainingRecord | UserError]:
+    """The records of trainings, all fetched at once; for one that is missing or broken, what is wrong with it."""
+    uris = [record_uri(lake, run) for run in runs]
+    return [
+        _parse(lake, run, uri, found)
+        for run, uri, found in zip(runs, uris, storage.get_many(uris), strict=True)
+    ]
+
+
+def _parse(lake: str, run: str, uri: str, found: Fetched | Exception) -> TrainingRecord | UserError:
+    if isinstance(found, FileNotFoundError):
+        return UserError(f"{lake}: has no training {run!r}; `masklake runs {lake}` lists them")
+    if isinstance(found, Exception):
+        return explain(found, uri, "read the training's record")
     try:
-        content = json.loads(storage.read(uri))
+        content = json.loads(found.data)
         if content["schema_version"] > SCHEMA_VERSION:
-            raise UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
+            return UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
         known = {one.name for one in fields(TrainingRecord)}
         return TrainingRecord(**{name: value for name, value in content.items() if name in known})
-    except FileNotFoundError as error:
-        raise UserError(f"{lake}: has no training {run!r}; `masklake runs {lake}` lists them") from error
-    except OSError as error:
-        raise explain(error, uri, "read the training's record") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{uri}: is not the record of a training ({error!r}); start a new one") from error
+        return UserError(f"{uri}: is not the record of a training ({error!r}); start a new one")
 
 
 def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> TrainingRecord:

@@ -188,7 +188,7 @@ def test_runs_lists_trainings(masklake: Masklake, lake: str) -> None:
     [listed] = json.loads(out)
     assert (listed["kind"], listed["decision"]) == ("train", decision)
     _, out, _ = masklake("run", "show", lake, "20261101T000000-aaaaaa")
-    assert "not promoted: mask.AP 0.310, production 0.400 (t@ffffffffffff), margin 0.005" in out
+    assert "not promoted: production stays: mask.AP 0.310; t@ffffffffffff has 0.400; margin 0.005" in out
     assert "go on with" not in out
 
 
