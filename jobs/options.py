@@ -26,6 +26,12 @@ def storage_from(args: argparse.Namespace) -> Storage:
     return Storage(endpoint_url=args.endpoint_url, profile=args.profile, anonymous=args.anonymous)
 
 
+def said_before(args: argparse.Namespace) -> list[str]:
+    """The options that whoever goes on with a run or training has to give again."""
+    given = {"endpoint-url": args.endpoint_url, "profile": args.profile, "lock": args.lock}
+    return [f"--{name}={value}" for name, value in given.items() if value]
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1; 10_000 and 10,000 are read too."""
     try:

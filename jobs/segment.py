@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobs import models
 from jobs.cluster import Cluster, ray_cluster
 from jobs.exclusive import exclusively
-from jobs.options import storage_from
+from jobs.options import said_before, storage_from
 from jobs.segment_options import DEFAULTS, tiling
 from jobs.segment_options import add_arguments as add_arguments  # part of what a command module offers
 from pipeline.errors import UserError
@@ -281,9 +281,6 @@ def execute(
     with shown(console) as watch:
         watching = telling(watch, _predicts, "a predictor", needed, console)
         record, progress = run_job(job, planned, resources, watching)
-    again = ["masklake", "segment", args.source, args.lake, "--resume", record.run]
-    again += [f"--endpoint-url={args.endpoint_url}"] * bool(args.endpoint_url) + [
-        f"--profile={args.profile}"
-    ] * bool(args.profile)
+    again = ["masklake", "segment", args.source, args.lake, "--resume", record.run, *said_before(args)]
     summarise(record, progress, shlex.join(again), console)
     return _EXIT_CODES[record.state]

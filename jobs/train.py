@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import storage_from
+from jobs.options import said_before, storage_from
 from jobs.text import printable, say
 from pipeline.errors import UserError
 
@@ -254,8 +254,7 @@ def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console)
     if record.error:
         say(console, f"{record.state}: {record.error}")
     again = ["masklake", "train", args.lake, "--resume", record.run]
-    again += [f"--endpoint-url={args.endpoint_url}"] * bool(args.endpoint_url)
-    again += [f"--profile={args.profile}"] * bool(args.profile) + ["--promote"] * args.promote
+    again += [*said_before(args), *(["--promote"] * args.promote)]
     step = record.position.get("step", 0)
     advice = (
         "a lower --learning-rate may help"

@@ -15,6 +15,7 @@ import pytest
 
 from jobs import exclusive
 from jobs.exclusive import REFUSED, exclusively
+from jobs.options import said_before
 from model import scenes
 from pipeline.lease import Lease
 from pipeline.storage import Storage
@@ -104,3 +105,8 @@ def test_a_name_that_can_be_none(masklake: Run, tmp_path: Path, capsys: pytest.C
         masklake("segment", "a", tmp_path, "--lock", "../x")
     assert ended.value.code == 2
     assert "lock name '../x'" in capsys.readouterr().err
+
+
+def test_who_resumes_is_told_to_ask_for_it_again(tmp_path: Path) -> None:
+    assert said_before(arguments(tmp_path, profile="p")) == ["--profile=p", "--lock=segment"]
+    assert said_before(arguments(tmp_path, lock=None)) == []
