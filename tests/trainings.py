@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def truths(folder: Path) -> dict[str, Path]:
         made[split] = folder / f"{split}.json"
         made[split].write_text(json.dumps(content | {"images": images, "annotations": annotations}))
     return made
+
+
+def a_record(lake: str, **given: object) -> TrainingRecord:
+    """The record of a training of `lake`, with what is `given`."""
+    base = TrainingRecord(
+        run="20261101T000000-aaaaaa",
+        lake=lake,
+        command=["masklake", "train", lake],
+        options={
+            "name": "t",
+            "recipe": {"batch": 8, "learning_rate": 1e-3, "seed": 1},
+            "steps": 100,
+            "minutes": None,
+            "classes": None,
+            "shuffled": False,
+            "frozen": [],
+            "half": False,
+        },
+        start={"from": "tiny from nothing", "family": "joint", "backbone": "tiny", "fresh": []},
+        data={"as_of": "2026-11-01T00:00:00+00:00", "images": 4, "instances": 9, "classes": {"dog": 9}},
+        versions={},
+    )
+    return replace(base, **given)  # type: ignore[arg-type]  # fields by name
 
 
 def only(lake: str) -> TrainingRecord:

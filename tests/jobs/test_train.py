@@ -109,30 +109,8 @@ def test_weights_that_would_run_code_are_refused(masklake: Masklake, lake: str, 
     assert "damaged, or more than weights" in message
 
 
-def _record(lake: str, **given: object) -> training.TrainingRecord:
-    from dataclasses import replace
-
-    base = training.TrainingRecord(
-        run="20261101T000000-aaaaaa",
-        lake=lake,
-        command=["masklake", "train", lake],
-        options={
-            "name": "t",
-            "recipe": {"batch": 8, "learning_rate": 1e-3, "seed": 1},
-            "steps": 100,
-            "minutes": None,
-            "classes": None,
-            "shuffled": False,
-            "frozen": [],
-            "half": False,
-        },
-        start={"from": "tiny from nothing", "family": "joint", "backbone": "tiny", "fresh": []},
-        data={"as_of": "2026-11-01T00:00:00+00:00", "images": 4, "instances": 9, "classes": {"dog": 9}},
-        versions={},
-    )
-    made = replace(base, **given)  # type: ignore[arg-type]  # fields by name
-    training.save(made, Storage())
-    return made
+def _record(lake: str, **given: object) -> None:
+    training.save(trainings.a_record(lake, **given), Storage())
 
 
 def test_what_is_complete_is_not_resumed(masklake: Masklake, lake: str) -> None:

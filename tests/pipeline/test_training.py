@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,10 @@ import pytest
 from pipeline import training
 from pipeline.errors import UserError
 from pipeline.storage import Storage
-from pipeline.training import TrainingRecord
 from tests.conftest import Bucket
+from tests.trainings import a_record
 
 RUN = "20261101T000000-aaaaaa"
-
-
-def a_record(lake: str, **given: object) -> TrainingRecord:
-    base = TrainingRecord(run=RUN, lake=lake, command=[], options={}, start={}, data={}, versions={})
-    return replace(base, **given)  # type: ignore[arg-type]  # fields by name
 
 
 def put_checkpoint(bucket: Bucket, step: int, *names: str) -> None:
