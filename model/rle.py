@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from model.crossings import Ints, crop, find_changes
+from model.crossings import Ints, Places, crop, find_changes
 from model.errors import ModelError
 
 _AREAS_AT_ONCE = 255
@@ -53,10 +53,11 @@ def encode_masks(probs: NDArray[Any], boxes: NDArray[Any], size: tuple[int, int]
         raise ModelError("masks or boxes have values that are not finite")
     if not len(probs_RMM):
         return []
-    padded = np.pad(probs_RMM, ((0, 0), (1, 1), (1, 1)))
-    crops = crop(boxes_R4, probs_RMM.shape[1], height, width)
-    changes = find_changes(padded, crops, height, height * width + 1)
-    return compress(changes, len(probs_RMM), height, width)
+    n, side = probs_RMM.shape[:2]
+    grid = np.zeros((n, side + 2, side + 2), np.float32)
+    grid[:, 1:-1, 1:-1] = probs_RMM.transpose(0, 2, 1)
+    changes = find_changes(grid, crop(boxes_R4, side, height, width), (height, width))
+    return compress(changes, n, height, width)
 
 
 def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:
@@ -89,13 +90,13 @@ def iou(
     return np.asarray(coco_mask.iou(list(left), list(right), flags))
 
 
-def compress(changes: Ints, n: int, height: int, width: int) -> list[Rle]:
+def compress(changes: Places, n: int, height: int, width: int) -> list[Rle]:
     """Run lengths of n instances and their text (rleToString in pycocotools' maskApi.c), all at once.
 
-    changes: as from `find_changes`, with a stride of one more than the frame has pixels.
+    changes: as from `find_changes`.
     """
     frame_ends = np.arange(1, n + 1) * (height * width + 1) - 1
-    before_end = np.searchsorted(changes, frame_ends)
+    before_end = np.searchsorted(changes, frame_ends.astype(changes.dtype))
     at_end = np.append(changes, -1)[before_end] == frame_ends
     if at_end.any():  # no run of no pixels at the end
         changes = np.delete(changes, before_end[at_end])
@@ -112,23 +113,34 @@ def compress(changes: Ints, n: int, height: int, width: int) -> list[Rle]:
     raw = first[:, None] + np.arange(3)
     raw = raw[raw <= last[:, None]]
     delta[raw] = runs[raw]
-    # Groups of five bits, the lowest first, until only the sign is left; bit 5 says that more follow.
-    magnitude = delta ^ (delta >> 63)
-    size = np.ones(len(delta), np.uint8)
-    limit, largest = 16, int(magnitude.max())
-    while limit <= largest:
-        size += magnitude >= limit
-        limit <<= 5
-    stops = np.cumsum(size, dtype=np.int64)
-    text = np.empty(stops[-1], np.uint8)
-    at = stops - size
+    # Groups of five bits, the lowest first, until only the sign is left; bit 5 says that more follow. Few have more.
+    groups, which = [], np.arange(len(delta))
+    size = np.ones(len(delta), np.int64)
     while True:
-        longer = size > 1
-        text[at] = (delta & 31).astype(np.uint8) + (longer.view(np.uint8) << 5) + 48
-        more = np.flatnonzero(longer)
+        text, more = _group(delta)
+        groups.append((which, text))
         if not len(more):
             break
-        delta, size, at = delta[more] >> 5, size[more] - 1, at[more] + 1
+        which = which[more] if len(groups) > 1 else more
+        size[which] += 1
+        delta = delta[more] >> 5
+    stops = np.cumsum(size)
+    start = stops - size
+    text = np.empty(stops[-1], np.uint8)
+    for group, (which, of) in enumerate(groups):
+        text[start[which] + group if group else start] = of
     data = text.tobytes()
     cuts = [0, *stops[last].tolist()]
     return [{"size": [height, width], "counts": data[a:b]} for a, b in pairwise(cuts)]
+
+
+def _group(delta: Places) -> tuple[NDArray[np.uint8], Ints]:
+    """The characters of the lowest five bits, and of which numbers these are not all."""
+    character = delta.astype(np.uint8)
+    character &= 31
+    character += 48
+    magnitude = delta >> (8 * delta.itemsize - 1)
+    magnitude ^= delta
+    more = np.flatnonzero(magnitude > 15)
+    character[more] += 32
+    return character, more

@@ -123,6 +123,16 @@ def test_many_instances_of_a_large_frame() -> None:
     same(grids(rng, "blob", 60), boxes, size)
 
 
+def test_frames_too_large_for_32_bits() -> None:
+    """Places of the last instances are beyond 2**31; the masks are those of a small frame."""
+    rng = np.random.default_rng(6)
+    low, high = np.sort(rng.uniform(-30, 1500, (2, 8, 2)), axis=0)
+    probs, boxes = grids(rng, "blob", 8), np.concatenate([low, high], 1).astype(np.float32)
+    large, small = (rle.encode_masks(probs, boxes, size) for size in ((20000, 30000), (1600, 1600)))
+    assert rle.area(large).tolist() == rle.area(small).tolist()
+    assert rle.to_bbox(large).tolist() == rle.to_bbox(small).tolist()
+
+
 @pytest.mark.slow
 @needs_fused
 @pytest.mark.parametrize("kind", ["blob", "noise", "near", "half"])
