@@ -14,10 +14,12 @@ from model import scenes
 from pipeline.record import RunFolder
 from pipeline.storage import Storage
 from tests.conftest import Bucket, CliResult
+from tests.faults.laptop import Laptop
 from tests.runs import part_names, table
 from tests.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
+ON_RGW = pytest.mark.parametrize("s3_bucket", [pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
 
 N = 160
 # Tiles make each image several times the work: the run has to outlast a node's start.
@@ -39,37 +41,42 @@ def committed(lake: str, run_id: str) -> int:
     return len(part_names(lake, "images", run_id))
 
 
-@pytest.mark.parametrize("s3_bucket", [pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
+def put_scenes(bucket: Bucket, folder: Path, n: int) -> tuple[str, set[str]]:
+    """`n` scenes in the bucket: where, and their URIs."""
+    scenes.write(folder, n, 3)
+    photos = sorted(folder.glob("*.jpg"))
+    for photo in photos:
+        bucket.put(f"photos/{photo.name}", photo.read_bytes())
+    source = f"{bucket.uri}/photos/"
+    return source, {f"{source}{photo.name}" for photo in photos}
+
+
+def assert_whole(lake: str, run_id: str, uris: set[str], attempt: int) -> None:
+    """Each image is there once, with its instances."""
+    record = RunFolder(lake, run_id, Storage()).load()
+    assert (record.state, record.attempt) == ("complete", attempt)
+    assert record.verification is not None
+    images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
+    assert Counter(images["uri"].to_pylist()) == Counter(uris)
+    assert set(images["status"].to_pylist()) == {"ok"}
+    counted = Counter(instances["uri"].to_pylist())
+    assert [counted[uri] for uri in images["uri"].to_pylist()] == images["n_instances"].to_pylist()
+    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
+
+
+@ON_RGW
 def test_submitted_stopped_resumed_while_nodes_go_and_come(
     s3_bucket: Bucket, tmp_path: Path, run_cli: Callable[..., CliResult]
 ) -> None:
-    scenes.write(tmp_path / "scenes", N, 3)
-    photos = sorted((tmp_path / "scenes").glob("*.jpg"))
-    for photo in photos:
-        s3_bucket.put(f"photos/{photo.name}", photo.read_bytes())
-    source, lake = f"{s3_bucket.uri}/photos/", f"{s3_bucket.uri}/lake"
-
+    source, uris = put_scenes(s3_bucket, tmp_path / "scenes", N)
+    lake = f"{s3_bucket.uri}/lake"
     # Only the nodes have the credentials: what is sent to them has none.
     with ray_nodes(s3=s3_bucket.server) as cluster:
         cluster.add("one", 1)
         cluster.add("two", 1)
-
-        def masklake(*args: str) -> CliResult:
-            said = run_cli(*args, env=cluster.env | {"RAY_API_SERVER_ADDRESS": cluster.address})
-            print(f"$ masklake {' '.join(args)}\n{said.stdout}{said.stderr}")
-            return said
-
-        def run_of(job: str) -> str:
-            def found() -> str | None:
-                facts = json.loads(masklake("jobs", "status", job, "--json").stdout)
-                assert facts["state"] in ("pending", "running"), facts
-                run: str | None = facts["run"]
-                return run
-
-            return str(cluster.wait_until(found, 120))
-
-        first = masklake("submit", "segment", source, lake, *OPTIONS).stdout.strip()
-        run_id = run_of(first)
+        masklake = Laptop(cluster=cluster, run_cli=run_cli)
+        first = masklake.submit("segment", source, lake, *OPTIONS)
+        run_id = masklake.run_of(first)
         cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
         assert used(cluster).keys() == {"one", "two"}
         assert cluster.exposed() == set()
@@ -81,7 +88,7 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         before = committed(lake, run_id)
         assert before * 8 < N
 
-        second = masklake("submit", "segment", source, lake, "--resume", run_id, *OPTIONS[2:8]).stdout.strip()
+        second = masklake.submit("segment", source, lake, "--resume", run_id, *OPTIONS[2:8])
         cluster.wait_until(lambda: committed(lake, run_id) > before, 180)
         began = time.monotonic()
         cluster.kill("one")
@@ -95,12 +102,4 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         assert s3_bucket.server.secret_key not in told
         assert cluster.token not in told
 
-    record = RunFolder(lake, run_id, Storage()).load()
-    assert (record.state, record.attempt) == ("complete", 2)
-    assert record.verification is not None
-    images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
-    assert Counter(images["uri"].to_pylist()) == Counter(f"{source}{photo.name}" for photo in photos)
-    assert set(images["status"].to_pylist()) == {"ok"}
-    counted = Counter(instances["uri"].to_pylist())
-    assert [counted[uri] for uri in images["uri"].to_pylist()] == images["n_instances"].to_pylist()
-    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
+    assert_whole(lake, run_id, uris, attempt=2)

@@ -192,8 +192,11 @@ class Network:
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        if Path("/sys/class/net", self.bridge).exists():
-            _ip("link", "delete", self.bridge)
+        # A machine's cable goes with it, but some time after.
+        for link in Path("/sys/class/net").iterdir():
+            if link.name == self.bridge or link.name.startswith(f"{self.bridge}-"):
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    _ip("link", "delete", link.name)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

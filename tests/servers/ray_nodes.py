@@ -46,6 +46,8 @@ _PORTS = (
     "runtime-env-agent-port", "metrics-export-port",
 )  # fmt: skip
 _STORE_BYTES = 256 * 2**20
+# Ray gives up a node that does not answer after a minute; here after a quarter of one.
+_HEALTH = {"period_ms": "1000", "timeout_ms": "4000", "failure_threshold": "3"}
 
 
 @dataclass(kw_only=True)
@@ -119,7 +121,7 @@ class RayNodes:
         self._env = self._s3_env() | self._env
         self._stack.callback(self._end)
         self._start("head", self._cpus)
-        self.wait_until(lambda: self._names() == {"head"}, 120)
+        self.wait_until(lambda: self.names() == {"head"}, 120)
 
     def _end(self) -> None:
         for node in reversed(self.nodes + self._unplugged):
@@ -154,7 +156,7 @@ class RayNodes:
         """One more node of the cluster."""
         node = self._start(name, cpus)
         if wait:
-            self.wait_until(lambda: name in self._names(), 120)
+            self.wait_until(lambda: name in self.names(), 120)
         return node
 
     def kill(self, name: str) -> None:
@@ -230,7 +232,8 @@ class RayNodes:
             time.sleep(0.2)
         return found
 
-    def _names(self) -> set[str]:
+    def names(self) -> set[str]:
+        """Of the nodes that are alive, as the cluster sees it."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             return {node["node_name"] for node in self.listed("nodes") if node["state"] == "ALIVE"}
         return set()
@@ -242,6 +245,7 @@ class RayNodes:
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self.env,
+            **{f"RAY_health_check_{name}": value for name, value in _HEALTH.items()},
             **self._env,
             _MARK: mark,
         }
