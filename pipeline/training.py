@@ -33,6 +33,9 @@ from pipeline.train_worker import STATE, Work, work
 RECORD = "train.json"
 CHECKPOINTS = "checkpoints"
 EVENTS = "tensorboard"
+_FORGET = {"RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30"}
+"""Ray Data keeps what a killed worker's stream had reserved for three minutes, in which those that were started again
+get too little to go on; a living one renews it every ten seconds."""
 _GRACE_S = 120.0
 """How long a training that was told to stop has for its checkpoint."""
 
@@ -225,6 +228,7 @@ class Training:
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=crew.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                worker_runtime_env={"env_vars": _FORGET},
             ),
         )
 
