@@ -228,7 +228,7 @@ class Training:
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=crew.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-                worker_runtime_env={"env_vars": _FORGET},
+                worker_runtime_env={"env_vars": _FORGET},  # type: ignore[call-arg]  # Ray Train V2 has it; its stubs are of V1
             ),
         )
 
