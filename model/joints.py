@@ -6,11 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Share of the largest logit by which two ways to sum sixteen float32 products can differ, with room.
-_ROUNDING = 1e-5
+# Share of the largest logit by which two ways to sum sixteen float32 products can differ, with room; and by how much
+# more, as the places between cells are rounded.
+_ROUNDING = 2e-5
 
 # Bicubic weights (torch's a = -0.75) along one axis sum to 1; the negative ones to no less than -0.1875.
+_A = -0.75
 _NEGATIVE = 0.1875
+
+_CELLS = 1 << 16  # looked at at a time
+_PIXELS = 1 << 20  # enlarged at a time, at most: 100 MB
+_LAST = torch.iinfo(torch.int64).max
+_MANY = 4096
+"""Pixels of a map from which on torch's own interpolation is faster on a CPU."""
 
 
 def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
@@ -19,45 +27,63 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
     maps: (R, K, M, M) float32 logits; boxes: (R, 4), x1 y1 x2 y2 in pixels of the resized image.
     The last axis is x, y (pixels of the resized image) and the logit there.
 
-    The same places as `heatmaps_to_keypoints` in torchvision's roi_heads.py, which enlarges whole maps. A bound on
-    what the weights can make of the sixteen cells around a pixel says where the maximum can be; there, two matrix
-    products enlarge. Where another pixel comes within rounding of the highest, torch's own interpolation decides.
+    The same places as `heatmaps_to_keypoints` in torchvision's roi_heads.py, which enlarges map after map. Here all maps
+    are worked on at once: a bound on what the weights can make of the sixteen cells around a pixel says where the
+    maximum can be, and only there pixels are computed. Where on a CPU another pixel comes within rounding of the
+    highest, torch's own interpolation decides.
     """
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    whole = sides.ceil()
-    rounding_RK = _ROUNDING * maps.abs().amax((2, 3))
-    bound_RKCC = _upper_bound(maps)
-    at = torch.empty(*maps.shape[:2], 2, dtype=torch.int64, device=maps.device)  # column, row
-    logits_RK = maps.new_empty(maps.shape[:2])
-    weights: dict[int, Tensor] = {}
-    for r, (width, height) in enumerate(whole.to(torch.int64).tolist()):
-        for size in (width, height):
-            if size not in weights:
-                weights[size] = _bicubic(maps.shape[-1], size, maps)
-        least_K = _sample(maps[r], weights[height], weights[width]) - rounding_RK[r]
-        possible_KCC = bound_RKCC[r] >= least_K[:, None, None]
-        row_K, rows_KSM = _window(possible_KCC.any(2), weights[height])
-        column_K, columns_KSM = _window(possible_KCC.any(1), weights[width])
-        enlarged_KSS = rows_KSM @ maps[r] @ columns_KSM.mT
-        logits_RK[r], best_K = enlarged_KSS.flatten(1).max(1)
-        at[r, :, 0] = column_K + best_K % enlarged_KSS.shape[2]
-        at[r, :, 1] = row_K + best_K // enlarged_KSS.shape[2]
-        unclear = (enlarged_KSS >= (logits_RK[r] - rounding_RK[r])[:, None, None]).sum((1, 2)) > 1
-        if unclear.any():
-            some = maps[r][unclear][:, None]
-            enlarged = F.interpolate(some, (height, width), mode="bicubic", align_corners=False)
-            logits_RK[r, unclear], best = enlarged.flatten(1).max(1)
-            at[r, unclear] = torch.stack([best % width, best // width], dim=1)
-    places_RK2 = (at + 0.5) * (sides / whole)[:, None] + boxes[:, None, :2]
-    return torch.cat([places_RK2, logits_RK[..., None]], dim=2)
+    r, k, m, _ = maps.shape
+    sides_R2 = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    whole_R2 = sides_R2.ceil()
+    if not r:
+        return maps.new_zeros(0, k, 3)
+    # From here on the maps of all RoIs are one list of L; cell c lies between the lines c - 1 and c of a map's grid.
+    maps_LMM = maps.flatten(0, 1)
+    size_L2 = whole_R2.to(torch.int64).repeat_interleave(k, 0)  # width, height
+    around = F.pad(maps_LMM, (2, 2, 2, 2), mode="replicate")
+    rounding_L = _ROUNDING * maps_LMM.abs().amax((1, 2))
+    least_L = _highest_sample(maps_LMM, around, size_L2) - rounding_L
+    of, row, column = torch.where(_upper_bound(around) >= least_L[:, None, None])
+    cells = _narrowed(around, (of, row, column), size_L2, least_L)
+
+    unclear_L = torch.zeros(r * k, dtype=torch.bool, device=maps.device)
+    if maps.device.type == "cpu":
+        pixels = _pixels(cells[2], size_L2[cells[0], 0], m)[1] * _pixels(cells[1], size_L2[cells[0], 1], m)[1]
+        unclear_L = torch.zeros(r * k, dtype=torch.int64).scatter_add_(0, cells[0], pixels) > _MANY
+        some = ~unclear_L[cells[0]]
+        cells = (cells[0][some], cells[1][some], cells[2][some])
+    at_L, logit_L, alone_L = _highest_pixels(around, cells, size_L2, rounding_L)
+    if maps.device.type == "cpu":
+        unclear_L |= ~alone_L
+        for roi in torch.where(unclear_L.view(r, k).any(1))[0].tolist():
+            which = torch.where(unclear_L.view(r, k)[roi])[0]
+            width, height = size_L2[roi * k].tolist()
+            enlarged = F.interpolate(
+                maps[roi, which][:, None], (height, width), mode="bicubic", align_corners=False
+            )
+            logit_L[roi * k + which], at_L[roi * k + which] = enlarged.flatten(1).max(1)
+    logit_L = logit_L.masked_fill(~rounding_L.isfinite(), torch.nan)  # as a maximum of such maps is
+    at_L2 = torch.stack([at_L % size_L2[:, 0], at_L // size_L2[:, 0]], dim=1)
+    places_RK2 = (at_L2.view(r, k, 2) + 0.5) * (sides_R2 / whole_R2)[:, None] + boxes[:, None, :2]
+    return torch.cat([places_RK2, logit_L.view(r, k, 1)], dim=2)
 
 
-def _upper_bound(maps: Tensor) -> Tensor:
-    """(R, K, M + 1, M + 1): what no pixel between four neighbouring cells, the edge's repeated, can exceed."""
-    around = F.pad(maps, (2, 2, 2, 2), mode="replicate")
+Cells = tuple[Tensor, Tensor, Tensor]
+"""(C,) each: map, row, column."""
+
+
+def _upper_bound(around: Tensor) -> Tensor:
+    """(L, M + 1, M + 1): what no pixel between four neighbouring cells, the edge's repeated, can exceed.
+
+    Along one axis the value is at most (1 + n) times the higher one of the two inner cells less n times the lower one
+    of the outer two, n being what the negative weights sum to at most.
+    """
+    n = _NEGATIVE
     high, low = _of_four(torch.maximum, around), _of_four(torch.minimum, around)
-    negative = 2 * _NEGATIVE * (1 + _NEGATIVE)  # sum of the sixteen products below 0
-    return high + negative * (high - low)
+    inner = torch.maximum(around[:, 1:-2, 1:-1], around[:, 2:-1, 1:-1])
+    inner = torch.maximum(inner[..., 1:], inner[..., :-1])
+    bound = inner.mul_((1 + n) ** 2)
+    return bound.add_(low, alpha=-2 * n * (1 + n)).add_(high, alpha=n * n)
 
 
 def _of_four(best: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
@@ -68,30 +94,107 @@ def _of_four(best: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
     return best(x[..., 2:], x[..., :-2])
 
 
-def _sample(maps_KMM: Tensor, rows_HM: Tensor, columns_WM: Tensor) -> Tensor:
-    """(K,) the value of each enlarged map at the pixel next to its highest cell."""
-    k, m, _ = maps_KMM.shape
-    cell = maps_KMM.flatten(1).argmax(1)
-    row = ((cell // m + 0.5) * (len(rows_HM) / m)).to(torch.int64).clamp(max=len(rows_HM) - 1)
-    column = ((cell % m + 0.5) * (len(columns_WM) / m)).to(torch.int64).clamp(max=len(columns_WM) - 1)
-    return (rows_HM[row][:, None] @ maps_KMM @ columns_WM[column][:, :, None]).view(k)
+def _highest_sample(maps_LMM: Tensor, around: Tensor, size_L2: Tensor) -> Tensor:
+    """(L,) the value of each enlarged map at the pixel next to its highest cell."""
+    m = maps_LMM.shape[-1]
+    cell_L = maps_LMM.flatten(1).argmax(1)
+    cell_L2 = torch.stack([cell_L % m, cell_L // m], 1)
+    pixel_L2 = ((cell_L2 + 0.5) * (size_L2 / m)).to(torch.int64)
+    source_L2 = _source(torch.minimum(pixel_L2, size_L2 - 1), size_L2, m)
+    low_L2 = source_L2.floor()
+    column, row = (low_L2.to(torch.int64) + 1).unbind(1)
+    across, down = (_weights(t) for t in (source_L2 - low_L2).unbind(1))
+    of = torch.arange(len(maps_LMM), device=maps_LMM.device)
+    return _sum(_patches(around, (of, row, column)), down, across)
 
 
-def _window(possible_KC: Tensor, weights_PM: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis: (K,) first pixels and (K, S, M) weights of windows that cover the possible cells."""
-    pixels, m = weights_PM.shape
-    cells = torch.arange(m + 1, device=possible_KC.device)
-    first = torch.where(possible_KC, cells, m).amin(1) - 1
-    last = torch.where(possible_KC, cells, 0).amax(1)
-    # A pixel between grid lines c - 1 and c is in cell c; a pixel more on either side for rounding.
-    start = ((first + 0.5) * (pixels / m) - 0.5).floor().to(torch.int64).clamp(min=0)
-    stop = ((last + 0.5) * (pixels / m) - 0.5).ceil().to(torch.int64).clamp(max=pixels - 1) + 1
-    size = int((stop - start).amax())
-    start = start.clamp(max=pixels - size)
-    return start, weights_PM[start[:, None] + torch.arange(size, device=start.device)]
+def _narrowed(around: Tensor, cells: Cells, size_L2: Tensor, least_L: Tensor) -> Cells:
+    """The cells with pixels whose surface between four lines of the grid can really reach `least_L`.
+
+    A cubic lies below its control points: along one axis, for the values a b c d, they are b, b + (c - a) / 4,
+    c - (d - b) / 4 and c.
+    """
+    m = around.shape[-1] - 4
+    along = around.new_tensor([[0, 1, 0, 0], [-0.25, 1, 0.25, 0], [0, 0.25, 1, -0.25], [0, 0, 1, 0]])
+    control = torch.kron(along, along).T.contiguous()
+    kept = []
+    for at in range(0, len(cells[0]), _CELLS):
+        of, row, column = (index[at : at + _CELLS] for index in cells)
+        highest = (_patches(around, (of, row, column)).flatten(1) @ control).amax(1)
+        # Rounding is in least_L.
+        some = highest >= least_L[of]
+        some &= (_pixels(column, size_L2[of, 0], m)[1] > 0) & (_pixels(row, size_L2[of, 1], m)[1] > 0)
+        kept.append(torch.stack([of[some], row[some], column[some]]))
+    of, row, column = torch.cat(kept, 1)
+    return of, row, column
 
 
-def _bicubic(cells: int, pixels: int, like: Tensor) -> Tensor:
-    """(pixels, cells) weights of torch's bicubic interpolation along one axis."""
-    unit = torch.eye(cells, dtype=like.dtype, device=like.device)[None, :, :, None]
-    return F.interpolate(unit, (pixels, 1), mode="bicubic", align_corners=False)[0, :, :, 0].T.contiguous()
+def _highest_pixels(
+    around: Tensor, cells: Cells, size_L2: Tensor, rounding_L: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(L,) the highest of each map's pixels in its cells, row by row; its value; whether none other is as high."""
+    maps, m = len(around), around.shape[-1] - 4
+    best_L = around.new_full((maps,), -torch.inf)
+    at_L, rivals_L = torch.zeros((2, maps), dtype=torch.int64, device=around.device)
+    width, height = (size_L2.amax(0).tolist()) if maps else (1, 1)
+    step = max(1, _PIXELS // ((width // m + 2) * (height // m + 2)))
+    for begin in range(0, len(cells[0]), step):
+        of, row, column = (index[begin : begin + step] for index in cells)
+        first_x, count_x = _pixels(column, size_L2[of, 0], m)
+        first_y, count_y = _pixels(row, size_L2[of, 1], m)
+        count = count_x * count_y
+        cell = torch.arange(len(of), device=of.device).repeat_interleave(count)
+        nth = torch.arange(len(cell), device=of.device) - (count.cumsum(0) - count)[cell]
+        y, x = first_y[cell] + nth // count_x[cell], first_x[cell] + nth % count_x[cell]
+        patch = _patches(around, (of, row, column))[cell]
+        across = _weights(_source(x, size_L2[of, 0][cell], m) - (column[cell] - 1))
+        down = _weights(_source(y, size_L2[of, 1][cell], m) - (row[cell] - 1))
+        value = _sum(patch, down, across)
+        of = of[cell]
+        place = y * size_L2[of, 0] + x
+        higher_L = best_L.scatter_reduce(0, of, value, "amax")
+        near = value >= (higher_L - rounding_L)[of]
+        rivals_L = torch.where(best_L >= higher_L - rounding_L, rivals_L, 0).scatter_add_(0, of, near.long())
+        # Of pixels that are equally high the first one.
+        at_L = torch.where(best_L == higher_L, at_L, _LAST)
+        at_L.scatter_reduce_(0, of, torch.where(value == higher_L[of], place, _LAST), "amin")
+        best_L = higher_L
+    return at_L, best_L, rivals_L < 2
+
+
+def _patches(around: Tensor, cells: Cells) -> Tensor:
+    """(C, 4, 4) the values that a pixel of each cell is made of."""
+    of, row, column = cells
+    side = around.shape[-1]
+    four = torch.arange(4, device=around.device)
+    offsets = (four[:, None] * side + four).flatten()
+    first = (of * side + row) * side + column
+    return around.flatten()[first[:, None] + offsets].view(-1, 4, 4)
+
+
+def _pixels(cell: Tensor, size: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Along one axis of maps enlarged to `size`: the first pixel of each cell, and how many it has."""
+    first, after = (
+        ((cell + end) * (size / m) - 0.5).ceil().to(torch.int64).clamp(min=0).minimum(size)
+        for end in (-0.5, 0.5)
+    )
+    return first, after - first
+
+
+def _source(pixel: Tensor, size: Tensor, m: int) -> Tensor:
+    """Along one axis: where pixels lie on the grid, as torch rounds it (area_pixel_compute_source_index)."""
+    return (m / size.float()) * (pixel.float() + 0.5) - 0.5
+
+
+def _weights(t: Tensor) -> Tensor:
+    """(C, 4) bicubic weights at `t` of the way from the second value to the third (torch's UpSample.h)."""
+    t = t.clamp(0, 1)[:, None]
+    near, far = torch.cat([t, 1 - t], 1), torch.cat([t + 1, 2 - t], 1)
+    near = ((_A + 2) * near - (_A + 3)) * near * near + 1
+    far = ((_A * far - 5 * _A) * far + 8 * _A) * far - 4 * _A
+    return torch.cat([far[:, :1], near, far[:, 1:]], 1)
+
+
+def _sum(patch: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """(C,) values of pixels: 4 x 4 cells by the weights of rows and columns."""
+    return ((patch * across[:, None]).sum(2) * down).sum(1)

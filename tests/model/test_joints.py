@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 
+from model import joints
 from model.joints import place_joints
 
 
@@ -35,6 +36,37 @@ def test_same_places_as_torchvision(largest: float, kind: str) -> None:
     places, logits = heatmaps_to_keypoints(maps, boxes)
     found = place_joints(maps, boxes)
     assert found.shape == (count, 17, 3)
+    torch.testing.assert_close(found[..., :2], places[..., :2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[..., 2], logits, rtol=1e-5, atol=1e-4)
+
+
+def test_sizes_of_all_kinds_at_once() -> None:
+    """RoIs of no pixel, of one, of a thousand, upside down, and maps with the same height at several places."""
+    torch.manual_seed(3)
+    boxes = torch.tensor([
+        [5, 5, 5, 5], [5, 5, 6, 6], [5.3, 5.2, 5.9, 400], [0, 0, 1000, 1.5], [-20, -30, 980, 770],
+        [50, 50, 20, 20], [10, 10, 66, 66], [10, 10, 122, 122], [3.7, 8.1, 90.2, 141.9],
+    ])  # fmt: skip
+    maps = peaks(len(boxes), 5)
+    maps[:, 1] = maps[:, 1].round()
+    maps[:, 2] = 0
+    maps[:, 2, [0, 20, 20, 55], [55, 7, 40, 0]] = 3
+    maps[:, 3] = torch.maximum(maps[:, 3], maps[:, 3].flip(2))
+    places, logits = heatmaps_to_keypoints(maps, boxes)
+    found = place_joints(maps, boxes)
+    torch.testing.assert_close(found[..., :2], places[..., :2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[..., 2], logits, rtol=1e-5, atol=1e-4)
+
+
+def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for maps without a single highest pixel, which on a CPU torch decides."""
+    torch.manual_seed(4)
+    maps, boxes = torch.randint(0, 3, (4, 17, 56, 56)).float(), random_boxes(4, 90)
+    places, logits = heatmaps_to_keypoints(maps, boxes)
+    monkeypatch.setattr(joints, "_MANY", 1 << 30)
+    monkeypatch.setattr(joints, "_CELLS", 1000)
+    monkeypatch.setattr(joints, "_PIXELS", 1000)
+    found = place_joints(maps, boxes)
     torch.testing.assert_close(found[..., :2], places[..., :2], rtol=0, atol=1e-3)
     torch.testing.assert_close(found[..., 2], logits, rtol=1e-5, atol=1e-4)
 
