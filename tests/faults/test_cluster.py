@@ -1,4 +1,4 @@
-"""A cluster on one machine: a run over Ceph RGW is submitted, stopped and resumed; a node is killed, another joins."""
+"""A cluster on one machine: a run over Ceph RGW is submitted, stopped and resumed; nodes are killed, join, are cut off."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.storage import Storage
 from tests.conftest import Bucket, CliResult
 from tests.faults.laptop import Laptop
 from tests.runs import part_names, table
+from tests.servers import network
 from tests.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
@@ -103,3 +104,34 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         assert cluster.token not in told
 
     assert_whole(lake, run_id, uris, attempt=2)
+
+
+@ON_RGW
+def test_a_node_whose_network_vanishes(
+    s3_bucket: Bucket, tmp_path: Path, run_cli: Callable[..., CliResult]
+) -> None:
+    """It is given up, and another joins in its place; then it is back, and what it still had to write comes late."""
+    if reason := network.unavailable():
+        pytest.skip(f"nodes on the loopback have no network of their own: {reason}")
+    source, uris = put_scenes(s3_bucket, tmp_path / "scenes", N // 2)
+    lake = f"{s3_bucket.uri}/lake"
+    with ray_nodes(s3=s3_bucket.server) as cluster:
+        cluster.add("one", 1)
+        cluster.add("two", 1)
+        masklake = Laptop(cluster=cluster, run_cli=run_cli)
+        job = masklake.submit("segment", source, lake, *OPTIONS)
+        run_id = masklake.run_of(job)
+        cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
+        assert used(cluster).keys() == {"one", "two"}
+
+        cluster.unplug("one")
+        began = time.monotonic()
+        cluster.wait_until(lambda: "one" not in cluster.names(), 120)
+        print(f"{time.monotonic() - began:.0f} s until it was given up; {committed(lake, run_id)} parts")
+        # Without: its actors, restarted on what is left, may leave no CPU to decode anew what they wait for.
+        cluster.add("three", 1)
+        cluster.plug("one")
+        done = masklake("jobs", "logs", job, "--follow")
+        print(f"{time.monotonic() - began:.0f} s until the end")
+        assert done.code == 0, done.stdout[-4000:] + done.stderr
+    assert_whole(lake, run_id, uris, attempt=1)
