@@ -31,6 +31,8 @@ class Cluster:
     gpus: int
     memory: float
     """Bytes that Ray gives to workers."""
+    node_cpus: int
+    """Of the smallest node that has any."""
 
 
 @contextlib.contextmanager
@@ -86,8 +88,13 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
         ) from error
     try:
         found = ray.cluster_resources()
+        cpus = max(1, int(found.get("CPU", 1)))
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         cluster = Cluster(
-            max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)), found.get("memory", math.inf)
+            cpus=cpus,
+            gpus=int(found.get("GPU", 0)),
+            memory=found.get("memory", math.inf),
+            node_cpus=min(filter(None, nodes), default=cpus),
         )
         if gpus is None:
             yield cluster

@@ -264,6 +264,7 @@ def execute(
         cluster.cpus,
         cluster.gpus,
         memory=cluster.memory,
+        node_cpus=cluster.node_cpus,
         actors=args.actors,
         packet_images=args.batch_size,
         commit_images=args.commit_images,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 _LOOK_AGAIN_S = 0.02
+_READ_CPUS = 0.05
+_LARGE_SHARES = {"fetch_cpus": 0.5, "decode_cpus": 0.96, "encode_cpus": 0.91, "write_cpus": 0.4}
+"""On machines of 8 CPUs and more."""
 _ACTORS_AT_ONCE = 4
 """Actors on CPUs that a run starts with, before there is work enough to scale up for."""
 _ACTOR_BYTES = 3 * 2**30
@@ -47,7 +50,7 @@ class Resources:
 
     actors: least and most predictor actors. infer_gpus, infer_cpus: per actor. The other shares are logical
     CPUs per task: small on a small machine, where they only have to leave room for the actors. Neighbours must
-    differ, or Ray fuses them: an actor's share is a multiple of 0.05, decode's and encode's are none.
+    differ, or Ray fuses them: an actor's share is a multiple of 0.05 or less than that, decode's and encode's are neither.
     """
 
     actors: tuple[int, int] = (1, 1)
@@ -75,6 +78,7 @@ class Resources:
         gpus: int,
         *,
         memory: float = math.inf,
+        node_cpus: int | None = None,
         actors: tuple[int, int] | None = None,
         packet_images: int | None = None,
         commit_images: int | None = None,
@@ -82,21 +86,33 @@ class Resources:
         """Shares for a cluster of `cpus`, `gpus` and `memory` bytes: a GPU an actor, or a CPU an actor as far
         as memory goes. (An actor with several threads spends them spinning while other stages have the CPUs.)
 
-        However many actors are asked for, half of the CPUs are left for the other stages.
+        However many actors are asked for, half of the CPUs are left for the other stages; and where there are several
+        nodes, of which the smallest has `node_cpus`, so much that this one alone has room for all actors and a task of any
+        stage. When nodes go, Ray starts their actors again on those that stay, before the tasks that feed them.
         """
+        node_cpus = cpus if node_cpus is None else node_cpus
+        tasks = {} if node_cpus < 8 else _LARGE_SHARES
         most = gpus or max(1, int(min(cpus, memory / _ACTOR_BYTES)))
         actors = actors or (1 if gpus else min(most, _ACTORS_AT_ONCE), most)
         share = min(0.5 if gpus else 1.0, cpus / 2 / actors[1])
-        fitted = cls(
+        if not gpus:  # which keep their actors apart
+            share = min(
+                share, (node_cpus - tasks.get("decode_cpus", cls.decode_cpus) - _READ_CPUS) / actors[1]
+            )
+        return cls(
             actors=actors,
             infer_gpus=1.0 if gpus else 0.0,
-            infer_cpus=round(max(1, math.floor(share / 0.05)) * 0.05, 2),
+            infer_cpus=_share(share),
             packet_images=packet_images or (64 if gpus else 16),
             commit_images=commit_images or (8192 if gpus else 256),
+            **tasks,
         )
-        if cpus < 8:
-            return fitted
-        return replace(fitted, fetch_cpus=0.5, decode_cpus=0.96, encode_cpus=0.91, write_cpus=0.4)
+
+
+def _share(cpus: float) -> float:
+    """The share that an actor takes of so many CPUs: at least a hundredth, with which Ray counts here."""
+    steps = math.floor(cpus / 0.05)
+    return round(steps * 0.05, 2) if steps else max(0.01, math.floor(100 * cpus) / 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +206,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             self._idle_since = time.perf_counter()
             return pack(found)
 
-    ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=0.05)
+    ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=_READ_CPUS)
     ds = ds.map_batches(fetch_packet, batch_size=None, num_cpus=shares.fetch_cpus, **plain)
     ds = ds.map_batches(decode_packet, batch_size=None, num_cpus=shares.decode_cpus, **plain)
     ds = ds.map_batches(

@@ -23,6 +23,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
     monkeypatch.setattr(ray, "init", lambda **given: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: dict(resources))
+    monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(cluster_gpus, "_LOOK_S", 0.01)
     return resources
 

@@ -113,6 +113,18 @@ def test_every_stage_finds_a_cpu_beside_the_actors(
         assert left >= reading + max(r.fetch_cpus, r.decode_cpus, r.encode_cpus, r.write_cpus)
 
 
+@pytest.mark.parametrize(("nodes", "node_cpus"), [(2, 1), (3, 2), (16, 1), (16, 4), (4, 8), (32, 16)])
+@pytest.mark.parametrize("actors", [None, (1, 4), (1, 32)])
+def test_when_nodes_go_the_last_has_room_for_all_actors_and_a_task(
+    nodes: int, node_cpus: int, actors: tuple[int, int] | None
+) -> None:
+    """Ray starts the actors again there first, and they wait for what is to be decoded again."""
+    r = Resources.fitted(nodes * node_cpus, 0, node_cpus=node_cpus, actors=actors)
+    left = node_cpus - r.actors[1] * r.infer_cpus
+    reading = 0.05
+    assert left >= reading + max(r.fetch_cpus, r.decode_cpus, r.encode_cpus, r.write_cpus)
+
+
 def test_given_sizes_are_kept() -> None:
     r = Resources.fitted(8, 0, actors=(2, 3), packet_images=5, commit_images=7)
     assert (r.actors, r.packet_images, r.commit_images) == ((2, 3), 5, 7)
