@@ -33,8 +33,9 @@ def supported(dtype: torch.dtype) -> bool:
 def fuse(module: nn.Module) -> nn.Module:
     """`module`, traced, its convolutions and linear layers fused with activations and additions that follow them.
 
-    module: on the CPU, in evaluation mode, normalisation folded (`model.fold`), of a dtype that is `supported`,
-        its forward traceable by torch.fx. Weights are shared with it, not copied, until the first call.
+    module: on the CPU, in evaluation mode, normalisation folded (`model.fold`), of a dtype that is `supported` (biases,
+        see `with_bias`, may be float32), its forward traceable by torch.fx. Weights are shared with it, not copied, until
+        the first call.
     The results differ from the module's by rounding: sums are rounded once, after the activation.
     """
     traced = fx.symbolic_trace(module)
@@ -98,6 +99,8 @@ class FusedConv(nn.Module):
             # Only speed depends on the size that it is laid out for; images of a source are of similar sizes.
             self._weight = op._reorder_convolution_weight(self._weight, *shape, list(x.shape))
             self._packed = True
+            if other is not None and self._bias is not None:
+                self._bias = self._bias.to(x.dtype)  # the sum takes no other
         if other is None:
             return op._convolution_pointwise(
                 x, self._weight, self._bias, *shape, self.activation, self.scalars, ""
@@ -125,6 +128,11 @@ class FusedLinear(nn.Module):
             self._weight = op._reorder_linear_weight(self._weight, len(x))
             self._packed = True
         return op._linear_pointwise(x, self._weight, self._bias, self.activation, self.scalars, "")
+
+
+def with_bias(module: nn.Module) -> bool:
+    """Whether it is a layer that `fuse` makes another of, and has a bias."""
+    return (isinstance(module, nn.Linear) or _fusable(module)) and module.bias is not None
 
 
 def _keeps_size(module: nn.Module) -> bool:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from model.fold import fold_norms
-from model.fuse import fuse, supported
+from model.fuse import fuse, supported, with_bias
 from model.joints import place_joints
 from model.roi_pool import RoiPool
-from model.rpn import Proposer
+from model.rpn import Proposer, SparseConv
 
 Features = dict[str, Tensor]
 """(N, C, H, W) by pyramid level, finest first."""
@@ -99,7 +100,7 @@ class FastParts:
         self.has_masks, self.has_joints = heads.has_mask(), heads.has_keypoint()
         self._backbone = self._made(model.backbone)
         if model.rpn is not None:
-            self._proposer = Proposer(model.rpn, self._made(model.rpn.head.conv))
+            self._proposer = self._made_proposer(model.rpn)
             self._box_pool, self._box_head = RoiPool(heads.box_roi_pool), self._made(heads.box_head)
             self._box_predictor = heads.box_predictor
         if self.has_masks:
@@ -121,9 +122,20 @@ class FastParts:
         return dict(self._backbone(images_NCHW))
 
     def _made(self, module: nn.Module) -> Callable[..., Any]:
-        on_cpu = next(module.parameters()).device.type == "cpu"
+        fused = next(module.parameters()).device.type == "cpu" and supported(self.dtype)
+        layers = [one for one in module.modules() if fused and with_bias(one)]
+        biases = [layer.get_parameter("bias").detach() for layer in layers]
         module = module.to(self.dtype).to(memory_format=torch.channels_last)
-        return fuse(module) if on_cpu and supported(self.dtype) else module
+        # In float32 they cost nothing, and a rounded one errs the same way in every pixel.
+        for layer, bias in zip(layers, biases, strict=True):
+            layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+        return fuse(module) if fused else module
+
+    def _made_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
+        convs = list(rpn.head.conv)
+        last = next(m for m in convs[-1].modules() if isinstance(m, nn.Conv2d))
+        again = None if self.dtype == torch.float32 else SparseConv(last)
+        return Proposer(rpn, [self._made(one) for one in convs], again)
 
     def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
         return self._proposer(features, batch)

@@ -1,12 +1,13 @@
 """Region proposals (Faster R-CNN, section 3.1): torchvision's rpn.py, with boxes decoded only where they can win.
 
 torchvision decodes the boxes of all anchors, a quarter of a million in a photo, and then keeps the best thousand of
-each pyramid level. Here the best are chosen first, and the box layer runs on them alone.
+each pyramid level. Here the best are chosen first, and the box layer runs on them alone. Where the layers run in less than
+float32, those that may be among the best are computed again in float32, from the last convolution on.
 
 Shapes: N images, A anchors a position, C channels, T positions kept of a level.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +16,24 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import boxes as box_ops
 
-_SPARE = 2
-"""How many times the wanted number are looked at again in float32, where the layers run in less."""
+_SPARE = 1.25
+"""How many times the wanted number are computed again in float32, where the layers run in less."""
 
 
 class Proposer:
     """A RegionProposalNetwork in evaluation mode, made ready.
 
-    convolve: its 3 x 3 convolutions, (N, C, H, W) in and out, in the features' dtype.
+    convolve: its 3 x 3 convolutions in their order, each with its activation, (N, C, H, W) in and out, in the features' dtype.
+    again: the last of them once more, in float32, where they run in less.
     """
 
-    def __init__(self, rpn: RegionProposalNetwork, convolve: Callable[[Tensor], Tensor]) -> None:
-        self._rpn, self._convolve = rpn, convolve
+    def __init__(
+        self,
+        rpn: RegionProposalNetwork,
+        convolve: Sequence[Callable[[Tensor], Tensor]],
+        again: "SparseConv | None" = None,
+    ) -> None:
+        self._rpn, self._convolve, self._again = rpn, convolve, again
         self._objectness, self._boxes = _rows(rpn.head.cls_logits), _rows(rpn.head.bbox_pred)
         self._rough: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
@@ -37,8 +44,10 @@ class Proposer:
         for level, (feature_NCHW, cell_A4) in enumerate(
             zip(features.values(), self._rpn.anchor_generator.cell_anchors, strict=True)
         ):
-            hidden_NCHW = self._convolve(feature_NCHW)
-            boxes_NT4, logits_NT = self._best(hidden_NCHW, cell_A4.to(hidden_NCHW.device), padded)
+            before_NCHW = feature_NCHW
+            for convolve in self._convolve[:-1]:
+                before_NCHW = convolve(before_NCHW)
+            boxes_NT4, logits_NT = self._best(before_NCHW, cell_A4.to(before_NCHW.device), padded)
             boxes.append(boxes_NT4)
             scores.append(logits_NT.sigmoid())
             kinds.append(torch.full_like(logits_NT, level, dtype=torch.int64))
@@ -47,19 +56,20 @@ class Proposer:
             self._filtered(boxes_NT4[i], scores_NT[i], kinds_NT[i], batch.image_sizes[i]) for i in range(n)
         ]
 
-    def _best(self, hidden_NCHW: Tensor, cell_A4: Tensor, padded: torch.Size) -> tuple[Tensor, Tensor]:
+    def _best(self, before_NCHW: Tensor, cell_A4: Tensor, padded: torch.Size) -> tuple[Tensor, Tensor]:
         """(N, T, 4) boxes and (N, T) objectness logits of the best of one level, best first; float32."""
+        hidden_NCHW = self._convolve[-1](before_NCHW)
         height, width = hidden_NCHW.shape[2:]
         hidden_NPC = hidden_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
         a = len(cell_A4)
         logits_NQ = self._dense_objectness(hidden_NCHW).permute(0, 2, 3, 1).flatten(1)  # Q = H W A
         most = min(self._rpn.pre_nms_top_n(), logits_NQ.shape[1])
-        if logits_NQ.dtype == torch.float32:
+        if self._again is None:
             logits_NT, q_NT = logits_NQ.topk(most, 1)
             rows_NTC = _take(hidden_NPC, q_NT // a)
         else:
-            q_NS = logits_NQ.topk(min(_SPARE * most, logits_NQ.shape[1]), 1).indices
-            rows_NSC = _take(hidden_NPC, q_NS // a).float()
+            q_NS = logits_NQ.topk(min(int(_SPARE * most), logits_NQ.shape[1]), 1).indices
+            rows_NSC = self._again(before_NCHW, q_NS // a)
             logits_NS = F.linear(rows_NSC, *self._objectness).gather(2, (q_NS % a)[..., None])[..., 0]
             logits_NT, s_NT = logits_NS.topk(most, 1)
             q_NT, rows_NTC = q_NS.gather(1, s_NT), _take(rows_NSC, s_NT)
@@ -85,6 +95,31 @@ class Proposer:
         boxes_R4, scores_R, level_R = boxes_R4[keep], scores_R[keep], level_R[keep]
         best = box_ops.batched_nms(boxes_R4, scores_R, level_R, self._rpn.nms_thresh)
         return boxes_R4[best[: self._rpn.post_nms_top_n()]]
+
+
+class SparseConv:
+    """A 3 x 3 convolution of stride 1 and its ReLU in float32, at some positions only. `conv` is copied."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self._weight_OK = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).float().clone()  # K = 9 C
+        self._bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
+        self._bias_O = self._bias_O.to(conv.weight.device, copy=True)
+
+    def __call__(self, x_NCHW: Tensor, position_NS: Tensor) -> Tensor:
+        """(N, S, O) float32 at positions y * W + x of each image."""
+        n, _, height, width = x_NCHW.shape
+        # A position has several anchors: many come more than once.
+        offset_N1 = torch.arange(n, device=x_NCHW.device)[:, None] * (height * width)
+        one_U, which_NS = torch.unique(position_NS + offset_N1, return_inverse=True)
+        image_U, at_U = one_U // (height * width), one_U % (height * width)
+        step = torch.arange(-1, 2, device=x_NCHW.device)
+        y_U3, x_U3 = (at_U // width)[:, None] + step, (at_U % width)[:, None] + step
+        inside_U33 = ((y_U3 >= 0) & (y_U3 < height))[:, :, None] & ((x_U3 >= 0) & (x_U3 < width))[:, None]
+        y_U3, x_U3 = y_U3.clamp(0, height - 1), x_U3.clamp(0, width - 1)
+        place_U33 = image_U[:, None, None] * (height * width) + y_U3[:, :, None] * width + x_U3[:, None]
+        rows_PC = x_NCHW.permute(0, 2, 3, 1).flatten(0, 2)
+        patch_UKC = rows_PC[place_U33.flatten(1)].float() * inside_U33.flatten(1)[..., None]
+        return F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()[which_NS]
 
 
 def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:

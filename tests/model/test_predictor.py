@@ -185,15 +185,20 @@ def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_im
 
 
 @pytest.mark.parametrize(
-    ("precision", "count", "scale"),
-    [("bfloat16", 60, 1), ("bfloat16", 40, 2), ("float16", 15, 1)],  # few processors have float16: slow
+    ("precision", "count", "scale", "least"),
+    [
+        ("bfloat16", 60, 1, 0.97),
+        ("bfloat16", 40, 2, 0.97),
+        ("float16", 15, 1, 0.98),  # few processors have it: slow
+        pytest.param("bfloat16", 600, 1, 0.985, marks=pytest.mark.slow),
+    ],
 )
 def test_half_precision_finds_the_same_things(
-    demo: LoadedModel, precision: str, count: int, scale: int
+    demo: LoadedModel, precision: str, count: int, scale: int, least: float
 ) -> None:
-    """Of the detections above 0.5, 98 % have one of the same class at IoU 0.99 or more: in bfloat16 98.5 % of 2,603, and
-    98.1 % of 734 at 640 x 480. The others are mostly another of two boxes that score alike; 99.6 and 98.9 % lie at 0.9
-    or more. The bounds here have room for how few they are."""
+    """Of the detections above 0.5, 99 % have one of the same class at IoU 0.99 or more: in bfloat16 99.1 % of 2,603, and
+    98.9 % of 734 at 640 x 480 (`tests.bench.parity`). The others are mostly another of two boxes that score alike. The
+    bounds here have room for how few they are, and for other processors."""
     if scale > 1:
         sizes = Preprocessing(min_size=240 * scale, max_size=480 * scale)
         demo = LoadedModel(replace(demo.spec, preprocessing=sizes), demo.module)
@@ -212,7 +217,7 @@ def test_half_precision_finds_the_same_things(
         best += overlap_AB.max(1).tolist()
         gaps += np.abs(a.scores[sure] - b.scores[overlap_AB.argmax(1)]).tolist()
     assert len(best) > 3 * count
-    assert np.mean(np.asarray(best) >= 0.99) >= 0.97
+    assert np.mean(np.asarray(best) >= 0.99) >= least
     assert np.mean(np.asarray(best) >= 0.9) >= 0.985
     assert np.median(gaps) < 1e-3
 
