@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from model.crossings import Ints, Places, crop, find_changes
+from model.crossings import Places, find_changes
 from model.errors import ModelError
+from model.pasted import Ints, crop
 
 _AREAS_AT_ONCE = 255
 """pycocotools' area keeps their number in a uint8, for which NumPy 2 raises OverflowError."""

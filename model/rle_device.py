@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.crossings import SMALL_SUM, Crops, Ints, count_up, crop, odd
+from model.crossings import count_up, odd
 from model.errors import ModelError
+from model.pasted import SMALL_SUM, Crops, Ints, crop
 from model.rle import Rle, compress
 
 _PIXELS = 1 << 24
