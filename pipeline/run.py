@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.beside import beside_driver
 from pipeline.covered import Covered
 from pipeline.decode import DecodeOptions
 from pipeline.encode import Vocabulary
@@ -182,9 +183,6 @@ class _Driver:
         self._model = f"{self.record.model['name']}@{self.record.model['fingerprint']}"
 
     def run(self) -> RunRecord:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         with _explained(self.record.lake, "write to the lake"):
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
             self.record = replace(self.record, attempt=attempt)
@@ -192,10 +190,7 @@ class _Driver:
             sweep(self.folder)
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
-        # Beside the driver: on a node that goes, it would take half a minute and the accounting with it.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.ledger = actor.options(scheduling_strategy=here).remote()
+        self.ledger = beside_driver(Ledger)
         self._metrics = RunMetrics(self.record.run, self._model)
         threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]
         state, error = "failed", None

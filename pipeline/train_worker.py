@@ -91,7 +91,7 @@ def work(config: dict[str, Any]) -> None:
         with kept.as_directory() as folder:
             learner.restore(Path(folder))
             position = Position(**json.loads((Path(folder) / STATE).read_text()))
-    _Loop(given, learner, position, rank, workers).run()
+    _Loop(given, learner, position, -1 if kept is None else position.step, rank, workers).run()
 
 
 def _distributed(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -101,20 +101,24 @@ def _distributed(module: torch.nn.Module, device: torch.device) -> torch.nn.Modu
 
 
 class _Loop:
-    def __init__(self, given: Work, learner: Learner, position: Position, rank: int, workers: int) -> None:
+    def __init__(
+        self, given: Work, learner: Learner, position: Position, kept: int, rank: int, workers: int
+    ) -> None:
         self._given, self._learner, self._at = given, learner, position
         self._rank, self._workers = rank, workers
         self._started = self._saved = time.monotonic()
         self._before = position.seconds
         self._told = 0.0
         self._first = position.step
+        self._kept = kept
         self._wanted = self._lost = 0
         self._events = _Events(given, position.step) if rank == 0 else None
 
     def run(self) -> None:
         for batch in self._stream():
             progress, save, ended = self._agreed()
-            if save or ended:
+            # Ray Train, told twice of the checkpoint of one step, would delete it twice.
+            if (save or ended) and self._at.step > self._kept:
                 self._save()
             if ended or not self._learn(batch, progress):
                 break
@@ -237,7 +241,7 @@ class _Loop:
                 )
             if self._events is not None:
                 self._events.upload()
-        self._saved = time.monotonic()
+        self._saved, self._kept = time.monotonic(), self._at.step
 
 
 class _Events:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.beside import beside_driver
 from pipeline.board import Board
 from pipeline.errors import UserError
 from pipeline.lake import Lake
@@ -179,15 +180,12 @@ class Training:
 
         Raises UserError when the lake cannot be written, or another driver has this training.
         """
-        import ray
-
         from pipeline.run import process_alive
 
         attempt = self._folder.take_attempt(self.record.attempt, process_alive)
         self.record = replace(self.record, attempt=attempt, state="running", error=None, finished_at=None)
         save(self.record, self._storage)
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
-        self._board = actor.remote()
+        self._board = beside_driver(Board)
         self._metrics = TrainingMetrics(self.record.run)
         thread = threading.Thread(target=self._fit, daemon=True)
         before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}

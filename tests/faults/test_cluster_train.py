@@ -66,11 +66,10 @@ def await_checkpoint(cluster: RayNodes, lake: str, run: str) -> str:
 
 
 def assert_done(record: TrainingRecord, attempt: int, steps: int) -> None:
-    """It made all steps, each with the batch that it should have, and none twice."""
+    """It made all steps, each with the batch that it should have."""
     assert (record.state, record.attempt) == ("complete", attempt)
     assert (record.position["step"], record.position["digest"]) == (steps, digest_of(record.lake, steps))
     assert record.position["images"] == steps * BATCH
-    assert Counter(step for step, _ in trainings.events(record)["loss/mask"])[1] == 1
     assert trainings.versions(record.lake) == [record.model]
 
 
@@ -109,6 +108,9 @@ def test_a_training_is_submitted_stopped_resumed_and_measured(
         assert f"attempt 2 from step {at.position['step']}:" in done.stdout
         record = load(lake, run, Storage())
         assert_done(record, attempt=2, steps=80)
+        assert (
+            Counter(step for step, _ in trainings.events(record)["loss/mask"])[1] == 1
+        )  # no step was made twice
 
         measured = masklake("submit", "--wait", "eval", lake, "--model", str(record.model))
         assert measured.code == 0, measured.stdout + measured.stderr
