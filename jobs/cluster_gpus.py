@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+from jobs.background import meanwhile
 from jobs.text import note
 
 _TOLD_AFTER_S = (0.0, 60.0, 300.0, 900.0, 3600.0)
@@ -23,14 +25,8 @@ def told_of_gpus(wanted: int, found: Callable[[], int]) -> Iterator[None]:
     if found() >= wanted:
         yield
         return
-    over = threading.Event()
-    thread = threading.Thread(target=_tell, args=(wanted, found, over), daemon=True)
-    thread.start()
-    try:
+    with meanwhile(functools.partial(_tell, wanted, found)):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _tell(wanted: int, found: Callable[[], int], over: threading.Event) -> None:

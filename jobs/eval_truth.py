@@ -110,9 +110,9 @@ def of_labels(lake: Lake, split: str) -> Target:
 
 def of_coco(directory: str, storage: Storage) -> Target:
     """COCO val2017 in `directory`, as it comes: val2017/ and annotations/. Raises UserError for anything else."""
-    from pipeline.storage import explain, join, normalise
+    from pipeline.storage import explain, join, normalise_folder
 
-    root = normalise(directory).rstrip("/") or "/"
+    root = normalise_folder(directory)
     truths = []
     for file, kinds in COCO_FILES.items():
         uri = join(root, file)

@@ -6,20 +6,21 @@ Schedules take the same locks, and on a cluster or on Kubernetes this option is 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
 import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from jobs.background import meanwhile
 from jobs.options import storage_from
 from jobs.text import elide, note
 from pipeline.errors import UserError
 from pipeline.lease import Lease, LeaseHeldError
 from pipeline.registry import check_name
-from pipeline.storage import normalise, redact
+from pipeline.storage import normalise_folder, redact
 
 REFUSED = 75
 """The exit code of one who found the lock held: EX_TEMPFAIL of sysexits.h, it may work later."""
@@ -52,37 +53,24 @@ def exclusively(args: argparse.Namespace, work: Callable[[], int]) -> int:
     """
     if args.lock is None or getattr(args, "dry_run", False):
         return work()
-    lake = normalise(args.lake).rstrip("/") or "/"
     what = elide(redact(shlex.join(["masklake", *sys.argv[1:]])), 200)
-    lease = Lease(lake, args.lock, storage_from(args), what=what)
+    lease = Lease(normalise_folder(args.lake), args.lock, storage_from(args), what=what)
     try:
         lease.acquire()
     except LeaseHeldError as other:
         note(f"refused: {other}; a holder that died is forgotten after {other.holder.ttl:g} s")
         return REFUSED
     try:
-        with _watched(lease):
+        with meanwhile(functools.partial(_watch, lease)):
             return work()
     finally:
         lease.release()
 
 
-@contextlib.contextmanager
-def _watched(lease: Lease) -> Iterator[None]:
-    """End the block, as SIGTERM does, when the lease is lost."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_LOOK_S):
-            if lease.lost:
-                note(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    thread = threading.Thread(target=look, name="lock", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _watch(lease: Lease, over: threading.Event) -> None:
+    """Stop this process, as SIGTERM does, when the lease is lost."""
+    while not over.wait(_LOOK_S):
+        if lease.lost:
+            note(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return

@@ -65,9 +65,9 @@ _ARGUMENTS: dict[str, Any] = {
 def run(args: argparse.Namespace) -> int:
     """Run the action. Raises UserError or ModelError for a mistake."""
     from pipeline.registry import Registry
-    from pipeline.storage import normalise
+    from pipeline.storage import normalise_folder
 
-    registry = Registry(normalise(args.lake).rstrip("/") or "/", storage_from(args))
+    registry = Registry(normalise_folder(args.lake), storage_from(args))
     {"list": _list, "show": _show, "add": _add, "promote": _promote, "rollback": _rollback}[args.action](
         args, registry
     )

@@ -103,25 +103,31 @@ class Runner:
         return self._work(firing, schedule, job, lease)
 
     def _work(self, firing: Firing, schedule: Schedule, job: Job, lease: Lease | None) -> _Outcome:
-        lock = job.locking(schedule.lock) if job.elsewhere else []
+        command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
         if run and "resume" in job.options - job.given:
-            outcome = self._process(firing, schedule, lease, [*lock, "--resume", run])
+            outcome = self._process(firing, schedule, lease, [*command, "--resume", run], run)
             if outcome.exit_code != _USER_MISTAKE:
                 return outcome
             # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
-        return self._process(firing, schedule, lease, lock)
+        return self._process(firing, schedule, lease, command)
 
-    def _process(self, firing: Firing, schedule: Schedule, lease: Lease | None, more: list[str]) -> _Outcome:
+    def _process(
+        self,
+        firing: Firing,
+        schedule: Schedule,
+        lease: Lease | None,
+        command: list[str],
+        resumes: str | None = None,
+    ) -> _Outcome:
         log = self._log(schedule.name, f"{moment(firing.scheduled_at):%Y%m%dT%H%M%SZ}-{firing.attempt}.log")
         prune(log.parent, KEPT_LOGS - 1)
         try:
-            process = Process([*schedule.command, *more], schedule.cwd, log)
+            process = Process(command, schedule.cwd, log)
         except OSError as error:
             return _Outcome(FAILED, f"cannot start in {schedule.cwd}: {error.strerror}")
         with process:
             self.store.update(firing.id, pid=process.pid, born=born(process.pid), log=log.name)
-            resumes = more[-1] if "--resume" in more else None
             self._event("started", firing, pid=process.pid, lock=lease and lease.uri, resumes=resumes)
             end = None if schedule.timeout is None else time.monotonic() + schedule.timeout
 

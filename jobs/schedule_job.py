@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UserError
-from pipeline.storage import Storage, join, normalise, redact
+from pipeline.storage import Storage, join, normalise_folder, redact
 
 _NOT_JOBS = {
     "schedule": "a schedule that makes schedules never ends",
@@ -105,7 +105,7 @@ def parse(command: list[str], cwd: str = "/") -> Job:
 
 def _below(uri: str, cwd: str) -> str:
     path = uri if "://" in uri else os.path.join(cwd, uri)  # noqa: PTH118  # a trailing slash is not to be lost
-    return normalise(path).rstrip("/") or "/"
+    return normalise_folder(path)
 
 
 def _storage(args: argparse.Namespace) -> Storage:

@@ -17,7 +17,7 @@ from jobs.segment_options import DEFAULTS, tiling
 from jobs.segment_options import add_arguments as add_arguments  # part of what a command module offers
 from pipeline.errors import UserError
 from pipeline.lists import URI_COLUMNS
-from pipeline.storage import Storage, normalise
+from pipeline.storage import Storage, normalise, normalise_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def segment(args: argparse.Namespace, console: Console) -> int:
     from pipeline.run import Planned
 
     storage = storage_from(args)
-    source, lake = normalise(args.source), normalise(args.lake).rstrip("/") or "/"
+    source, lake = normalise(args.source), normalise_folder(args.lake)
     _refuse_nesting(source, lake)
     job, model = (
         _resumed(args, source, lake, storage) if args.resume else new_job(args, source, lake, storage)

@@ -56,7 +56,6 @@ def train(
 
     def work(board: Any) -> Work:
         return Work(
-            run=record.run,
             network=train_start.NetworkFactory(source=source, frozen=tuple(record.options["frozen"])),
             batches=Batches(
                 order=Order(len(labels), recipe.batch, recipe.seed, labels.wide),

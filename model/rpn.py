@@ -102,8 +102,7 @@ class SparseConv:
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self._weight_OK = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).float().clone()  # K = 9 C
-        self._bias_O = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
-        self._bias_O = self._bias_O.to(conv.weight.device, copy=True)
+        self._bias_O = _bias(conv).clone()
 
     def __call__(self, x_NCHW: Tensor, position_NS: Tensor) -> Tensor:
         """(N, S, O) float32 at positions y * W + x of each image."""
@@ -124,8 +123,13 @@ class SparseConv:
 
 def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """The float32 weight (outputs, C) and bias of a 1 x 1 convolution, for rows of features."""
+    return conv.weight.detach().float()[:, :, 0, 0], _bias(conv)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    """(outputs,) float32, on the weight's device."""
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-    return conv.weight.detach().float()[:, :, 0, 0], bias.float().to(conv.weight.device)
+    return bias.float().to(conv.weight.device)
 
 
 def _take(of_NPC: Tensor, at_NT: Tensor) -> Tensor:

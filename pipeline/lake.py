@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.record import RunRecord, parse
 from pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
-from pipeline.storage import Storage, explain, join, normalise
+from pipeline.storage import Storage, explain, join, normalise_folder
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -60,7 +60,7 @@ class Lake:
     """A lake at `uri`. Raises UserError when it does not exist, is no lake, or cannot be reached."""
 
     def __init__(self, uri: str, storage: Storage) -> None:
-        self.uri = normalise(uri).rstrip("/") or "/"
+        self.uri = normalise_folder(uri)
         self.storage = storage
         self._parts: dict[str, list[Part]] = {}
 

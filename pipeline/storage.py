@@ -49,6 +49,11 @@ def normalise(uri: str) -> str:
     return uri
 
 
+def normalise_folder(uri: str) -> str:
+    """`normalise`d, without the slashes at its end: names are joined to it."""
+    return normalise(uri).rstrip("/") or "/"
+
+
 def join(base: str, *names: str) -> str:
     """`base` and names below it, joined by single slashes."""
     return "/".join([base.rstrip("/"), *names])

@@ -36,7 +36,6 @@ class Work:
     choice. save_minutes: between checkpoints. truth: object reference to the TrainingSet.
     """
 
-    run: str
     network: Callable[[], FasterRCNN]
     batches: Batches
     truth: Any

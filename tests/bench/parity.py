@@ -6,11 +6,7 @@ Of the reference's detections above 0.5: the share that has one of the same clas
 difference in AP, in per cent. `precision="exact"` is the reference; tests hold it to torchvision eager bit by bit.
 """
 
-from dataclasses import replace
-
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from model import presets, scenes
 from model.checkpoint import LoadedModel
@@ -18,7 +14,7 @@ from model.detections import Detections
 from model.evaluate import coco_ap
 from model.predictor import Predictor
 from model.scenes import Scene
-from model.spec import Preprocessing
+from tests.model import reference
 from tests.model.test_demo_weights import as_results
 
 SETS: tuple[tuple[int, tuple[int, int] | None], ...] = ((600, None), (100, (480, 640)), (60, (800, 1067)))
@@ -35,25 +31,11 @@ def predict(model: LoadedModel, made: list[Scene], precision: str) -> list[Detec
     return found  # type: ignore[return-value]  # as asserted
 
 
-def overlaps(reference: list[Detections], found: list[Detections]) -> list[float]:
-    """For each detection of the reference above 0.5 the IoU of the best of the same class."""
-    best: list[float] = []
-    for a, b in zip(reference, found, strict=True):
-        sure = a.scores > 0.5
-        overlap_AB = box_iou(torch.from_numpy(a.boxes[sure]), torch.from_numpy(b.boxes)).numpy()
-        overlap_AB = overlap_AB * (a.labels[sure][:, None] == b.labels)
-        best += overlap_AB.max(1, initial=0).tolist()
-    return best
-
-
 def main() -> None:
     demo = presets.load_model("demo")
     for count, size in SETS:
         made = [scenes.scene(SEED, at, size or scenes.DEFAULT_SIZES[at % 3]) for at in range(count)]
-        model = demo
-        if size is not None:
-            sizes = Preprocessing(min_size=size[0], max_size=2 * size[0])
-            model = LoadedModel(replace(demo.spec, preprocessing=sizes), demo.module)
+        model = demo if size is None else reference.at_size(demo, size[0])
         truth = scenes.coco(made)
 
         def ap(
@@ -66,11 +48,12 @@ def main() -> None:
             ]
             return {kind: 100 * stats["AP"] for kind, stats in coco_ap(truth, results).items() if stats}
 
-        reference = predict(model, made, "exact")
-        expected = ap(reference)
+        exact = predict(model, made, "exact")
+        expected = ap(exact)
         for precision in PRECISIONS:
             found = predict(model, made, precision)
-            best, differs = np.array(overlaps(reference, found)), ap(found)
+            best = np.concatenate([reference.closest(a, b)[0] for a, b in zip(exact, found, strict=True)])
+            differs = ap(found)
             aps = "  ".join(f"{kind} {differs[kind] - expected[kind]:+.2f}" for kind in expected)
             print(
                 f"{count:>4} scenes {size or 'as trained'!s:<12} {precision:<9} {len(best):>5} detections: "

@@ -52,6 +52,18 @@ def put_scenes(bucket: Bucket, folder: Path, n: int) -> tuple[str, set[str]]:
     return source, {f"{source}{photo.name}" for photo in photos}
 
 
+def begin(masklake: Laptop, source: str, lake: str) -> tuple[str, str]:
+    """Two nodes join and a run is submitted: the job and the run, once both nodes work and some of it is committed."""
+    cluster = masklake.cluster
+    cluster.add("one", 1)
+    cluster.add("two", 1)
+    job = masklake.submit("segment", source, lake, *OPTIONS)
+    run_id = masklake.run_of(job)
+    cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
+    assert used(cluster).keys() == {"one", "two"}
+    return job, run_id
+
+
 def assert_whole(lake: str, run_id: str, uris: set[str], attempt: int) -> None:
     """Each image is there once, with its instances."""
     record = RunFolder(lake, run_id, Storage()).load()
@@ -73,13 +85,8 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
     lake = f"{s3_bucket.uri}/lake"
     # Only the nodes have the credentials: what is sent to them has none.
     with ray_nodes(s3=s3_bucket.server) as cluster:
-        cluster.add("one", 1)
-        cluster.add("two", 1)
         masklake = Laptop(cluster=cluster, run_cli=run_cli)
-        first = masklake.submit("segment", source, lake, *OPTIONS)
-        run_id = masklake.run_of(first)
-        cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
-        assert used(cluster).keys() == {"one", "two"}
+        first, run_id = begin(masklake, source, lake)
         assert cluster.exposed() == set()
 
         stopped = masklake("jobs", "stop", first)
@@ -116,13 +123,8 @@ def test_a_node_whose_network_vanishes(
     source, uris = put_scenes(s3_bucket, tmp_path / "scenes", N // 2)
     lake = f"{s3_bucket.uri}/lake"
     with ray_nodes(s3=s3_bucket.server) as cluster:
-        cluster.add("one", 1)
-        cluster.add("two", 1)
         masklake = Laptop(cluster=cluster, run_cli=run_cli)
-        job = masklake.submit("segment", source, lake, *OPTIONS)
-        run_id = masklake.run_of(job)
-        cluster.wait_until(lambda: committed(lake, run_id) >= 2, 180)
-        assert used(cluster).keys() == {"one", "two"}
+        job, run_id = begin(masklake, source, lake)
 
         cluster.unplug("one")
         began = time.monotonic()

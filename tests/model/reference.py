@@ -1,6 +1,7 @@
 """torchvision's own models with random weights that detect much: what the predictor is compared with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from torchvision.models.detection import FasterRCNN, keypointrcnn_resnet50_fpn, 
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNN
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from model import coco
+from model.checkpoint import LoadedModel
+from model.detections import Detections
 from model.network import PUBLISHED_V1, V2
 from model.spec import ClassInfo, ModelSpec, Preprocessing
 
@@ -128,6 +131,22 @@ def _settle_norms(model: FasterRCNN) -> None:
     model([torch.rand(3, 96, 128)])
     for hook in hooks:
         hook.remove()
+
+
+def closest(
+    expected: Detections, found: Detections, above: float = 0.5
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """For each expected detection that scores `above` this: the highest IoU with one found of its class, and which it is."""
+    sure = expected.scores > above
+    overlap_AB = box_iou(torch.from_numpy(expected.boxes[sure]), torch.from_numpy(found.boxes)).numpy()
+    overlap_AB = overlap_AB * (expected.labels[sure][:, None] == found.labels)
+    return overlap_AB.max(1), overlap_AB.argmax(1)
+
+
+def at_size(model: LoadedModel, min_size: int) -> LoadedModel:
+    """`model` with another size of input: its short side, pixels; the long one is at most twice that."""
+    sizes = Preprocessing(min_size=min_size, max_size=2 * min_size)
+    return LoadedModel(replace(model.spec, preprocessing=sizes), model.module)
 
 
 def noise(seed: int, *size: int) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
-from torchvision.ops import box_iou
 
 from model import presets, rle, scenes
 from model.architecture import build
@@ -200,8 +199,7 @@ def test_half_precision_finds_the_same_things(
     98.9 % of 734 at 640 x 480 (`tests.bench.parity`). The others are mostly another of two boxes that score alike. The
     bounds here have room for how few they are, and for other processors."""
     if scale > 1:
-        sizes = Preprocessing(min_size=240 * scale, max_size=480 * scale)
-        demo = LoadedModel(replace(demo.spec, preprocessing=sizes), demo.module)
+        demo = ref.at_size(demo, 240 * scale)
     frames = [
         scenes.DEFAULT_SIZES[at % 3] if scale == 1 else (240 * scale, 320 * scale) for at in range(count)
     ]
@@ -211,11 +209,9 @@ def test_half_precision_finds_the_same_things(
     best, gaps = [], []
     for a, b in zip(full, half, strict=True):
         assert b.boxes.dtype == b.scores.dtype == np.float32
-        sure = a.scores > 0.5
-        overlap_AB = box_iou(torch.from_numpy(a.boxes[sure]), torch.from_numpy(b.boxes)).numpy()
-        overlap_AB = overlap_AB * (a.labels[sure][:, None] == b.labels)
-        best += overlap_AB.max(1).tolist()
-        gaps += np.abs(a.scores[sure] - b.scores[overlap_AB.argmax(1)]).tolist()
+        overlaps, which = ref.closest(a, b)
+        best += overlaps.tolist()
+        gaps += np.abs(a.scores[a.scores > 0.5] - b.scores[which]).tolist()
     assert len(best) > 3 * count
     assert np.mean(np.asarray(best) >= 0.99) >= least
     assert np.mean(np.asarray(best) >= 0.9) >= 0.985

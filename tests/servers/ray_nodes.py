@@ -161,11 +161,11 @@ class RayNodes:
 
     def kill(self, name: str) -> None:
         """SIGKILL a node."""
-        self._take(name, self.nodes).kill()
+        self._take(name).kill()
 
     def unplug(self, name: str) -> None:
         """A node's network vanishes, and nobody is told. What runs on it runs on."""
-        node = self._take(name, self.nodes)
+        node = self._take(name)
         assert node.machine is not None, "nodes on the loopback have no network of their own"
         node.machine.unplug()
         self._unplugged.append(node)
@@ -176,9 +176,9 @@ class RayNodes:
         assert node.machine is not None
         node.machine.plug()
 
-    def _take(self, name: str, nodes: list[Node]) -> Node:
-        node = next(one for one in nodes if one.name == name)
-        nodes.remove(node)
+    def _take(self, name: str) -> Node:
+        node = next(one for one in self.nodes if one.name == name)
+        self.nodes.remove(node)
         return node
 
     def exposed(self) -> set[str]:
