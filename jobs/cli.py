@@ -11,20 +11,20 @@ import sys
 from types import ModuleType
 
 COMMANDS = {
-    "segment": "jobs.segment",
-    "query": "jobs.query",
-    "runs": "jobs.runs",
-    "run": "jobs.run_show",
-    "labels": "jobs.labels",
-    "train": "jobs.train",
-    "eval": "jobs.eval",
-    "review": "jobs.review",
-    "models": "jobs.model_registry",
-    "submit": "jobs.submit",
-    "jobs": "jobs.submitted",
-    "schedule": "jobs.schedule",
-    "scenes": "jobs.scenes",
-    "demo": "jobs.demo",
+    "segment": "masklake.jobs.segment.command",
+    "query": "masklake.jobs.query.command",
+    "runs": "masklake.jobs.runs.command",
+    "run": "masklake.jobs.runs.show",
+    "labels": "masklake.jobs.labels.command",
+    "train": "masklake.jobs.train.command",
+    "eval": "masklake.jobs.eval.command",
+    "review": "masklake.jobs.review.command",
+    "models": "masklake.jobs.models.command",
+    "submit": "masklake.jobs.submit.command",
+    "jobs": "masklake.jobs.submit.jobs_command",
+    "schedule": "masklake.jobs.schedule.command",
+    "scenes": "masklake.jobs.scenes",
+    "demo": "masklake.jobs.demo.command",
 }
 _USER_MISTAKE = 2
 _INTERRUPTED = 130
@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int:
-    from model.errors import ModelError
-    from pipeline.errors import UserError
+    from masklake.model.errors import ModelError
+    from masklake.pipeline.errors import UserError
 
     try:
         return module.run(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pipeline.storage import Storage
+from masklake.pipeline.storage.store import Storage
 
 
 def add_storage_options(parser: argparse.ArgumentParser) -> None:

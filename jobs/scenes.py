@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.options import positive
+from masklake.jobs.options import positive
 
 SUMMARY = "write synthetic scenes with ground truth (shapes, and figures with joints)"
 DESCRIPTION = """\
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the scenes."""
-    from model import scenes
+    from masklake.model import scenes
 
     truth = scenes.write(args.directory, args.images, args.seed)
     print(f"{args.images:,} scenes in {args.directory}, their truth in {truth}")  # noqa: T201  # the command's result

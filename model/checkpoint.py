@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import ModelError
-from model.network import parse
-from model.spec import ModelSpec
+from masklake.model.errors import ModelError
+from masklake.model.networks.config import parse
+from masklake.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +67,8 @@ def save(
     Raises ModelError where the module is not the network that `spec` describes, or a weight is not finite.
     """
     import torch
+    from masklake.model.networks.build import build
     from safetensors.torch import save_file
-
-    from model.architecture import build
 
     spec = replace(spec, architecture=parse(spec.architecture).to_dict())
     tensors = {key: t.detach().cpu().contiguous() for key, t in module.state_dict().items()}
@@ -101,8 +100,7 @@ def load(directory: str | os.PathLike[str]) -> LoadedModel:
     unknown architecture, keys or shapes that do not fit it, weights that are not finite.
     """
     import torch
-
-    from model.architecture import build
+    from masklake.model.networks.build import build
 
     spec = read_spec(directory)
     path = Path(directory) / WEIGHTS

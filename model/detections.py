@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from model.rle import Rle
+    from masklake.model.masks.rle import Rle
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,11 +18,11 @@ class Detections:
     labels: (N,) int32, class ids (`ClassInfo.id`).
     scores: (N,) float32, 0 to 1.
     masks: (N, 28, 28) float32, probability of the mask over its box, or None where the model has no masks.
-        28 x 28 is the mask head's grid (Mask R-CNN, figure 4); `model.rle` makes COCO RLE of it.
+        28 x 28 is the mask head's grid (Mask R-CNN, figure 4); `model.masks.rle` makes COCO RLE of it.
     keypoints: (N, K, 3) float32, x and y in pixels and the heat-map logit at the joint (torchvision's
         `keypoints_scores`), or None where the model has no joints. Rows of classes without joints are NaN.
     rles: COCO RLE of each instance's mask in the frame, in place of `masks`: where they were asked for, and for
-        images that were predicted by tiles (`model.tiles`), where an instance can be made of several masks.
+        images that were predicted by tiles (`model.tiles.predictor`), where an instance can be made of several masks.
     """
 
     boxes: NDArray[np.float32]

@@ -4,13 +4,12 @@ import difflib
 from collections.abc import Sequence
 
 import torch
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections, PredictFailure
+from masklake.model.engine.inference import PRECISIONS, Engine, Limits, padded
+from masklake.model.engine.pixels import Image, to_tensors
+from masklake.model.errors import ModelError
 from torch import Tensor
-
-from model.checkpoint import LoadedModel
-from model.detections import Detections, PredictFailure
-from model.errors import ModelError
-from model.inference import PRECISIONS, Engine, Limits, padded
-from model.pixels import Image, to_tensors
 
 # Padded pixels that go through the network at once: two large photos, or more small ones. Larger batches bring a CPU
 # nothing, and it has no out-of-memory error that one could count on.
@@ -76,7 +75,7 @@ class Predictor:
         """Detections of each image, in the order of the images.
 
         images: RGB, uint8; numpy arrays (H, W, 3) or torch tensors (3, H, W), of any sizes; or the bytes of encoded
-            images (`model.pixels`).
+            images (`model.engine.pixels`).
         frames: height and width of the frame that results are scaled to, one for each image; the image's own
             where None. For images that were made smaller when they were decoded.
         as_rle: masks come as `rles` in those frames instead of probabilities; on a GPU they are made there, and

@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model import checkpoint, coco
-from model.checkpoint import LoadedModel
-from model.errors import ModelError, first_line
-from model.network import PUBLISHED_V1, V2, Composed, Network
-from model.spec import ClassInfo, ModelSpec
+from masklake.model import checkpoint, coco
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.errors import ModelError, first_line
+from masklake.model.networks.config import PUBLISHED_V1, V2, Composed, Network
+from masklake.model.spec import ClassInfo, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +79,7 @@ def load_model(name_or_dir: Source, *, weights_dir: Source | None = None) -> Loa
     if name_or_dir != "coco":
         return checkpoint.load(_directory(name_or_dir))
     import torch
-
-    from model.composed import UNUSED, ComposedRCNN
+    from masklake.model.networks.composed import UNUSED, ComposedRCNN
 
     with torch.device("meta"):
         module = ComposedRCNN(_COCO, spec)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from masklake.model.coco import KEYPOINT_NAMES, SKELETON
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
-
-from model.coco import KEYPOINT_NAMES, SKELETON
 
 # Category id is the position in this tuple plus 1, so that a person is 1, as in COCO.
 CLASSES: tuple[str, ...] = ("person", "circle", "square", "triangle", "star", "cross")

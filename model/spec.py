@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from model.errors import ModelError
+from masklake.model.errors import ModelError
 
 FORMAT = "masklake.model"
 FORMAT_VERSION = 1
@@ -65,7 +65,7 @@ class Preprocessing:
 class ModelSpec:
     """Everything that `model.json` says.
 
-    `architecture` is read by `model.network`. `skeleton` holds pairs of positions in `keypoint_names`,
+    `architecture` is read by `model.networks.config`. `skeleton` holds pairs of positions in `keypoint_names`,
     counted from 0, for drawing. `lineage` (where the weights come from) and `metrics` are free JSON objects.
     Raises ModelError where the parts contradict each other.
     """

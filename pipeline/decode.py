@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-
-from model.tiling import Tiling
-from pipeline.schema import Status
+from masklake.model.tiles.tiling import Tiling
+from masklake.pipeline.schema import Status
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from masklake.jobs.demo.loopback_s3 import LoopbackS3
 
-from jobs.loopback_s3 import LoopbackS3
-from tests.servers import rgw
-from tests.servers.moto import Moto, moto
-from tests.servers.rgw import RGW
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.paths import SHARED
+from tests.helpers.servers import rgw
+from tests.helpers.servers.moto import Moto, moto
+from tests.helpers.servers.rgw import RGW
 
 
 def pytest_configure() -> None:
@@ -92,8 +91,8 @@ def _fresh_s3_clients() -> Iterator[None]:
 def _forget_s3_clients() -> None:
     if "s3fs" in sys.modules:
         sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
-    if "pipeline.storage" in sys.modules:
-        sys.modules["pipeline.storage"]._s3_store.cache_clear()
+    if "masklake.pipeline.storage.store" in sys.modules:
+        sys.modules["masklake.pipeline.storage.store"]._s3_store.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +184,7 @@ def s3_bucket(request: pytest.FixtureRequest, use_s3: Callable[[LoopbackS3], Non
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The folder of real photos: `images/`, `instances.json`, `person_keypoints.json`."""
-    folder = ROOT.parent / "shared" / "data" / "coco-sample"
+    folder = SHARED / "data" / "coco-sample"
     if not (folder / "instances.json").is_file():
         pytest.skip("the COCO sample photos are not on this machine")
     return folder
@@ -207,7 +206,7 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
 
     def run(*args: str | Path, env: Mapping[str, str] | None = None, timeout: float = 240) -> CliResult:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *map(str, args)],
+            [sys.executable, "-m", "masklake.jobs.cli", *map(str, args)],
             cwd=tmp_path,
             env=os.environ | (env or {}),
             stdin=subprocess.DEVNULL,

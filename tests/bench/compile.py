@@ -1,4 +1,4 @@
-"""Would torch.compile pay? The R50-FPN backbone in bfloat16: as modules, fused as in `model.fuse`, and compiled.
+"""Would torch.compile pay? The R50-FPN backbone in bfloat16: as modules, fused as in `model.engine.fuse`, and compiled.
 
     python -m tests.bench.compile
 
@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from masklake.model.engine.allocator import keep_freed_memory
+from masklake.model.engine.fold import fold_norms
+from masklake.model.engine.fuse import fuse
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from model.allocator import keep_freed_memory
-from model.fold import fold_norms
-from model.fuse import fuse
-from tests.model import reference
+from tests.helpers import reference
 
 SHAPES = ((800, 1088), (800, 1216))
 REPEATS = 7
@@ -43,7 +43,7 @@ def main() -> None:
     plain = fold_norms(model.backbone).to(torch.bfloat16).to(memory_format=torch.channels_last)
     sides: dict[str, Callable[[Tensor], object]] = {
         "modules": plain,
-        "model.fuse": fuse(copy.deepcopy(plain)),
+        "masklake.model.engine.fuse": fuse(copy.deepcopy(plain)),
         "torch.compile": torch.compile(copy.deepcopy(plain), dynamic=False),
     }
     for height, width in SHAPES:
@@ -60,7 +60,7 @@ def main() -> None:
                 f"   first call {first[name]:6.2f} s",
                 flush=True,
             )
-        saved = min(rest["model.fuse"]) - min(rest["torch.compile"])
+        saved = min(rest["masklake.model.engine.fuse"]) - min(rest["torch.compile"])
         if saved > 0:
             print(
                 f"  the compiler's first call is paid back after {first['torch.compile'] / saved:.0f} images"

@@ -20,20 +20,20 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from masklake.model import presets, scenes
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections
+from masklake.model.engine.pixels import to_tensors
+from masklake.model.networks.build import build
+from masklake.model.predictor import Predictor
+from masklake.model.spec import Preprocessing
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
 from torchvision.ops import box_iou
 
-from model import presets, scenes
-from model.architecture import build
-from model.checkpoint import LoadedModel
-from model.detections import Detections
-from model.pixels import to_tensors
-from model.predictor import Predictor
-from model.spec import Preprocessing
-from tests.model import reference
+from tests.helpers import reference
 
 STAGES = ("decode", "resize", "backbone", "rpn", "box head", "post-process", "masks", "RLE", "transfer")
 KEEP = 20

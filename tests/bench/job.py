@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from masklake.jobs.cluster.cluster import ray_cluster
+from masklake.jobs.models import resolve as models
+from masklake.model import scenes
+from masklake.pipeline.decode import DecodeOptions
+from masklake.pipeline.lake.run_record import RunRecord, new_run_id
+from masklake.pipeline.segment.ledger import STAGES
+from masklake.pipeline.segment.run import Job, Planned, run
+from masklake.pipeline.segment.stages import Resources
+from masklake.pipeline.storage.store import Storage
 from PIL import Image
-
-from jobs import models
-from jobs.cluster import ray_cluster
-from model import scenes
-from pipeline.decode import DecodeOptions
-from pipeline.ledger import STAGES
-from pipeline.record import RunRecord, new_run_id
-from pipeline.run import Job, Planned, run
-from pipeline.stages import Resources
-from pipeline.storage import Storage
 
 IMAGES = 800
 BATCH = 16

@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import psutil
-
-from model import scenes
+from masklake.model import scenes
 
 SIZES = (1_000, 10_000)
 DISTINCT = 200

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from jobs.cluster import ray_cluster
-from pipeline.decode import DecodeOptions
-from pipeline.record import RunRecord, new_run_id
-from pipeline.run import Job, Planned, run
-from pipeline.stages import Resources
-from pipeline.storage import Storage
-from tests.predictors import VOCABULARY, ContentPredictor
+from masklake.jobs.cluster.cluster import ray_cluster
+from masklake.pipeline.decode import DecodeOptions
+from masklake.pipeline.lake.run_record import RunRecord, new_run_id
+from masklake.pipeline.segment.run import Job, Planned, run
+from masklake.pipeline.segment.stages import Resources
+from masklake.pipeline.storage.store import Storage
+
+from tests.helpers.predictors import VOCABULARY, ContentPredictor
 
 
 def main(source: str, lake: str) -> int:

@@ -7,14 +7,14 @@ difference in AP, in per cent. `precision="exact"` is the reference; tests hold 
 """
 
 import numpy as np
+from masklake.model import presets, scenes
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections
+from masklake.model.eval.coco_ap import coco_ap
+from masklake.model.predictor import Predictor
+from masklake.model.scenes import Scene
 
-from model import presets, scenes
-from model.checkpoint import LoadedModel
-from model.detections import Detections
-from model.evaluate import coco_ap
-from model.predictor import Predictor
-from model.scenes import Scene
-from tests.model import reference
+from tests.helpers import reference
 from tests.model.test_demo_weights import as_results
 
 SETS: tuple[tuple[int, tuple[int, int] | None], ...] = ((600, None), (100, (480, 640)), (60, (800, 1067)))

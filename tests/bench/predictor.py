@@ -8,7 +8,7 @@ from decoded pixels and end in boxes, scores, joints and COCO RLE of the same ph
 and pycocotools' encode.
 
 Each side is a process of its own, and one works at a time, photo by photo in turn. Ours keeps the memory that it
-frees, as a job's actors do (`model.allocator`). Beside torchvision's float32 stand what one tries first, its modules
+frees, as a job's actors do (`model.engine.allocator`). Beside torchvision's float32 stand what one tries first, its modules
 in bfloat16 autocast and channels last, and float32 with the same memory setting, which anyone may take from here.
 """
 
@@ -22,6 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from masklake.model import presets, scenes
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections
+from masklake.model.engine.allocator import keep_freed_memory
+from masklake.model.masks.rle import encode_masks
+from masklake.model.networks.build import build
+from masklake.model.networks.composed import UNUSED, ComposedRCNN
+from masklake.model.networks.config import V2
+from masklake.model.predictor import Predictor
+from masklake.model.spec import ClassInfo, Preprocessing
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -32,17 +42,7 @@ from torchvision.models.detection import (
     maskrcnn_resnet50_fpn_v2,
 )
 
-from model import presets, scenes
-from model.allocator import keep_freed_memory
-from model.architecture import build
-from model.checkpoint import LoadedModel
-from model.composed import UNUSED, ComposedRCNN
-from model.detections import Detections
-from model.network import V2
-from model.predictor import Predictor
-from model.rle import encode_masks
-from model.spec import ClassInfo, Preprocessing
-from tests.model import reference
+from tests.helpers import reference
 
 PHOTOS = 6
 KEEP = 20

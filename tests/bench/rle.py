@@ -14,11 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from masklake.model.masks.rle import Rle, encode_masks
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
-
-from model.rle import Rle, encode_masks
 
 SIZES = ((480, 640), (1080, 1920), (3000, 4000))
 INSTANCES = 100

@@ -19,28 +19,29 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from masklake.model import checkpoint, presets
+from masklake.model.train.learner import Learner
+from masklake.model.train.recipe import Recipe
+from masklake.model.train.start import freeze
+from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.train import dataset as training_set
+from masklake.pipeline.train import driver as training
+from masklake.pipeline.train.batches import Batches, load_step, truth_of
+from masklake.pipeline.train.shuffle import Order
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from model import checkpoint, presets
-from model.learner import Learner
-from model.recipe import Recipe
-from model.start import freeze
-from pipeline import label_store, training, training_set
-from pipeline.batches import Batches, load_step, truth_of
-from pipeline.labels import LabelSet
-from pipeline.lake import Lake
-from pipeline.order import Order
-from pipeline.storage import Storage
-from tests.trainings import only
+from tests.helpers.paths import SHARED
+from tests.helpers.trainings import only
 
-SHARED = Path(__file__).parents[3] / "shared"
 PHOTOS = SHARED / "data" / "coco-sample"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"
 BATCH, STEPS = 4, 6
@@ -52,7 +53,7 @@ WARM_UP = 100
 def cli(*args: str) -> str:
     """What `masklake ARGS` prints. Raises CalledProcessError where it fails."""
     run = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *args], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "masklake.jobs.cli", *args], stdout=subprocess.PIPE, text=True, check=True
     )
     return run.stdout
 
@@ -99,7 +100,7 @@ class Frames(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
         if torch.rand(()) < 0.5:
             image, frames = image.flip(-1), frames.flip(-1)
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-            from model.augment import mirrored
+            from masklake.model.train.augment import mirrored
 
             joints = joints[:, mirrored(self._joints)]
             joints[..., 0] = torch.where(joints[..., 2] > 0, width - joints[..., 0], joints[..., 0])
@@ -181,7 +182,7 @@ def step_alone(lake: str, run: str) -> None:
         joints=spec.keypoint_names,
         storage=Storage(),
     )
-    from model.examples import unpack
+    from masklake.model.train.examples import unpack
 
     class Same:
         """The photos of the plain side's batch, for ours."""

@@ -12,19 +12,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from masklake.model.detections import Detections
+from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.schema import IMAGES, SCHEMA_VERSION
+from masklake.pipeline.segment import write as sink
+from masklake.pipeline.segment.encode import encode_rows
+from masklake.pipeline.segment.infer import infer_rows
+from masklake.pipeline.storage.store import Storage
 
-from model.detections import Detections
-from pipeline import label_store, sink
-from pipeline.encode import encode_rows
-from pipeline.infer import infer_rows
-from pipeline.lake import Lake
-from pipeline.record import RunFolder
-from pipeline.schema import IMAGES, SCHEMA_VERSION
-from pipeline.storage import Storage
-from tests.contract.contract import check_lake
-from tests.label_sets import an_instance, label_set
-from tests.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
-from tests.predictors import VOCABULARY, ContentPredictor
+from tests.helpers.contract import check_lake
+from tests.helpers.label_sets import an_instance, label_set
+from tests.helpers.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
+from tests.helpers.predictors import VOCABULARY, ContentPredictor
 
 R1, R2 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb"
 

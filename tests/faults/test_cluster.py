@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from masklake.model import scenes
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.storage.store import Storage
 
-from model import scenes
-from pipeline.record import RunFolder
-from pipeline.storage import Storage
 from tests.conftest import Bucket, CliResult
-from tests.faults.laptop import Laptop
-from tests.runs import part_names, table
-from tests.servers import network
-from tests.servers.ray_nodes import RayNodes, ray_nodes
+from tests.helpers.faults.laptop import Laptop
+from tests.helpers.runs import part_names, table
+from tests.helpers.servers import network
+from tests.helpers.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
 ON_RGW = pytest.mark.parametrize("s3_bucket", [pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)

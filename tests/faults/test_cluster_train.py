@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from masklake.jobs.cli import main
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.train import dataset as training_set
+from masklake.pipeline.train.driver import TrainingRecord, load
+from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.worker import Position
 
-from jobs.cli import main
-from pipeline import training_set
-from pipeline.lake import Lake
-from pipeline.order import Order
-from pipeline.storage import Storage
-from pipeline.train_worker import Position
-from pipeline.training import TrainingRecord, load
-from tests import trainings
 from tests.conftest import Bucket, CliResult
-from tests.faults.laptop import Laptop
-from tests.servers.ray_nodes import RayNodes, ray_nodes
+from tests.helpers import trainings
+from tests.helpers.faults.laptop import Laptop
+from tests.helpers.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 
 import psutil
 import pytest
+from masklake.jobs.demo.loopback_s3 import LoopbackS3
+from masklake.pipeline.lake.run_record import RunFolder, new_run_id
+from masklake.pipeline.segment.proof import verify
+from masklake.pipeline.storage.store import Storage
 
-from jobs.loopback_s3 import LoopbackS3
-from pipeline.record import RunFolder, new_run_id
-from pipeline.resume import verify
-from pipeline.storage import Storage
 from tests.conftest import Bucket, _client
-from tests.faults.processes import Driver, driving
-from tests.images import solid
-from tests.predictors import POISON
-from tests.runs import assert_exactly_once, colour, part_names, table
-from tests.servers import rgw
+from tests.helpers.faults.processes import Driver, driving
+from tests.helpers.images import solid
+from tests.helpers.predictors import POISON
+from tests.helpers.runs import assert_exactly_once, colour, part_names, table
+from tests.helpers.servers import rgw
 
 pytestmark = pytest.mark.slow
 

@@ -11,15 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from masklake.jobs.schedule.cron import Every
+from masklake.jobs.schedule.process import born
+from masklake.jobs.schedule.runner import utcnow
+from masklake.jobs.schedule.store import (
+    COALESCED,
+    INTERRUPTED,
+    OK,
+    REFUSED,
+    STOPPED,
+    WAITING,
+    Store,
+    moment,
+    utc,
+)
+from masklake.pipeline.lake.lock import Lease, LeaseHeldError
+from masklake.pipeline.storage.store import Storage
 
-from jobs.schedule_cron import Every
-from jobs.schedule_fire import utcnow
-from jobs.schedule_process import born
-from jobs.schedule_store import COALESCED, INTERRUPTED, OK, REFUSED, STOPPED, WAITING, Store, moment, utc
-from pipeline.lease import Lease, LeaseHeldError
-from pipeline.storage import Storage
-from tests.conftest import ROOT
-from tests.schedules import RUN, diary, schedule, use_job, wait_until
+from tests.helpers.paths import ROOT
+from tests.helpers.schedules import RUN, diary, schedule, use_job, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +41,7 @@ def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`masklake schedule serve`, in a process of its own, with the tests' job."""
     code = (
         "from tests.schedules import *\n"
-        "from jobs.cli import main\n"
+        "from masklake.jobs.cli import main\n"
         "schedule_process._CHILD = 'tests.schedules'\n"
         f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lease-seconds', '6']))"
     )
@@ -83,7 +93,7 @@ def test_nothing_is_doubled_and_nothing_lost(
     with daemon(store, tmp_path / "first.txt") as first:
         wait_until(lambda: counted(store, OK) >= 2)
         second = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", "schedule", "serve", "--store", store.path],
+            [sys.executable, "-m", "masklake.jobs.cli", "schedule", "serve", "--store", store.path],
             capture_output=True,
             text=True,
             check=False,

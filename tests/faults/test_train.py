@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from masklake.jobs.train.command import _EXIT_CODES
+from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.train.driver import TrainingRecord, load
+from masklake.pipeline.train.driver import trainings as ids
 
-from jobs.train import _EXIT_CODES
-from pipeline.storage import Storage
-from pipeline.training import TrainingRecord, load
-from pipeline.training import trainings as ids
-from tests import trainings
 from tests.conftest import Bucket, CliResult
-from tests.faults.processes import Driver, driving
+from tests.helpers import trainings
+from tests.helpers.faults.processes import Driver, driving
 
 pytestmark = pytest.mark.slow
 
@@ -48,14 +48,14 @@ def lake(scenes: Path, tmp_path: Path) -> str:
 def undisturbed(scenes: Path) -> TrainingRecord:
     """A training of STEPS steps that nothing happened to."""
     args = ["train", str(scenes / "lake"), *TINY, "--steps", str(STEPS)]
-    with driving(*args, module="jobs.cli") as driver:
+    with driving(*args, module="masklake.jobs.cli") as driver:
         assert "trained: t@" in driver.output()
     return trainings.only(str(scenes / "lake"))
 
 
 @contextlib.contextmanager
 def training(lake: str, *options: str) -> Iterator[Driver]:
-    with driving("train", lake, *options, module="jobs.cli") as driver:
+    with driving("train", lake, *options, module="masklake.jobs.cli") as driver:
         yield driver
 
 

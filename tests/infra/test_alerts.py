@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.manifests import ROOT
+from tests.helpers.paths import ROOT
 
 PROMETHEUS = ROOT / "infra" / "prometheus"
 ALERTS = PROMETHEUS / "alerts.yml"

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.infra.dockerfile import stages
-from tests.infra.manifests import ROOT, SCHEMAS
+from tests.helpers.infra.dockerfile import stages
+from tests.helpers.infra.manifests import SCHEMAS
+from tests.helpers.paths import ROOT
 
 INFRA = ROOT / "infra"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.manifests import ROOT
+from tests.helpers.paths import ROOT
 
 INFRA = ROOT / "infra"
 GRAFANA = INFRA / "grafana"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.manifests import one, overlay
+from tests.helpers.infra.manifests import one, overlay
 
 SETTINGS = {
     "MASKLAKE_SOURCE": "s3://photos/a b/",
@@ -74,7 +74,7 @@ def test_segment_fails_with_the_run_so_that_the_next_try_goes_on(
 
 
 def test_the_command_line_knows_these_options(run: Callable[..., tuple[int, list[list[str]]]]) -> None:
-    from jobs.cli import COMMANDS
+    from masklake.jobs.cli import COMMANDS
 
     command, *words = run("masklake-segment")[1][-1]
     parser = argparse.ArgumentParser()

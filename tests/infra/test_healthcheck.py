@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.infra.dockerfile import stages
-from tests.infra.manifests import ROOT
+from tests.helpers.infra.dockerfile import stages
+from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "infra" / "image" / "healthcheck.py"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.hardening import violations
-from tests.infra.manifests import (
+from tests.helpers.infra.hardening import violations
+from tests.helpers.infra.manifests import (
     OVERLAYS,
     Manifest,
     Pod,

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.infra.manifests import KUBERAY, OVERLAYS, build, of_kind, one, overlay, problems
+from tests.helpers.infra.manifests import KUBERAY, OVERLAYS, build, of_kind, one, overlay, problems
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

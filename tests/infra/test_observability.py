@@ -21,16 +21,16 @@ from typing import Any
 
 import pytest
 import yaml
+from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule.metrics import metrics_served
+from masklake.jobs.schedule.store import FAILED, OK, Store, utc
+from masklake.model import scenes
+from masklake.pipeline.segment.ledger import STAGES
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import schedule_ledger
-from jobs.schedule_metrics import metrics_served
-from jobs.schedule_store import FAILED, OK, Store, utc
-from model import scenes
-from pipeline.ledger import STAGES
-from tests.infra.manifests import ROOT
-from tests.infra.promql import named
-from tests.schedules import schedule
+from tests.helpers.infra.promql import named
+from tests.helpers.paths import ROOT
+from tests.helpers.schedules import schedule
 
 INFRA = ROOT / "infra"
 ALERTS = INFRA / "prometheus" / "alerts.yml"
@@ -102,7 +102,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     scenes.write(folder / "scenes", IMAGES, seed=5)
     (folder / "scenes" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     found = Exported()
-    command = [sys.executable, "-m", "tests.infra.metrics_run", folder / "scenes", folder / "lake"]
+    command = [sys.executable, "-m", "tests.helpers.infra.metrics_run", folder / "scenes", folder / "lake"]
     schedules = _free_port()
     with (
         metrics_served(_fired(folder), "127.0.0.1", schedules),

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.infra.dockerfile import stages
-from tests.infra.manifests import ROOT
-from tests.servers.moto import Moto
+from tests.helpers.infra.dockerfile import stages
+from tests.helpers.paths import ROOT
+from tests.helpers.servers.moto import Moto
 
 FILE = ROOT / "infra" / "ray-cluster.yaml"
 

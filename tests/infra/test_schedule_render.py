@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from masklake.jobs.schedule.render import kubernetes as schedule_render
 
-from tests.infra.hardening import violations
-from tests.infra.manifests import Manifest, one, overlay, pods, problems
-
-schedule_render = pytest.importorskip("jobs.schedule_render", reason="masklake schedule is not there yet")
+from tests.helpers.infra.hardening import violations
+from tests.helpers.infra.manifests import Manifest, one, overlay, pods, problems
 
 
 def render(name: str, gpus: int = 0) -> list[Manifest]:
-    from jobs.schedule_store import Schedule
+    from masklake.jobs.schedule.store import Schedule
 
     schedule = Schedule(
         name=name,
@@ -59,7 +58,7 @@ def test_the_rayjob_is_a_template_that_the_cronjob_starts(rendered: list[Manifes
 
 
 def test_the_longest_name_that_is_taken_makes_a_rayjob() -> None:
-    from pipeline.errors import UserError
+    from masklake.pipeline.errors import UserError
 
     for length in range(60, 0, -1):
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.manifests import KUBERAY, one, overlay, problems
+from tests.helpers.infra.manifests import KUBERAY, one, overlay, problems
 
 SCRIPT = KUBERAY / "base" / "start_rayjob.py"
 PATH = "/apis/ray.io/v1/namespaces/masklake/rayjobs"

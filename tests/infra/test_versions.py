@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from tests.infra.manifests import OVERLAYS, ROOT, overlay, pods, ray_cluster_specs
+from tests.helpers.infra.manifests import OVERLAYS, overlay, pods, ray_cluster_specs
+from tests.helpers.paths import ROOT
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

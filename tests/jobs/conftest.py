@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from jobs.cli import main
+from masklake.jobs.cli import main
 
 
 @pytest.fixture

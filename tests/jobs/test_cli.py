@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from jobs import cli
+from masklake.jobs import cli
 
 HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib")
 
@@ -17,7 +16,7 @@ HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib")
 def _modules_after(*argv: str) -> set[str]:
     """Heavy modules that a command line imports."""
     code = (
-        "import sys\nfrom jobs.cli import main\n"
+        "import sys\nfrom masklake.jobs.cli import main\n"
         f"try:\n    main({list(argv)!r})\nexcept SystemExit:\n    pass\n"
         f"print('LOADED', *[m for m in {HEAVY!r} if m in sys.modules])"
     )

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from masklake.model import checkpoint
+from masklake.model.errors import ModelError
+from masklake.model.networks.build import build
+from masklake.model.spec import ClassInfo, ModelSpec
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-from model import checkpoint
-from model.architecture import build
-from model.errors import ModelError
-from model.spec import ClassInfo, ModelSpec
 
 SPEC = ModelSpec(
     name="small",

@@ -1,19 +1,19 @@
 """The weights that ship with the project: what `model.json` claims of them holds on scenes they never saw."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from masklake.model import scenes
+from masklake.model.checkpoint import WEIGHTS, load, read_spec
+from masklake.model.eval.coco_ap import coco_ap
+from masklake.model.masks.rle import encode_masks
+from masklake.model.networks.config import TINY, Network, parse
+from masklake.model.predictor import Predictor
 
-from model import scenes
-from model.checkpoint import WEIGHTS, load, read_spec
-from model.evaluate import coco_ap
-from model.network import TINY, Network, parse
-from model.predictor import Predictor
-from model.rle import encode_masks
+from tests.helpers.paths import ROOT
 
-DEMO = Path(__file__).parents[2] / "model" / "weights" / "demo"
+DEMO = ROOT / "model" / "weights" / "demo"
 UNSEEN_SEED = 77  # another than README's command makes
 N_SCENES = 20
 

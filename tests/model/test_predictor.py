@@ -9,21 +9,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from masklake.model import presets, scenes
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections, PredictFailure
+from masklake.model.errors import ModelError
+from masklake.model.masks import rle
+from masklake.model.networks.build import build
+from masklake.model.networks.config import BACKBONE_LAYERS, FAMILIES
+from masklake.model.predictor import Predictor
+from masklake.model.spec import Preprocessing
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from model import presets, rle, scenes
-from model.architecture import build
-from model.checkpoint import LoadedModel
-from model.detections import Detections, PredictFailure
-from model.errors import ModelError
-from model.network import BACKBONE_LAYERS, FAMILIES
-from model.predictor import Predictor
-from model.spec import Preprocessing
-from tests.model import reference as ref
+from tests.helpers import reference as ref
 
 Images = list[NDArray[np.uint8]]
 
@@ -510,10 +511,10 @@ import resource, sys
 from dataclasses import replace
 import numpy as np, torch
 torch.set_num_threads(1)
-from model import presets
-from model.checkpoint import LoadedModel
-from model.predictor import Predictor
-from model.spec import Preprocessing
+from masklake.model import presets
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.predictor import Predictor
+from masklake.model.spec import Preprocessing
 demo = presets.load_model("demo")
 large = LoadedModel(replace(demo.spec, preprocessing=Preprocessing(min_size=3000, max_size=4000)), demo.module)
 predictor = Predictor(large, device="cpu")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from masklake.model import checkpoint, presets
+from masklake.model.errors import ModelError
+from masklake.model.networks.composed import UNUSED, ComposedRCNN
 from safetensors.torch import save_file
 from torchvision.models.detection import (
     KeypointRCNN_ResNet50_FPN_Weights,
@@ -15,10 +18,6 @@ from torchvision.models.detection import (
     maskrcnn_resnet50_fpn_v2,
 )
 from torchvision.ops import FrozenBatchNorm2d
-
-from model import checkpoint, presets
-from model.composed import UNUSED, ComposedRCNN
-from model.errors import ModelError
 
 MASK, KEYPOINT = presets.DETECTOR_WEIGHTS, presets.JOINTS_WEIGHTS
 
@@ -54,7 +53,7 @@ def test_coco_is_described_as_torchvision_says() -> None:
 
 def test_describing_is_quick_and_free_of_torch() -> None:
     code = (
-        "import sys\nfrom model import presets\n"
+        "import sys\nfrom masklake.model import presets\n"
         "for name in presets.PRESETS: presets.describe(name); presets.fingerprint(name)\n"
         "sys.exit('torch' in sys.modules)"
     )

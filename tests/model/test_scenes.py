@@ -5,12 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from masklake.model import scenes
+from masklake.model.coco import FLIP_PAIRS, KEYPOINT_NAMES, SKELETON
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-
-from model import scenes
-from model.coco import FLIP_PAIRS, KEYPOINT_NAMES, SKELETON
 
 SEED = 5
 

@@ -7,10 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-
-from model.errors import ModelError
-from model.network import BACKBONE_LAYERS, FAMILIES, PUBLISHED_V1, V2, Network, parse
-from model.spec import FORMAT_VERSION, ClassInfo, ModelSpec, Preprocessing
+from masklake.model.errors import ModelError
+from masklake.model.networks.config import BACKBONE_LAYERS, FAMILIES, PUBLISHED_V1, V2, Network, parse
+from masklake.model.spec import FORMAT_VERSION, ClassInfo, ModelSpec, Preprocessing
 
 NETWORK: dict[str, Any] = {"family": "joint", "backbone": "resnet18-fpn"}
 

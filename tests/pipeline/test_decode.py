@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from masklake.model.tiles.tiling import Tiling
+from masklake.pipeline.decode import DECODED, DecodeOptions, UndecodableError, decode, decode_rows, parts
+from masklake.pipeline.schema import Status
+from masklake.pipeline.segment.fetch import FETCHED
 from PIL import Image
 
-from model.tiling import Tiling
-from pipeline.decode import DECODED, DecodeOptions, UndecodableError, decode, decode_rows, parts
-from pipeline.fetch import FETCHED
-from pipeline.schema import Status
-from tests.images import (
+from tests.helpers.images import (
     as_stored,
     gif_bomb,
     oriented,
@@ -523,7 +523,7 @@ def test_bombs_are_refused_before_they_take_memory(name: str) -> None:
     code = (
         "import resource, sys\n"
         "from PIL import Image\n"
-        "from pipeline.decode import *\n"
+        "from masklake.pipeline.decode import *\n"
         "Image.init()\n"
         "data = sys.stdin.buffer.read()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

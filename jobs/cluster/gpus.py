@@ -1,0 +1,46 @@
+"""Tells who waits for GPUs that they wait, and for what: Ray itself would wait in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from masklake.jobs.cluster.background import meanwhile
+from masklake.jobs.terminal.text import note
+
+_TOLD_AFTER_S = (0.0, 60.0, 300.0, 900.0, 3600.0)
+"""A GPU node takes minutes to come; what takes longer is a quota or a missing node group."""
+_LOOK_S = 2.0
+
+
+@contextlib.contextmanager
+def told_of_gpus(wanted: int, found: Callable[[], int]) -> Iterator[None]:
+    """Say on standard error, now and ever more rarely, that Ray has fewer than `wanted` GPUs; and when it has them.
+
+    `found` tells how many there are. Nothing waits: the block goes on, and its work starts on the GPUs that come.
+    """
+    if found() >= wanted:
+        yield
+        return
+    with meanwhile(functools.partial(_tell, wanted, found)):
+        yield
+
+
+def _tell(wanted: int, found: Callable[[], int], over: threading.Event) -> None:
+    began = time.monotonic()
+    ahead = list(_TOLD_AFTER_S)
+    while (there := found()) < wanted:
+        waited = time.monotonic() - began
+        if ahead and waited >= ahead[0]:
+            del ahead[0]
+            since = f"for {waited / 60:.0f} min " if waited >= _TOLD_AFTER_S[1] else ""
+            note(
+                f"--gpus {wanted}: Ray has {there}; waiting {since}until nodes with GPUs join "
+                "(`ray status` tells what is asked for; is there a node group with GPUs, and quota for it?)"
+            )
+        if over.wait(_LOOK_S):
+            return
+    note(f"--gpus {wanted}: they are there")

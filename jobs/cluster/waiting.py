@@ -1,0 +1,73 @@
+"""Says what a run or training waits for while the cluster has no room for its workers: Ray itself would wait in silence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from masklake.jobs.segment.progress import duration
+from masklake.jobs.terminal.text import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_TOLD_AFTER_S = (20.0, 60.0, 300.0, 900.0, 3600.0)
+
+Told = TypeVar("Told")
+
+
+def telling(
+    watch: Callable[[Told], None],
+    begun: Callable[[Told], bool],
+    who: str,
+    needed: Mapping[str, float],
+    console: Console,
+) -> Callable[[Told], None]:
+    """`watch`, that also says on `console`, ever more rarely until they have `begun`, what `who` need and is not free.
+
+    needed: Ray's resources of all of them together, CPU and GPU.
+    """
+    ahead = list(_TOLD_AFTER_S)
+    began = time.monotonic()
+
+    def told(progress: Told) -> None:
+        watch(progress)
+        seconds = time.monotonic() - began
+        if not ahead or seconds < ahead[0]:
+            return
+        del ahead[0]
+        if begun(progress):
+            ahead.clear()
+            return
+        line = lacking(who, needed, *_resources(), seconds)
+        if line is not None:
+            say(console, line)
+
+    return told
+
+
+def _resources() -> tuple[Mapping[str, float], Mapping[str, float]]:
+    import ray
+
+    return ray.available_resources(), ray.cluster_resources()
+
+
+def lacking(
+    who: str,
+    needed: Mapping[str, float],
+    free: Mapping[str, float],
+    there: Mapping[str, float],
+    seconds: float,
+) -> str | None:
+    """What is needed and the cluster has, but not free, as a line; None where it is free. (GPUs that no node has are told
+    of by jobs.cluster_gpus.)"""
+    short = [name for name, n in needed.items() if n > free.get(name, 0.0) + 1e-6]
+    if not short or needed.get("GPU", 0.0) > there.get("GPU", 0.0):
+        return None
+    wants = " and ".join(f"{n:g} {name}" for name, n in needed.items() if n)
+    has = ", ".join(f"{free.get(name, 0.0):g} of {there.get(name, 0.0):g} {name}s are free" for name in short)
+    return (
+        f"waiting for the cluster ({duration(seconds)}): {who} needs {wants}, and {has}; other jobs have them, or "
+        "nodes are still to come (`masklake jobs`, `ray status`)"
+    )

@@ -1,0 +1,178 @@
+"""`masklake demo`: the whole job on this machine, against a loopback S3 server with a generated bucket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.options import positive
+
+if TYPE_CHECKING:
+    from masklake.pipeline.storage.store import Storage
+    from rich.console import Console
+
+SUMMARY = "the whole job on this machine, nothing to configure: bucket, run, queries, AP, a picture"
+DESCRIPTION = """\
+Start an S3 server on the loopback, fill a bucket with synthetic scenes (and two broken files), run the small
+model that ships with Masklake over it, ask the lake three questions, compare it with the scenes' truth, and
+draw a picture. The lake stays in --lake for you to query."""
+
+_SEED = 20_260  # a stream that the demo model's training never sees
+_SURE = 0.7
+_SOURCE = "s3://photos/2026/"
+_QUERIES = (
+    "select label, count(*) as n, round(avg(score), 2) as score from instances where score > 0.5 group by label order by n desc",
+    "select status, count(*) as images, any_value(error) as example from images group by status order by images desc",
+    "select i.uri, i.width, i.height, count(*) as people, max(area) as largest_px from images i join instances p using (uri) "
+    "where p.label = 'person' and p.score > 0.7 group by all order by people desc, largest_px desc limit 5",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake demo`."""
+    parser.add_argument(
+        "--lake", default="demo-lake", metavar="DIR", help="where the results go (default demo-lake)"
+    )
+    parser.add_argument(
+        "--images", type=positive, default=200, metavar="N", help="scenes in the bucket (default 200)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; the exit code of its first step that fails."""
+    from masklake.jobs.demo import loopback_s3
+    from masklake.pipeline.storage.store import Storage
+    from rich.console import Console
+
+    console, started = Console(), time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, loopback_s3.serve() as server, server.applied():
+        storage = Storage()
+        _say(
+            console,
+            f"1. a bucket of {args.images:,} synthetic scenes and two broken files on {server.endpoint}",
+        )
+        truth = _fill_bucket(Path(scratch), args.images, storage, server.client())
+        _say(console, "2. the job: every image becomes rows in the lake")
+        code = _masklake(console, "segment", _SOURCE, args.lake, "--model", "demo", "--all")
+        if code:
+            return code
+        _say(console, "3. three questions, in SQL")
+        for sql in _QUERIES:
+            code = _masklake(console, "query", sql, "--lake", args.lake)
+            if code:
+                return code
+        _say(console, "4. how good is it? COCO average precision against the scenes' truth")
+        rows = _instances(args.lake, storage)
+        _show_ap(console, truth, rows)
+        picture = Path(args.lake, "demo.png")
+        _draw(Path(scratch), rows, picture)
+        _say(console, f"5. a picture with masks, boxes and joints: {picture}")
+    lake, command = shlex.quote(args.lake), _command()
+    _say(console, f"That took {time.monotonic() - started:.0f} s. What to type next:")
+    for line in (
+        f'{command} query "select * from errors" --lake {lake}',  # noqa: S608  # shown, not run
+        f"{command} run show {lake} last",
+        f"{command} segment YOUR-PHOTOS/ YOUR-LAKE/     # folders or s3:// prefixes; the model is coco unless --model says",
+        f"{command} segment --help",
+    ):
+        console.print(f"   {line}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _command() -> str:
+    """What a user types for `masklake` here: its path where the environment is not activated."""
+    return "masklake" if shutil.which("masklake") else os.path.relpath(sys.argv[0])
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(f"\n[bold]{line}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _masklake(console: Console, *argv: str) -> int:
+    """Run a masklake command in this process, showing it as a user would type it."""
+    from masklake.jobs.cli import main
+
+    typed = " ".join(
+        f'"{arg}"' if " " in arg and not set(arg) & set('"$`\\!') else shlex.quote(arg) for arg in argv
+    )
+    console.print(f"$ masklake {typed}", style="cyan", highlight=False, markup=False, soft_wrap=True)
+    return main(list(argv))
+
+
+def _fill_bucket(scratch: Path, images: int, storage: Storage, s3: Any) -> dict:
+    """Write the scenes and two broken files into the source bucket; the scenes' truth as a COCO dataset."""
+    from masklake.model import scenes
+
+    truth = json.loads(scenes.write(scratch, images, _SEED).read_text())
+    bucket, _, prefix = _SOURCE.removeprefix("s3://").partition("/")
+    s3.create_bucket(Bucket=bucket)
+    for image in truth["images"]:
+        storage.write(
+            f"s3://{bucket}/{prefix}{image['file_name']}", (scratch / image["file_name"]).read_bytes()
+        )
+    whole = (scratch / truth["images"][0]["file_name"]).read_bytes()
+    storage.write(f"s3://{bucket}/{prefix}truncated.jpg", whole[: len(whole) // 3])
+    storage.write(f"s3://{bucket}/{prefix}not-an-image.jpg", b"this is text")
+    return truth
+
+
+def _instances(lake: str, storage: Storage) -> list[dict]:
+    """The newest run's instances as Python dicts."""
+    from masklake.pipeline.lake.lake import Lake
+
+    opened = Lake(lake, storage)
+    return opened.dataset("instances", [opened.resolve("last")]).to_table().to_pylist()
+
+
+def _show_ap(console: Console, truth: dict, rows: list[dict]) -> None:
+    from masklake.model.eval.coco_ap import coco_ap
+    from rich.table import Table
+
+    ids = {image["file_name"]: image["id"] for image in truth["images"]}
+    results = [
+        {
+            "image_id": ids[row["uri"].rpartition("/")[2]],
+            "category_id": row["label_id"],
+            "score": row["score"],
+            "bbox": [row[side] for side in "xywh"],
+            "segmentation": row["mask"],
+            "keypoints": [v for joint in row["keypoints"] for v in (joint["x"], joint["y"], 1)]
+            if row["keypoints"]
+            else None,
+        }
+        for row in rows
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for column in ("", "AP", "AP50", "AP75"):
+        table.add_column(column, justify="right" if column else "left")
+    for kind, figures in coco_ap(truth, results).items():
+        if figures:
+            table.add_row(kind, *(f"{figures[name]:.3f}" for name in ("AP", "AP50", "AP75")))
+    console.print(table)
+
+
+def _draw(scratch: Path, rows: list[dict], picture: Path) -> None:
+    """Draw the sure instances of the four scenes that show the most classes."""
+    import numpy as np
+    from masklake.jobs.demo.draw import contact_sheet, draw_instances
+    from masklake.model.coco import SKELETON
+    from PIL import Image
+
+    by_file: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["score"] > _SURE:
+            by_file.setdefault(row["uri"].rpartition("/")[2], []).append(row)
+    richest = sorted(by_file, key=lambda f: (-len({r["label"] for r in by_file[f]}), f))[:4]
+    drawn = []
+    for name in richest:
+        with Image.open(scratch / name) as image:
+            drawn.append(draw_instances(np.asarray(image.convert("RGB")), by_file[name], skeleton=SKELETON))
+    contact_sheet(drawn).save(picture)

@@ -1,0 +1,172 @@
+"""`masklake eval`: how good is a model? COCO's average precision against the lake's labels."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from masklake.jobs.options import add_storage_options, fraction, storage_from
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.jobs.eval.rows import Detector
+    from masklake.jobs.eval.truth import Target
+    from masklake.jobs.models.resolve import Resolved
+    from masklake.pipeline.lake.lake import Lake
+
+SUMMARY = "measure a run or a model against labels: COCO AP, class by class, with pictures"
+DESCRIPTION = """\
+Compare the instances in a lake with its labels: COCO's average precision and recall of boxes, masks and
+keypoints, as pycocotools computes them, class by class, with precision-recall curves and a confusion picture.
+
+Whose rows count:
+  --run RUN     the rows of that run. Labelled images that it has no row of are left out, and counted.
+  --model M     the newest row of each labelled image from any run of that model with segment's default
+                options. Where there is none, the model is run over exactly these images first.
+  neither       the newest run
+An image that failed counts as one in which nothing was detected. Classes and joints are matched by name.
+Classes of the labels that the model does not know are listed and left out of the mean (--all-classes counts
+them, with an AP of 0); detections of classes that no label names are left out. Crowds are treated as COCO
+does. An instance without a mask is, for masks, a crowd of the shape of its box. A joint that COCO does not
+have is given a tolerance (sigma) of 0.05. Small, medium and large go by the pixels of the labelled mask; COCO's
+files have the areas of polygons, by which a few objects fall on the other side of a bound.
+
+--coco DIR takes COCO val2017 (val2017/ and annotations/ as they are unpacked) in place of the lake's labels.
+Nothing is imported; the model (default coco) is run over its images into LAKE where it has not been. For
+--model coco the published figures stand beside: box AP 0.474, mask AP 0.418. Its joints are placed in the
+person boxes of the mask network; the published keypoint AP, 0.650, is on the keypoint network's own boxes.
+
+Written to LAKE/runs/RUN/eval/SPLIT/: metrics.json, precision-recall.png, confusion.png."""
+EPILOG = """\
+examples:
+  masklake eval s3://lake                               # the newest run on the split val
+  masklake eval s3://lake --model production --split all
+  masklake eval s3://lake --run 20261123T010203-a1b2c3 --format json | jq .figures.mask.AP
+  masklake eval coco-lake/ --coco /data/coco --model coco
+
+exit codes: 0 measured · 2 a mistake that the message names · others as of `masklake segment`, when the model had
+to be run and did not finish: what is in the lake stays, and the same command goes on from there"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake eval`."""
+    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
+    parser.add_argument("--run", metavar="RUN|last", help="evaluate this run")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="demo, coco, one of the lake's, a directory or a URI: evaluate it"
+    )
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument(
+        "--split", choices=["val", "train", "all"], default="val", help="which labels (default %(default)s)"
+    )
+    against.add_argument("--coco", metavar="DIR", help="COCO val2017 instead of the lake's labels")
+    parser.add_argument(
+        "--all-classes", action="store_true", help="count classes that the model does not know as missed"
+    )
+    parser.add_argument(
+        "--score",
+        type=fraction,
+        default=0.5,
+        metavar="0..1",
+        help="from which score on a detection is in the confusion picture (default %(default)s); AP takes all",
+    )
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    how = parser.add_argument_group("where the model has to be run")
+    how.add_argument("--weights-dir", metavar="DIR", help="published weights for --model coco")
+    how.add_argument("--address", metavar="ADDRESS", help="join a Ray cluster (auto, HOST:6379)")
+    how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that Ray finds)")
+    add_storage_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate. Raises UserError or ModelError for a mistake; segment's exit code when the model could not be run."""
+    from masklake.jobs.eval import report as eval_report
+    from masklake.jobs.eval import rows as eval_rows
+    from masklake.jobs.eval import truth as eval_truth
+    from masklake.jobs.eval.measure import measure
+    from masklake.jobs.models import resolve as models
+    from masklake.pipeline.lake.lake import Lake
+
+    storage = storage_from(args)
+    lake = Lake(args.lake, storage)
+    target = eval_truth.of_coco(args.coco, storage) if args.coco else eval_truth.of_labels(lake, args.split)
+    name = args.model or ("coco" if args.coco and not args.run else None)
+    model = models.resolve(name, storage, args.weights_dir, lake=lake.uri) if name else None
+    detector = _detector(args.run, lake, model)
+    images = eval_rows.newest_images(lake, detector.runs, target.images)
+    missing = sorted(target.images.keys() - images.keys())
+    if missing and model is not None and args.run is None:
+        code = _run_over(missing, len(target.images), detector, args, lake)
+        if code:
+            return code
+        lake = Lake(args.lake, storage)  # with the new run
+        detector = _detector(args.run, lake, model)
+        images = eval_rows.newest_images(lake, detector.runs, target.images)
+    if not images:
+        raise _nothing(lake, detector, target)
+    measured = measure(lake, target, detector, images, score=args.score, all_classes=args.all_classes)
+    facts = eval_report.facts(lake, target, detector, measured)
+    eval_report.show(facts, args.format)
+    eval_report.write(lake, facts, measured, quiet=args.format != "table")
+    return 0
+
+
+def _detector(run: str | None, lake: Lake, model: Resolved | None) -> Detector:
+    from masklake.jobs.eval import rows as eval_rows
+
+    if run is None and model is not None:
+        return eval_rows.of_model(lake, model)
+    if run is None and not lake.run_ids():
+        raise UserError(
+            f"{lake.uri}: has labels, but no run that could be measured by them; give --model MODEL to run one over them"
+        )
+    return eval_rows.of_run(lake, run or "last", model)
+
+
+def _nothing(lake: Lake, detector: Detector, target: Target) -> UserError:
+    run = detector.runs[0] if detector.runs else "?"
+    return UserError(
+        f"run {run}: has no row of the {len(target.images):,} labelled images ({target.name}); name another run "
+        f"(`masklake runs {lake.uri}`), or give --model MODEL without --run to run it over them"
+    )
+
+
+def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Namespace, lake: Lake) -> int:
+    """Run the model over these images, as `masklake segment` does: its exit code.
+
+    Their list is kept in the lake, named by its content, since it is the source that the run's record names.
+    """
+    import hashlib
+
+    import pyarrow as pa
+    from masklake.jobs.segment import options as segment_options
+    from masklake.jobs.segment.command import segment
+    from masklake.pipeline.storage import parquet
+    from masklake.pipeline.storage.store import explain, join
+    from rich.console import Console
+
+    digest = hashlib.sha256("\0".join(uris).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    source = join(lake.uri, "eval", f"images-{digest}.parquet")
+    try:
+        lake.storage.write(source, parquet.encode(pa.table({"uri": uris})))
+    except OSError as error:
+        raise explain(error, source, "write the list of images") from error
+    parser = argparse.ArgumentParser()
+    segment_options.add_arguments(parser)
+    told = {
+        "--weights-dir": args.weights_dir,
+        "--address": args.address,
+        "--gpus": args.gpus,
+        "--endpoint-url": args.endpoint_url,
+        "--profile": args.profile,
+    }
+    options = [f"{name}={value}" for name, value in told.items() if value is not None]
+    options += ["--anonymous"] * args.anonymous
+    # --all: what other runs with these options have of an image is newer or there is none.
+    asked = parser.parse_args([f"--model={detector.source}", "--all", *options, "--", source, lake.uri])
+    console = Console(stderr=True)  # standard output is for the figures
+    console.print(
+        f"{len(uris):,} of {of:,} labelled images have no row of {detector.model} with default options yet: running it over them",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return segment(asked, console)

@@ -1,0 +1,178 @@
+"""What detections are measured against: the labels of a lake, or the annotation files of COCO val2017."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.storage.store import Storage
+
+_ALL_KINDS = ("box", "mask", "keypoints")
+COCO_IMAGES = "val2017"
+COCO_FILES = {
+    "annotations/instances_val2017.json": ("box", "mask"),
+    "annotations/person_keypoints_val2017.json": ("keypoints",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """A COCO dataset, the kinds that are measured by it, and the joints of its annotations, in their order."""
+
+    content: dict[str, Any]
+    kinds: tuple[str, ...]
+    joints: tuple[str, ...]
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Category ids by class name."""
+        return {one["name"]: one["id"] for one in self.content["categories"]}
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by category id."""
+        return {id_: name for name, id_ in self.ids.items()}
+
+    def only(self, images: Collection[int], classes: Collection[str]) -> Truth:
+        """What this says of these image ids and class names."""
+        ids = {id_ for name, id_ in self.ids.items() if name in classes}
+        content = self.content | {
+            "images": [one for one in self.content["images"] if one["id"] in images],
+            "annotations": [
+                one
+                for one in self.content["annotations"]
+                if one["image_id"] in images and one["category_id"] in ids
+            ],
+            "categories": [one for one in self.content["categories"] if one["id"] in ids],
+        }
+        return replace(self, content=content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to evaluate on. `truths` speak of the same images by the same ids; the first has the boxes."""
+
+    name: str
+    """val, train, all or coco-val2017: the folder of the results."""
+    images: dict[str, int]
+    """Image ids by uri."""
+    sizes: dict[str, tuple[int, int] | None]
+    """Width and height by uri, pixels; None where nobody told."""
+    truths: list[Truth]
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that any annotation has, by category id."""
+        found = {
+            name
+            for truth in self.truths
+            for name in map(truth.names.get, {one["category_id"] for one in truth.content["annotations"]})
+            if name is not None
+        }
+        return sorted(found, key=lambda name: (self.truths[0].ids.get(name, 0), name))
+
+    def of_classes(self, names: Collection[str]) -> Target:
+        """The same images with the annotations of these classes alone."""
+        ids = set(self.images.values())
+        return replace(self, truths=[truth.only(ids, names) for truth in self.truths])
+
+
+def of_labels(lake: Lake, split: str) -> Target:
+    """The newest labels of the images of `split` (train, val or all). Raises UserError when there are none."""
+    from masklake.pipeline.labels import store as label_store
+    from masklake.pipeline.labels.formats import coco_writer as label_coco_export
+
+    lake.require()
+    every = label_store.newest(lake)
+    sets = [one for one in every if split in ("all", one.split)]
+    if not sets:
+        others = Counter(one.split for one in every)
+        has = ", ".join(f"{n:,} images in {name}" for name, n in sorted(others.items()))
+        raise UserError(
+            f"{lake.uri}: has no labels of split {split}, but {has}; give --split {min(others)} or all"
+            if others
+            else f"{lake.uri}: has no labels to evaluate against; `masklake labels import FILE {lake.uri}` takes some in"
+        )
+    content = label_coco_export.to_coco(sets)
+    return Target(
+        name=split,
+        images={one.uri: image["id"] for one, image in zip(sets, content["images"], strict=True)},
+        sizes={one.uri: (one.width, one.height) if one.width and one.height else None for one in sets},
+        truths=[Truth(content=content, kinds=_ALL_KINDS, joints=_shared_joints(content))],
+    )
+
+
+def of_coco(directory: str, storage: Storage) -> Target:
+    """COCO val2017 in `directory`, as it comes: val2017/ and annotations/. Raises UserError for anything else."""
+    from masklake.pipeline.storage.store import explain, join, normalise_folder
+
+    root = normalise_folder(directory)
+    truths = []
+    for file, kinds in COCO_FILES.items():
+        uri = join(root, file)
+        try:
+            data = storage.read(uri)
+        except OSError as error:
+            raise explain(error, uri, "read COCO's annotations") from error
+        content = _checked(data, uri)
+        truths.append(Truth(content=content, kinds=kinds, joints=_shared_joints(content)))
+    images = {join(root, COCO_IMAGES, one["file_name"]): one for one in truths[0].content["images"]}
+    strangers = {one["id"] for one in truths[1].content["images"]} - {one["id"] for one in images.values()}
+    if strangers or not images:
+        raise UserError(
+            f"{root}: its two annotation files speak of other images ({len(images):,} in the first, "
+            f"{len(strangers):,} only in the second); unpack annotations_trainval2017.zip again"
+        )
+    return Target(
+        name=f"coco-{COCO_IMAGES}",
+        images={uri: one["id"] for uri, one in images.items()},
+        sizes={uri: (one["width"], one["height"]) for uri, one in images.items()},
+        truths=truths,
+    )
+
+
+_FIELDS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+    "categories": ("id", "name"),
+}
+
+
+def _checked(data: bytes, uri: str) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+        for part, fields in _FIELDS.items():
+            for one in content[part]:
+                _ = [one[name] for name in fields]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{uri}: is not an annotation file of COCO ({type(error).__name__}: {error}); unpack it again"
+        ) from error
+    found: dict[str, Any] = content
+    return found
+
+
+def _shared_joints(content: dict[str, Any]) -> tuple[str, ...]:
+    """The joints of all classes together. Annotations of classes that lack some get them, unlabelled.
+
+    COCOeval knows one list of joints for all classes; those that are not labelled do not count.
+    """
+    by_class = {one["id"]: one.get("keypoints") or [] for one in content["categories"]}
+    joints = tuple(dict.fromkeys(name for names in by_class.values() for name in names))
+    for annotation in content["annotations"]:
+        names = by_class.get(annotation["category_id"]) or []
+        if annotation.get("keypoints") and tuple(names) != joints:
+            annotation["keypoints"] = _spread(annotation["keypoints"], names, joints)
+    return joints
+
+
+def _spread(values: Sequence[float], names: Sequence[str], joints: Sequence[str]) -> list[float]:
+    of = {name: values[3 * i : 3 * i + 3] for i, name in enumerate(names)}
+    return [value for name in joints for value in of.get(name, (0, 0, 0))]

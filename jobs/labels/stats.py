@@ -1,0 +1,107 @@
+"""`masklake labels stats`: how much is labelled, and what."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from masklake.jobs.options import storage_from
+
+SUMMARY = "count what is labelled, by class and split"
+DESCRIPTION = """\
+Count what is labelled in a lake: images and instances by split, instances by class with masks, joints and
+crowds, where the labels come from, and how long their history is."""
+EPILOG = """\
+examples:
+  masklake labels stats s3://lake
+  masklake labels stats s3://lake --json | jq .classes"""
+
+_IMAGES = """
+    select split, source, count(*) as images, count(*) filter (n_instances = 0) as empty,
+        coalesce(sum(n_instances), 0)::bigint as instances
+    from labelled group by all order by all
+"""
+_CLASSES = """
+    select label, count(distinct uri) as images, count(*) as instances, count(*) filter (split = 'train') as train,
+        count(*) filter (split = 'val') as val, count(mask) as masks, count(keypoints) as with_joints,
+        count(*) filter (iscrowd) as crowds
+    from labels group by label order by instances desc, label
+"""
+_HISTORY = """
+    select count(*) as label_sets, (count(*) - count(distinct uri))::bigint as older, coalesce(sum(rows), 0)::bigint as rows,
+        min(labelled_at) as first_at, max(labelled_at) as last_at
+    from (select uri, labelled_at, count(*) as rows from all_labels group by all)
+"""
+_CLASS_COLUMNS = ("images", "instances", "train", "val", "masks", "with joints", "crowds")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Count. Raises UserError when the lake cannot be read."""
+    from masklake.jobs.query.database import Database
+    from masklake.pipeline.lake.lake import Lake
+
+    lake = Lake(args.lake, storage_from(args))
+    with Database(lake) as database:
+        images, classes, [history] = (database.rows(sql) for sql in (_IMAGES, _CLASSES, _HISTORY))
+    parts = lake.parts("labels")
+    facts = {
+        "images": [
+            dict(zip(("split", "source", "images", "empty", "instances"), row, strict=True)) for row in images
+        ],
+        "classes": [
+            dict(zip(("label", *(name.replace(" ", "_") for name in _CLASS_COLUMNS)), row, strict=True))
+            for row in classes
+        ],
+        "history": {
+            "parts": len(parts),
+            "bytes": sum(part.size or 0 for part in parts),
+            **dict(zip(("label_sets", "older_label_sets", "rows"), history[:3], strict=True)),
+            **{
+                name: at and at.isoformat()
+                for name, at in zip(("first_at", "last_at"), history[3:], strict=True)
+            },
+        },
+    }
+    if args.json:
+        from masklake.jobs.runs.command import print_json
+
+        print_json(facts)
+    else:
+        _print(facts)
+    return 0
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.text import printable
+
+    console = plain_console()
+    if not facts["images"]:
+        console.print("no labels yet")
+        return
+    images = ruled_table(("split", "source"), ("images", "holding nothing", "instances"))
+    for row in facts["images"]:
+        images.add_row(
+            printable(row["split"]),
+            printable(row["source"]),
+            *(f"{row[name]:,}" for name in ("images", "empty", "instances")),
+        )
+    console.print(images)
+    console.print()
+    classes = ruled_table(("class",), _CLASS_COLUMNS)
+    for row in facts["classes"]:
+        label, *counts = row.values()
+        classes.add_row(printable(label), *(f"{count:,}" for count in counts))
+    console.print(classes)
+    console.print()
+    history = facts["history"]
+    console.print(
+        "history: {label_sets:,} label sets, {older_label_sets:,} of them replaced; {rows:,} rows in {parts:,} parts, "
+        "{bytes:,} bytes; first {first_at}, last {last_at}".format(**history),
+        soft_wrap=True,
+    )

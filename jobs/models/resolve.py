@@ -1,0 +1,148 @@
+"""From the --model that a user types to a predictor in a worker."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.model import presets
+from masklake.model.checkpoint import SPEC, WEIGHTS
+from masklake.model.errors import ModelError
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.registry import Registry
+from masklake.pipeline.segment.encode import Vocabulary
+from masklake.pipeline.storage.store import Storage, explain, join, normalise
+
+if TYPE_CHECKING:
+    from masklake.model.predictor import Predictor
+    from masklake.model.spec import ModelSpec
+    from masklake.model.tiles.predictor import TiledPredictor
+    from masklake.model.tiles.tiling import Tiling
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A preset's name, or where a checkpoint lies: a directory, or a URI that `storage` reads."""
+
+    name: str
+    storage: Storage
+    weights_dir: str | None = None
+
+    def local(self) -> str:
+        """The preset's name, or a local directory with the checkpoint, fetched once per process and URI.
+
+        Raises UserError when it cannot be fetched.
+        """
+        if "://" not in self.name:
+            return self.name
+        folder = (
+            Path(tempfile.gettempdir()) / f"masklake-model-{os.getpid()}" / self.name.replace("/", "_")[-80:]
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (WEIGHTS, SPEC):
+            uri = join(normalise(self.name), file)
+            try:
+                (folder / file).write_bytes(self.storage.read(uri))
+            except OSError as error:
+                raise explain(error, uri, "read the model") from error
+        return str(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A model that is known to exist and to be whole, as far as that shows without torch."""
+
+    source: ModelSource
+    spec: ModelSpec
+    fingerprint: str
+    asked: str | None = None
+    """What the lake's registry was asked for, an alias or a version, where the model is from there."""
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(
+            classes={c.id: c.name for c in self.spec.classes},
+            with_joints=frozenset(c.id for c in self.spec.classes if c.keypoints),
+            joints=self.spec.keypoint_names,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What the run's record says of the model."""
+        asked = {} if self.asked is None else {"asked": self.asked}
+        return {
+            "name": self.spec.name,
+            "source": self.source.name,
+            "fingerprint": self.fingerprint,
+            "classes": [c.name for c in self.spec.classes],
+            **asked,
+        }
+
+
+def resolve(
+    name: str, storage: Storage, weights_dir: str | None = None, *, lake: str | None = None
+) -> Resolved:
+    """The model that `name` means: demo, coco, one of the lake's (an alias, name:alias, name@version), a directory or a
+    URI. An alias is looked up once, here. Raises ModelError or UserError.
+    """
+    asked = None
+    kept = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
+    if kept is not None:
+        asked, name = name, kept.uri
+    elif "://" not in name and name not in presets.PRESETS:
+        path = Path(name).expanduser()
+        if not path.exists():
+            known = ", ".join(presets.PRESETS)
+            of_lake = "" if lake is None else f", nor a model or alias of {lake},"
+            raise ModelError(
+                f"--model {name}: neither a preset ({known}){of_lake} nor a directory with {WEIGHTS} and {SPEC}"
+            )
+        name = str(path.absolute())
+    source = ModelSource(name=name, storage=storage, weights_dir=weights_dir)
+    local = source.local()
+    return Resolved(
+        source=source,
+        spec=presets.describe(local, weights_dir=weights_dir),
+        fingerprint=presets.fingerprint(local, weights_dir=weights_dir),
+        asked=asked,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorFactory:
+    """Makes the predictor inside a worker. Picklable; carries no weights."""
+
+    source: ModelSource
+    fingerprint: str
+    score_threshold: float
+    max_detections: int
+    classes: tuple[str, ...] | None
+    precision: str
+    threads: int | None
+    tiling: Tiling | None = None
+
+    def __call__(self) -> Predictor | TiledPredictor:
+        import torch
+        from masklake.model.engine.allocator import keep_freed_memory
+        from masklake.model.predictor import Predictor
+        from masklake.model.tiles.predictor import TiledPredictor
+
+        keep_freed_memory()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        local = self.source.local()
+        found = presets.fingerprint(local, weights_dir=self.source.weights_dir)
+        if found != self.fingerprint:
+            raise UserError(
+                f"model {self.source.name}: is {found} on this worker, the run was planned with {self.fingerprint}; "
+                "give every node the same weights"
+            )
+        predictor = Predictor(
+            presets.load_model(local, weights_dir=self.source.weights_dir),
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+            classes=self.classes,
+            precision=self.precision,
+        )
+        return TiledPredictor(predictor, self.tiling) if self.tiling else predictor

@@ -1,0 +1,233 @@
+"""`masklake query`: SQL over a lake."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from masklake.jobs.options import add_storage_options, storage_from
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.jobs.query.database import Database
+    from masklake.jobs.query.sandbox import Query
+
+SUMMARY = "ask a lake questions in SQL"
+
+DESCRIPTION = """\
+Run one SELECT (DuckDB's SQL) over a lake. It reads the lake and nothing else, and writes nothing.
+
+Tables:
+  images      every input image: uri, width, height, status, error, n_instances, …
+  instances   every detected instance: uri, label, score, area, x, y, w, h, mask, keypoints, …
+  errors      the images whose status is not ok
+  runs        one row per run: state, model, images, failures, seconds, …
+  labels      every labelled instance, of the newest label set of each image
+  labelled    one row per labelled image, those that hold nothing too: uri, n_instances, source, split, …
+
+images, instances and errors hold the newest run of each image; all_images, all_instances and all_labels hold
+every run and every label set; in all_labels, instance -1 is an image that holds nothing.
+`masklake query --columns` describes all columns.
+"""
+
+EPILOG = """\
+examples:
+  how many of what:
+    masklake query "select label, count(*) from instances where score > .7 group by all order by 2 desc" --lake s3://lake
+  images with at least three people:
+    masklake query "select uri, count(*) n from instances where label = 'person' and score > .8 \\
+        group by uri having n >= 3" --lake s3://lake --format csv --output crowds.csv
+  what failed, and why:
+    masklake query "select status, error, count(*) from errors group by all" --lake s3://lake
+  where the left wrists are:
+    masklake query "select uri, k.x, k.y from (select uri, unnest(keypoints) k from instances) \\
+        where k.name = 'left_wrist' and k.score > 2" --lake s3://lake
+  how two runs differ:
+    masklake query "select run, label, avg(score) from all_instances group by all" --lake s3://lake
+  the columns of a table, and what a query reads:
+    masklake query "describe instances" --lake s3://lake
+    masklake query "explain select uri from instances where label = 'dog'" --lake s3://lake
+"""
+
+_FORMATS = ("table", "csv", "json", "parquet")
+_LIMIT = 100
+
+
+def _local(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a local file; write one and copy it there")
+    return Path(text)
+
+
+def _at_least_zero(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sql", nargs="?", metavar="SQL", help="the query; - reads it from standard input")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="read the query from a file")
+    parser.add_argument("--lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
+    parser.add_argument("--run", metavar="ID", help="only this run; `last` is the newest")
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        help="default: by the suffix of --output, else table. json is one array with an object per row",
+    )
+    parser.add_argument(
+        "--output", type=_local, metavar="FILE", help="write the result to a local file, whole or not at all"
+    )
+    parser.add_argument(
+        "--limit-rows",
+        type=_at_least_zero,
+        default=_LIMIT,
+        metavar="N",
+        help="rows that a table shows (default %(default)s, 0 for all); the other formats always hold all",
+    )
+    parser.add_argument("--columns", action="store_true", help="describe the tables' columns, and end")
+    add_storage_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command. Raises UserError for SQL that may not or cannot run, and for a lake that cannot be read."""
+    if args.columns:
+        _print_columns()
+        return 0
+    sql = _sql(args)
+    if not args.lake:
+        raise UserError("no lake is named; add --lake s3://… or --lake DIRECTORY")
+    format_ = _format(args.format, args.output)
+    from masklake.jobs.query.database import Database
+    from masklake.pipeline.lake.lake import Lake
+
+    with Database(Lake(args.lake, storage_from(args)), run=args.run) as database:
+        query = database.prepare(sql)
+        if query.explain and format_ != "table":
+            raise UserError("EXPLAIN prints a plan, not rows; leave --format out")
+        with _sink(args.output) as sink:
+            _interruptible(database, lambda: _write(database, query, format_, sink, args))
+    return 0
+
+
+def _interruptible(database: Database, work: Callable[[], None]) -> None:
+    """`work()` in a thread, so that Ctrl-C reaches this one: while DuckDB streams it does not look for signals."""
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work)
+        try:
+            done.result()
+        except KeyboardInterrupt:
+            database.connection.interrupt()
+            raise
+
+
+def _sql(args: argparse.Namespace) -> str:
+    if (args.sql is None) == (args.file is None):
+        raise UserError(
+            "give one query: as an argument, as - for standard input, or by --file; "
+            "`masklake query --help` shows examples"
+        )
+    try:
+        if args.file is not None:
+            return args.file.read_text(encoding="utf-8")
+        return sys.stdin.read() if args.sql == "-" else args.sql
+    except OSError as error:
+        raise UserError(f"{args.file}: cannot read the query: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{args.file or 'standard input'}: the query is not UTF-8 text ({error})") from error
+
+
+def _format(chosen: str | None, output: Path | None) -> str:
+    suffix = "" if output is None else output.suffix.lower().lstrip(".")
+    format_ = chosen or (suffix if suffix in _FORMATS else "table")
+    if format_ == "parquet" and output is None:
+        raise UserError("--format parquet needs a file; add --output FILE.parquet")
+    return format_
+
+
+@contextlib.contextmanager
+def _sink(output: Path | None) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that takes `output`'s place only when all of it is written."""
+    if output is None:
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output: cannot write the result: {error.strerror or error}") from error
+        return
+    temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot write the result: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(database: Database, query: Query, format_: str, sink: IO[bytes], args: argparse.Namespace) -> None:
+    from masklake.jobs.query import results
+
+    if format_ == "csv":
+        results.write_csv(database, query, sink, hidden=args.output is not None or not sys.stdout.isatty())
+    elif format_ == "json":
+        results.write_json(database, query, sink)
+    elif format_ == "parquet":
+        results.write_parquet(database, query, sink)
+    else:
+        _print_table(database, query, sink, args)
+
+
+def _print_table(database: Database, query: Query, sink: IO[bytes], args: argparse.Namespace) -> None:
+    from masklake.jobs.query import results
+    from masklake.jobs.terminal.tables import plain_console
+
+    limit = args.limit_rows or None
+    if args.output is None:
+        results.print_table(database, query, plain_console(), limit)
+        return
+    text = io.TextIOWrapper(sink, encoding="utf-8", write_through=True)
+    results.print_table(database, query, plain_console(text), limit)
+    text.detach()
+
+
+def _print_columns() -> None:
+    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.pipeline.lake.lake import SCHEMAS
+
+    console = plain_console()
+    for name, schema in SCHEMAS.items():
+        table = ruled_table((name, "type", "description"), wrap=True)
+        for field in schema:
+            table.add_row(field.name, _sql_type(field.type), field.metadata[b"description"].decode())
+        console.print(table)
+        console.print()
+
+
+def _sql_type(type_: Any) -> str:
+    """An Arrow type as DuckDB shows it."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        return _sql_type(type_.value_type)
+    if pa.types.is_struct(type_):
+        return "struct({})".format(", ".join(f"{field.name} {_sql_type(field.type)}" for field in type_))
+    if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
+        return _sql_type(type_.value_type) + "[]"
+    if pa.types.is_timestamp(type_):
+        return "timestamptz"
+    names = {"string": "varchar", "int64": "bigint", "int32": "integer", "int8": "tinyint", "bool": "boolean"}
+    return names.get(str(type_), str(type_))

@@ -1,0 +1,35 @@
+"""A job's process: `python -m masklake.jobs.schedule.child PARENT ARGUMENTS…` is `masklake ARGUMENTS…` that ends with its daemon.
+
+However the daemon ends, the system sends this process SIGTERM, by which `masklake segment` stops resumably. (It is
+asked for here and not between fork and exec, where a process with threads can lock up.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    if not sys.platform.startswith("linux"):
+        return  # other systems have no such signal: there the next daemon ends what is left
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)  # it ended before this was asked for
+
+
+def main() -> int:
+    """Run the command line; its exit code."""
+    _end_with(int(sys.argv[1]))
+    sys.argv = ["masklake", *sys.argv[2:]]
+    from masklake.jobs.cli import main as masklake
+
+    return masklake()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What a schedule does: a masklake command line, understood by that command's own parser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import shlex
+from dataclasses import dataclass, replace
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.store import Storage, join, normalise_folder, redact
+
+_NOT_JOBS = {
+    "schedule": "a schedule that makes schedules never ends",
+    "demo": "it brings its own storage and is for looking on",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command line that can be run."""
+
+    command: list[str]
+    lake: str | None
+    """The lake that it works in; None for a command without one."""
+    lock: str
+    """The lake's lock under which it works by default: its name, with its action."""
+    takes_lock: bool
+    """Whether its command has --lock."""
+    elsewhere: bool
+    """Whether it only sends its work to a cluster: who waits for it here cannot hold the lock for it."""
+    storage: Storage
+    options: frozenset[str]
+    """What its parser knows, set or not: `address`, `resume`, …"""
+    given: frozenset[str]
+    """Those that were given another value than their default."""
+
+    def text(self) -> str:
+        return shlex.join(["masklake", *self.command])
+
+    def locking(self, lock: str | None) -> list[str]:
+        """What makes the command itself hold `lock`, or the usual one, where it can."""
+        return ["--lock", lock or self.lock] if self.takes_lock else []
+
+
+def parse(command: list[str], cwd: str = "/") -> Job:
+    """The job that `command` is; relative paths are below `cwd`. Raises UserError for what is no job, and for secrets."""
+    from masklake.jobs.cli import COMMANDS, parser_of
+    from masklake.jobs.submit.remote_command import understood
+
+    text = redact(shlex.join(["masklake", *command]))
+    name = command[0] if command else ""
+    known = [one for one in COMMANDS if one not in _NOT_JOBS]
+    if name in _NOT_JOBS:
+        raise UserError(f"{text}: cannot be scheduled: {_NOT_JOBS[name]}")
+    if name not in COMMANDS:
+        raise UserError(
+            f"the job {text}: there is no command {name!r}; after --, write a command as after `masklake`: {', '.join(known)}"
+        )
+    if any(redact(argument) != argument for argument in command):
+        raise UserError(
+            f"{text}: carries a credential, which a store of schedules must not keep; give it to the daemon's environment"
+        )
+    said = io.StringIO()
+    parser = parser_of(name, importlib.import_module(COMMANDS[name]))
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            args = parser.parse_args(command[1:])
+            sent = understood(args.command, shared_files=args.shared_files) if name == "submit" else None
+    except SystemExit as end:
+        last = said.getvalue().strip().rpartition("\n")[2] if end.code else "it only shows its help"
+        raise UserError(f"{text}: cannot be scheduled: {redact(last)}") from None
+    if sent is not None:
+        work = parse(sent.command, cwd)
+        lake_there = work.lake if work.takes_lock else None
+        return replace(
+            work,
+            command=command,
+            lake=lake_there,
+            elsewhere=True,
+            options=frozenset(vars(args)),
+            given=frozenset(),
+        )
+    values = vars(args)
+    if values.get("lock") is not None:
+        raise UserError(
+            f"{text}: a schedule takes the lock; give --lock {values['lock']} to masklake schedule add, before --"
+        )
+    lake = values.get("lake")
+    action = values.get("action")
+    return Job(
+        command=command,
+        lake=None if not isinstance(lake, str) else _below(lake, cwd),
+        lock=f"{name}-{action}" if isinstance(action, str) else name,
+        takes_lock="lock" in values,
+        elsewhere=False,
+        storage=_storage(args),
+        options=frozenset(values),
+        given=frozenset(key for key, value in values.items() if value != parser.get_default(key)),
+    )
+
+
+def _below(uri: str, cwd: str) -> str:
+    path = uri if "://" in uri else os.path.join(cwd, uri)  # noqa: PTH118  # a trailing slash is not to be lost
+    return normalise_folder(path)
+
+
+def _storage(args: argparse.Namespace) -> Storage:
+    from masklake.jobs.options import storage_from
+
+    return storage_from(args) if hasattr(args, "endpoint_url") else Storage()
+
+
+def lock_uri(job: Job, lock: str | None) -> str | None:
+    """Where the job's lock lies, for people."""
+    return None if job.lake is None else join(job.lake, "locks", f"{lock or job.lock}.json")

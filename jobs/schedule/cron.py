@@ -1,0 +1,216 @@
+"""When a schedule fires: cron expressions in a time zone, and fixed intervals.
+
+APScheduler's CronTrigger finds the times; what cron means otherwise than it does is put right here:
+
+- Days of the week count from Sunday (0 and 7), not from Monday, and a range may end on Sunday.
+- Where both the day of the month and the day of the week are restricted, either of them is enough.
+- When clocks are set back, an hour comes twice. A job of every hour runs in both; one of certain hours runs once, the
+  first time. When clocks are set forward, a time that does not exist runs an hour later by the clock: 02:30 at 03:30.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+import zoneinfo
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from masklake.jobs.schedule.wall_clock import Wall, following
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger
+
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MACROS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_COUNTED = 1000
+"""Missed times are counted up to here."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    name: str
+    low: int
+    high: int
+    names: tuple[str, ...] = ()
+
+    def number(self, text: str) -> int | None:
+        if text.lower() in self.names:
+            return self.low + self.names.index(text.lower())
+        value = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else -1
+        return value if self.low <= value <= self.high else None
+
+    def values(self, text: str, expression: str) -> tuple[int, ...]:
+        """The numbers that `text` names. Raises UserError."""
+        found: set[int] = set()
+        for part in text.split(","):
+            span, slash, step = part.partition("/")
+            first, dash, last = span.partition("-")
+            if span == "*":
+                low, high = self.low, min(self.high, 6) if self.names == _DAYS else self.high
+            else:
+                low, high = self.number(first) or 0, self.number(last if dash else first) or 0
+                if self.names == _DAYS and dash and high == 0 < low:
+                    high = 7  # fri-sun
+                if self.number(first) is None or (dash and self.number(last) is None):
+                    raise self._bad(part, expression, f"{self.low} to {self.high}")
+            if low > high:
+                raise self._bad(part, expression, "ranges that go up; part others in two with a comma")
+            if slash and (not re.fullmatch(r"[1-9][0-9]{0,3}", step) or not (dash or span == "*")):
+                raise self._bad(part, expression, "steps of a range or of *: */15, 9-17/2")
+            found.update(range(low, high + 1, int(step) if slash else 1))
+        if self.names == _DAYS:
+            found = {day % 7 for day in found}
+        return tuple(sorted(found))
+
+    def _bad(self, part: str, expression: str, remedy: str) -> UserError:
+        return UserError(f"--cron {expression!r}: {part!r} is no {self.name}; it takes {remedy}")
+
+
+_SECOND, _MINUTE, _HOUR = _Field("second", 0, 59), _Field("minute", 0, 59), _Field("hour", 0, 23)
+_DAY, _MONTH = _Field("day of the month", 1, 31), _Field("month", 1, 12, _MONTHS)
+_WEEKDAY = _Field("day of the week", 0, 7, _DAYS)
+_FIELDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
+
+
+class Timing(Protocol):
+    """Times, in UTC, to the second."""
+
+    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
+        """The first time later than `moment`, or None when there is none."""
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A cron expression in a time zone. Raises UserError for what is neither."""
+
+    expression: str
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        zone(self.timezone)
+        if self.after(datetime.datetime.now(datetime.UTC)) is None:
+            raise UserError(
+                f"--cron {self.expression!r}: never comes; check the day of the month against the month"
+            )
+
+    @functools.cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The six fields as they were typed, the seconds first."""
+        fields = _MACROS.get(self.expression.strip().lower(), self.expression).split()
+        if len(fields) == 5:
+            fields = ["0", *fields]
+        if len(fields) != 6:
+            raise UserError(
+                f"--cron {self.expression!r}: does not have five fields; write five (minute hour day month weekday, "
+                f"as in '0 2 * * *'), six with seconds before them, or one of {', '.join(_MACROS)}"
+            )
+        return tuple(fields)
+
+    @functools.cached_property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """What each of the six fields means; days of the week from Sunday, 0."""
+        return tuple(
+            field.values(text, self.expression) for field, text in zip(_FIELDS, self.texts, strict=True)
+        )
+
+    @property
+    def either_day(self) -> bool:
+        """Whether the day of the month or that of the week is enough: where neither begins with a star."""
+        return not self.texts[3].startswith("*") and not self.texts[5].startswith("*")
+
+    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
+        hourly = len(self.numbers[2]) == 24
+        return following(zone(self.timezone), self._next_wall, moment.astimezone(datetime.UTC), hourly=hourly)
+
+    def _next_wall(self, wall: Wall) -> Wall | None:
+        start = wall + datetime.timedelta(microseconds=1)
+        found = [at for trigger in self._triggers if (at := trigger.get_next_fire_time(None, start))]
+        return min(found, default=None)
+
+    @functools.cached_property
+    def _triggers(self) -> tuple[CronTrigger, ...]:
+        from apscheduler.triggers.cron import CronTrigger
+
+        def listed(numbers: tuple[int, ...]) -> str:
+            return ",".join(map(str, numbers))
+
+        second, minute, hour, day, month, weekday = self.numbers
+        days, weekdays = listed(day), ",".join(_DAYS[number] for number in weekday)
+        pairs = [(days, "*"), ("*", weekdays)] if self.either_day else [(days, weekdays)]
+        return tuple(
+            CronTrigger(
+                year="*",
+                month=listed(month),
+                day=one,
+                week="*",
+                day_of_week=other,
+                hour=listed(hour),
+                minute=listed(minute),
+                second=listed(second),
+                timezone=datetime.UTC,  # of the wall's time: see jobs.schedule_clock
+            )
+            for one, other in pairs
+        )
+
+
+@dataclass(frozen=True)
+class Every:
+    """Whole multiples of `seconds` since 1970: every 30 seconds is at :00 and at :30."""
+
+    seconds: int
+
+    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
+        passed = int(moment.timestamp() // self.seconds)
+        return datetime.datetime.fromtimestamp((passed + 1) * self.seconds, datetime.UTC)
+
+
+@functools.cache
+def zone(name: str) -> zoneinfo.ZoneInfo:
+    """A time zone. Raises UserError for one that is not known."""
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        import difflib
+
+        known = zoneinfo.available_timezones()
+        if not known:
+            raise UserError(
+                f"--timezone {name!r}: this machine has no time zones; install tzdata (the system's package, or pip's)"
+            ) from error
+        near = difflib.get_close_matches(
+            name.split("/")[-1].title(), {n.split("/")[-1] for n in known}, 1, 0.75
+        )
+        like = sorted(n for n in known if near and n.split("/")[-1] == near[0])
+        meant = f"did you mean {like[0]}?" if like else "write one as Europe/Berlin"
+        raise UserError(f"--timezone {name!r}: there is no such time zone; {meant}") from error
+
+
+def due(timing: Timing, first: datetime.datetime, now: datetime.datetime) -> tuple[datetime.datetime, int]:
+    """Of the times from `first` on, which is one and has come: the last that has, and how many come before it.
+
+    The count ends at a thousand, however long nobody looked.
+    """
+    last = first
+    for before in range(_COUNTED):
+        following = timing.after(last)
+        if following is None or following > now:
+            return last, before
+        last = following
+    back = datetime.timedelta(minutes=1)
+    while (found := timing.after(now - back)) is None or found > now:
+        back *= 8
+    while found is not None and found <= now:
+        last, found = found, timing.after(found)
+    return last, _COUNTED

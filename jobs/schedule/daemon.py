@@ -1,0 +1,180 @@
+"""The daemon of `masklake schedule serve`: the store says what is owed, APScheduler says when, a thread a firing does it.
+
+The store is the truth; APScheduler's jobs are made from it in memory, at the start and whenever it differs, so that
+`add`, `pause` and `run-now` in another process count within a second. The clock may be set: that is noticed by a
+clock that nobody sets, and the jobs are made again, since those made before would wait by the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule.runner import Runner
+from masklake.jobs.schedule.serving import serving
+from masklake.jobs.schedule.store import MISSED, OK, WAITING, Firing, Schedule, moment, utc
+from masklake.jobs.terminal.text import printable, printable_json
+from masklake.pipeline.errors import UserError
+
+_LOOK_S = 1.0
+_AT_ONCE = 64
+"""Jobs that run at one time; further ones wait for a thread."""
+_JUMP_S = 2.0
+_AGAIN_S = 30.0
+
+
+def report(**values: Any) -> None:
+    """A line of `name=value` on standard output, for people and for journald."""
+
+    def shown(value: Any) -> str:
+        text = str(value)
+        plain = text and not set(text) & set(' "=\\') and text == printable(text)
+        return text if plain else printable_json(json.dumps(text, ensure_ascii=False))
+
+    line = " ".join(f"{name}={shown(value)}" for name, value in values.items() if value is not None)
+    with contextlib.suppress(OSError):  # that nobody reads it any more does not stop the daemon
+        sys.stdout.write(f"time={utc()} {line}\n")
+        sys.stdout.flush()
+
+
+class Daemon:
+    """Serves a store until `runner.stop` is set."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._store = runner.store
+        self._now = runner.now
+        self._scheduler = _scheduler()
+
+    def serve(self) -> None:
+        """Serve the store. Raises UserError while another does."""
+        with serving(self._store):
+            self._runner.say(
+                event="serving", store=str(self._store.path), schedules=len(self._store.schedules())
+            )
+            self._runner.recover()
+            self._scheduler.start()
+            try:
+                self._look()
+            finally:
+                self._runner.stop.set()
+                self._scheduler.shutdown(wait=True)
+            self._runner.say(event="stopped", store=str(self._store.path))
+
+    def _look(self) -> None:
+        ahead = self._ahead()
+        while True:
+            jumped = self._ahead() - ahead
+            if abs(jumped) > _JUMP_S:
+                ahead += jumped
+                self._runner.say(event="clock-set", seconds=round(jumped))
+                self._scheduler.remove_all_jobs()
+            try:
+                self._match()
+            except UserError as error:  # a disk that is full, a store that is locked: it may pass
+                self._runner.say(event="warning", detail=str(error))
+            if self._runner.stop.wait(_LOOK_S):
+                return
+
+    def _ahead(self) -> float:
+        """How far the clock that can be set is ahead of the one that cannot."""
+        return self._now().timestamp() - time.monotonic()
+
+    def _match(self) -> None:
+        """Make APScheduler's jobs those that the store asks for. One too many does no harm: a time is claimed once, and
+        an attempt begun once."""
+        wanted = dict(self._wanted())
+        made = {job.id for job in self._scheduler.get_jobs()}
+        for gone in made - wanted.keys():
+            with contextlib.suppress(JobLookupError):  # it has just run
+                self._scheduler.remove_job(gone)
+        for id_ in wanted.keys() - made:
+            at, function, argument = wanted[id_]
+            self._scheduler.add_job(function, "date", run_date=at, args=[argument], id=id_)
+
+    def _wanted(self) -> Iterator[tuple[str, tuple[datetime.datetime, Callable[..., Any], Any]]]:
+        paused = set()
+        for schedule in self._store.schedules():
+            if schedule.paused:
+                paused.add(schedule.name)
+            elif schedule.next_at:
+                at = moment(schedule.next_at)
+                yield (
+                    f"time {schedule.name} {schedule.next_at} {schedule.created_at}",
+                    (at, self._fire, schedule),
+                )
+        for firing in self._store.in_state(WAITING):
+            if firing.manual or firing.schedule not in paused:
+                yield f"attempt {firing.id}", (moment(firing.due_at), self._runner.attempt, firing.id)
+
+    def _fire(self, schedule: Schedule) -> None:
+        try:
+            firing = claim(self._runner, schedule)
+        except UserError as error:
+            self._runner.say(event="warning", schedule=schedule.name, detail=str(error))
+            self._runner.stop.wait(
+                _AGAIN_S
+            )  # meanwhile APScheduler runs no second of it; then it is made again
+            return
+        if firing is not None and firing.state == WAITING:
+            self._runner.attempt(firing.id)
+
+
+def claim(runner: Runner, schedule: Schedule) -> Firing | None:
+    """The firing that has come due, recorded; one that came too late is told of as well."""
+    firing = schedule_ledger.claim(runner.store, schedule, runner.now())
+    if firing is not None and firing.state == MISSED:
+        runner.tell(firing)
+    return firing
+
+
+def serve_once(runner: Runner) -> int:
+    """Do what is due, one after another; how many firings did not end well. Raises UserError while another serves."""
+    bad = 0
+    with serving(runner.store):
+        runner.recover()
+        for schedule in runner.store.schedules():
+            claimed = claim(runner, schedule)
+            bad += claimed is not None and claimed.state == MISSED
+        paused = {schedule.name for schedule in runner.store.schedules() if schedule.paused}
+        for firing in runner.store.in_state(WAITING):
+            due = moment(firing.due_at) <= runner.now()
+            if due and (firing.manual or firing.schedule not in paused):
+                ended = runner.attempt(firing.id)
+                bad += ended is not None and ended[0] != OK
+    return bad
+
+
+@contextlib.contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C set `stop`."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _scheduler() -> BackgroundScheduler:
+    # What it has to say at lower levels is said of each firing by us.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    return BackgroundScheduler(
+        timezone=datetime.UTC,
+        executors={"default": ThreadPoolExecutor(_AT_ONCE)},
+        # However late: the store decides what is too late, and what goes by together.
+        job_defaults={"misfire_grace_time": None, "coalesce": True},
+    )

@@ -1,0 +1,138 @@
+"""A job as a process: start it, watch it, end it, and know it again after the daemon that started it has died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from masklake.jobs.terminal.text import elide, one_line
+from masklake.pipeline.storage.store import redact
+
+GRACE_S = 30.0
+"""What a job that is asked to stop has for it."""
+_POLL_S = 0.2
+_CHILD = "masklake.jobs.schedule.child"
+_RUN = re.compile(rb"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
+_TAIL = 64 * 1024
+_HEAD = 1024 * 1024
+
+
+class Process:
+    """`masklake COMMAND` in `cwd`, its output in the file `log`. A context manager that leaves nothing running.
+
+    Raises OSError when it cannot be started.
+    """
+
+    def __init__(self, command: list[str], cwd: str, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with log.open("wb") as output:
+            self._popen = subprocess.Popen(  # noqa: S603  # our own interpreter, and arguments that were parsed
+                [sys.executable, "-m", _CHILD, str(os.getpid()), *command],
+                cwd=cwd,
+                # So that the run's id is in the file even where the job is killed.
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._popen.poll() is None:
+            _end(self.pid, lambda: self._popen.poll() is None, GRACE_S)
+        _signal_group(self.pid, signal.SIGKILL)  # what it left behind
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def wait(self, until: Callable[[], str | None]) -> tuple[int, str | None]:
+        """The exit code, once it ended; and why it was stopped, where `until` gave a reason to."""
+        reason = None
+        while self._popen.poll() is None:
+            reason = until()
+            if reason is not None:
+                _end(self.pid, lambda: self._popen.poll() is None, GRACE_S)
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_POLL_S)
+        return self._popen.wait(), reason
+
+
+def born(pid: int) -> str | None:
+    """What tells the process from a later one of its number: the boot, and the time in it. None where it is gone, or
+    the system does not tell."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] not in "ZX":  # the state; a zombie has ended
+            return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{fields[19]}"
+    return None
+
+
+def end_orphan(pid: int, birth: str | None) -> bool:
+    """End a job that outlived its daemon; whether there was one."""
+    if birth is None or born(pid) != birth:
+        return False
+    _end(pid, lambda: born(pid) == birth, GRACE_S)
+    _signal_group(pid, signal.SIGKILL)
+    return True
+
+
+def _end(pid: int, alive: Callable[[], bool], grace: float) -> None:
+    """SIGTERM to the job alone, which stops its own processes; SIGKILL to all of them when that takes too long."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + grace
+    while alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    _signal_group(pid, signal.SIGKILL)
+    while alive():
+        time.sleep(0.05)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def run_of(log: Path) -> str | None:
+    """The run that the job said it is, `run <id>…`."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        found = _RUN.search(file.read(_HEAD))
+        return found[1].decode() if found else None
+    return None
+
+
+def last_line(log: Path) -> str:
+    """The last line with anything on it, without credentials and control characters."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        return elide(one_line(redact(lines[-1])), 300) if lines else ""
+    return ""
+
+
+def told(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all logs of a folder but the newest `keep`; their names sort by time."""
+    with contextlib.suppress(OSError):
+        for old in sorted(folder.glob("*.log"))[:-keep]:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""One serves a store of schedules, by a lock on a file beside it, which the system frees however its holder ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from masklake.jobs.schedule.store import Store, utc
+from masklake.pipeline.errors import UserError
+
+_TRIES = 8
+"""Whoever looks for a server holds the lock for a moment."""
+
+
+class StoreServedError(UserError):
+    """Another serves the store."""
+
+
+@contextlib.contextmanager
+def serving(store: Store) -> Iterator[None]:
+    """Be the one who serves the store. Raises StoreServedError while another does."""
+    with store.lock.open("a+") as file:
+        for left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not left:
+                    raise StoreServedError(
+                        f"{store.path}: is served by {_told(store.lock)}; stop that one first, or give --store another PATH"
+                    ) from error
+            time.sleep(0.1)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {utc()}")
+        file.flush()
+        yield
+
+
+def server(store: Store) -> str | None:
+    """Who serves the store, or None when nobody does."""
+    with contextlib.suppress(FileNotFoundError), store.lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _told(store.lock)
+    return None
+
+
+def _told(lock: Path) -> str:
+    return lock.read_text(errors="replace")[:200] or "another process"

@@ -1,0 +1,169 @@
+"""`masklake schedule list`, `show` and `history`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.options import positive
+
+if TYPE_CHECKING:
+    from masklake.jobs.schedule.store import Firing, Schedule, Store
+
+_STYLES = {"ok": "green", "running": "cyan", "waiting": "cyan", "coalesced": ""}
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake schedule list`."""
+    parser.add_argument("--json", action="store_true", help="one JSON array with an object per schedule")
+
+
+def history_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake schedule history`."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of one schedule (default: of all)")
+    parser.add_argument(
+        "--limit", type=positive, default=20, metavar="N", help="the newest N (default %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array with an object per attempt")
+
+
+def say(text: str) -> None:
+    """One line for people."""
+    from masklake.jobs.terminal.tables import plain_console
+    from masklake.jobs.terminal.text import one_line
+
+    plain_console().print(one_line(text), soft_wrap=True)
+
+
+def local(schedule: Schedule) -> str:
+    """When the schedule fires next, by its own clock."""
+    from masklake.jobs.schedule.cron import zone
+    from masklake.jobs.schedule.store import moment
+
+    if schedule.paused:
+        return "paused"
+    if schedule.next_at is None:
+        return "never again"
+    return f"{moment(schedule.next_at).astimezone(zone(schedule.timezone)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def when(schedule: Schedule) -> str:
+    """The expression or interval."""
+    if schedule.every:
+        return f"every {schedule.every} s"
+    return f"{schedule.cron}" + (f" {schedule.timezone}" if schedule.timezone != "UTC" else "")
+
+
+def list_(args: argparse.Namespace, store: Store) -> int:
+    """Every schedule."""
+    from masklake.jobs.runs.command import print_json
+    from masklake.jobs.schedule.serving import server
+
+    schedules = store.schedules()
+    last = {one.name: next(iter(store.history(one.name, 1)), None) for one in schedules}
+    if args.json:
+        print_json(
+            [_facts(one) | {"last": last[one.name] and _firing_facts(last[one.name])} for one in schedules]
+        )
+        return 0
+    served_by = server(store)
+    if schedules:
+        _table(schedules, last)
+    say(f"served by {served_by}" if served_by else f"no daemon serves {store.path}: masklake schedule serve")
+    return 0
+
+
+def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
+    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.text import printable
+    from rich.text import Text
+
+    table = ruled_table(("schedule", "when", "next", "last", "command"))
+    for one in schedules:
+        state = (found := last[one.name]) and found.state
+        table.add_row(
+            one.name,
+            printable(when(one)),
+            local(one),
+            Text(state or "-", _STYLES.get(state or "", "red")),
+            printable(shlex.join(one.command)),
+        )
+    plain_console().print(table)
+
+
+def show(args: argparse.Namespace, store: Store) -> int:
+    """One schedule, as JSON."""
+    from masklake.jobs.runs.command import print_json
+    from masklake.jobs.schedule.command_line import lock_uri, parse
+    from masklake.jobs.schedule.serving import server
+    from masklake.jobs.schedule.store import moment, utc
+    from masklake.pipeline.errors import UserError
+
+    schedule = store.schedule(args.name)
+    try:
+        lock: str | None = lock_uri(parse(schedule.command, schedule.cwd), schedule.lock)
+        problem = None
+    except UserError as error:  # a command that this version has no more
+        lock, problem = None, str(error)
+    following: list[str] = []
+    at = moment(schedule.next_at) if schedule.next_at else None
+    while at is not None and len(following) < 3:
+        following.append(utc(at))
+        at = schedule.timing.after(at)
+    print_json(
+        _facts(schedule)
+        | {"lock": lock, "problem": problem, "next": following, "logs": str(store.logs / schedule.name)}
+        | {
+            "served_by": server(store),
+            "history": [_firing_facts(one) for one in store.history(schedule.name, 5)],
+        }
+    )
+    return 0
+
+
+def _facts(schedule: Schedule) -> dict[str, Any]:
+    from masklake.jobs.schedule.hooks import shown
+
+    facts = dataclasses.asdict(schedule)
+    if schedule.on_failure_webhook is not None:
+        facts["on_failure_webhook"] = shown(schedule.on_failure_webhook)
+    return facts
+
+
+def _firing_facts(firing: Firing | None) -> dict[str, Any]:
+    facts = {} if firing is None else dataclasses.asdict(firing)
+    return {name: value for name, value in facts.items() if name not in ("id", "born", "token")}
+
+
+def history(args: argparse.Namespace, store: Store) -> int:
+    """What became of the firings."""
+    from masklake.jobs.runs.command import print_json
+    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.text import elide, printable
+    from rich.text import Text
+
+    firings = store.history(args.name, args.limit)
+    if args.name is not None and not firings:
+        store.schedule(args.name)  # of one that was removed there may be a history, of others not
+    if args.json:
+        print_json([_firing_facts(one) for one in firings])
+        return 0
+    if not firings:
+        say("nothing has fired yet")
+        return 0
+    table = ruled_table(("schedule", "time (UTC)", "attempt", "outcome", "run", "detail"), ("took",))
+    for one in firings:
+        missed = f" (+{one.missed} missed)" if one.missed else ""
+        table.add_row(
+            printable(one.schedule),
+            f"{one.scheduled_at[:19].replace('T', ' ')}{missed}",
+            f"{one.attempt}{' by hand' if one.manual else ''}",
+            Text(one.state, _STYLES.get(one.state, "red")),
+            one.run or "-",
+            printable(elide(" ".join(filter(None, (one.detail, one.hook and f"[{one.hook}]"))), 120)) or "-",
+            "-" if one.seconds is None else f"{one.seconds:.1f} s",
+        )
+    plain_console().print(table)
+    return 0

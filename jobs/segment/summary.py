@@ -1,0 +1,75 @@
+"""What a run leaves on the screen when it ends."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from masklake.jobs.segment.progress import duration
+from masklake.pipeline.schema import Status
+from masklake.pipeline.segment.ledger import STAGES
+
+if TYPE_CHECKING:
+    from masklake.pipeline.lake.run_record import RunRecord
+    from masklake.pipeline.segment.run import Progress
+    from rich.console import Console
+
+
+def summarise(record: RunRecord, progress: Progress, again: str, console: Console) -> None:
+    """State, counts, per-stage accounting, and what to type next. `again` is the command that resumes."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    totals, skipped, seconds = progress.totals, progress.skipped, max(progress.seconds, 1e-9)
+    rows = sum(record.counts.values())
+    fresh = rows - skipped
+    say(
+        f"{record.state}: {rows:,} of {totals.images:,} images in the lake, {record.instances:,} instances, "
+        f"{duration(seconds)} ({fresh / seconds:.1f} images/s)"
+    )
+    if skipped:
+        say(f"  resumed: {skipped:,} images were in the lake already and were skipped")
+    if totals.covered:
+        say(f"  skipped {totals.covered:,} images that finished runs cover (--all redoes them)")
+    if totals.ignored:
+        say(f"  ignored {totals.ignored:,} objects that do not look like images (--every-object takes them)")
+    say(
+        "  "
+        + " · ".join(f"{status} {n:,}" for status, n in sorted(record.counts.items(), key=lambda c: -c[1]))
+    )
+    proof = record.verification
+    if proof and proof["doubled"]:
+        say(f"  mended: {proof['doubled']:,} images had been written twice by a killed attempt")
+    if record.error:
+        say(f"  because: {record.error}")
+    _stages(record, console)
+    lake = shlex.quote(record.lake)
+    if record.state != "complete":
+        say(f"go on with:  {again}")
+    elif any(status != Status.OK for status in record.counts):
+        sql = "select status, error, uri from errors"
+        say(f'failures:  masklake query "{sql}" --lake {lake}')
+    else:
+        sql = "select label, count(*) n from instances group by 1 order by n desc"
+        say(f'next:  masklake query "{sql}" --lake {lake}')
+
+
+def _stages(record: RunRecord, console: Console) -> None:
+    """The per-stage accounting as a table: worker seconds, and CPU and wall milliseconds an image."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
+    for name in ("stage", "images", "worker s", "ms/image", "CPU ms/image"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in STAGES:
+        figures = record.stages.get(stage)
+        if not figures or not figures.get("images"):
+            continue
+        images = int(figures["images"])
+        per_image = [1000 * figures[kind] / images for kind in ("seconds", "cpu_seconds")]
+        table.add_row(stage, f"{images:,}", f"{figures['seconds']:.1f}", *(f"{ms:.1f}" for ms in per_image))
+    if idle := record.stages.get("infer", {}).get("idle_seconds"):
+        table.add_row("idle (infer)", "", f"{idle:.1f}", "", "")
+    if table.row_count:
+        console.print(table)

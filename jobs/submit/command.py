@@ -1,0 +1,169 @@
+"""`masklake submit`: segment, train or eval on a Ray cluster, through its job server."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.submit.job_server import ADDRESS_HELP
+from masklake.jobs.terminal.text import note
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.jobs.submit.job_server import JobServer
+
+SUMMARY = "run segment, train or eval on a Ray cluster; masklake jobs looks after it"
+DESCRIPTION = """\
+Run a command on a Ray cluster instead of here, by Ray Jobs. It is checked here first, with the options that it has
+anyway; then this machine's Masklake is sent along, and the job's id printed. The nodes need what Masklake depends on
+(requirements.lock), and the same Ray and Python as this machine. With --image-has-it nothing is sent, and the Masklake
+that is installed there runs.
+
+Nothing of this environment goes along but --env: credentials are those of the nodes, and an argument that carries one
+is refused. Paths of this machine are refused too: source and lake have to be where the nodes read and write them.
+
+A cluster with a token (RAY_AUTH_MODE=token) is told it by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
+EPILOG = """\
+examples:
+  masklake submit --address http://head:8265 segment s3://photos/2026/ s3://lake
+  masklake submit --address http://head:8265 --wait train s3://lake --promote --gpus 2
+  export RAY_API_SERVER_ADDRESS=http://head:8265
+  masklake submit segment s3://photos/ s3://lake --resume last
+  masklake jobs
+  masklake jobs logs segment-20261125T130501-a1b2c3 -f
+  masklake jobs stop segment-20261125T130501-a1b2c3        # the run stays resumable
+
+exit codes: 0 submitted · 2 a mistake that the message names · with --wait those of the command, 1 where it could not
+start, 130 stopped (Ctrl-C here ends only the waiting,
+SIGTERM the job)"""
+
+_SECRET_NAME = re.compile(r"(?i)key|secret|token|passw|credential|auth")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake submit`."""
+    parser.usage = "masklake submit [--address URL] [options] segment|train|eval …"
+    parser.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
+    parser.add_argument("--wait", action="store_true", help="print what the job prints, and exit as it does")
+    parser.add_argument(
+        "--image-has-it", action="store_true", help="send no code: `masklake` is on the PATH of the nodes"
+    )
+    parser.add_argument(
+        "--shared-files",
+        action="store_true",
+        help="absolute paths mean the same on every node (a shared file system)",
+    )
+    parser.add_argument(
+        "--env",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an environment variable of the job; not for secrets, which anyone who sees the cluster's jobs could read",
+    )
+    parser.add_argument(
+        "command",
+        metavar="COMMAND …",
+        nargs=argparse.REMAINDER,
+        help="segment, train or eval, with its options",
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if _SECRET_NAME.search(name):
+        raise argparse.ArgumentTypeError(
+            f"{name} looks like a secret, which anyone who sees the cluster's jobs could read; set it where Ray is started"
+        )
+    return name, value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Submit a job. Raises UserError for a mistake; with --wait the exit code of the job."""
+    from masklake.jobs.submit.job_server import JobServer
+    from masklake.jobs.submit.remote_command import refuse_secrets, understood
+    from masklake.pipeline.lake.run_record import new_run_id
+
+    order = understood(args.command, shared_files=args.shared_files)
+    if args.address and order.address and args.address != order.address:
+        raise UserError(f"--address: {args.address} or {order.address}? give it once")
+    refuse_secrets([value for _, value in args.env])
+    server = JobServer(args.address or order.address)
+    if not args.image_has_it:
+        server.require_same_versions()
+    if order.gpus:
+        _tell_of_gpus(server, order.gpus)
+    job = f"{order.command[0]}-{new_run_id()}"
+    entrypoint = order.entrypoint(installed=args.image_has_it)
+    metadata = {"command": order.text()}
+    with tempfile.TemporaryDirectory() as folder:
+        server.submit(job, entrypoint, _runtime_env(args, Path(folder)), metadata)
+    here = server.option
+    if not args.wait:
+        print(job, flush=True)  # noqa: T201  # for $(…)
+        note(f"submitted: {order.text()}")
+        note(f"follow it: masklake jobs logs {job} -f{here}")
+        note(f"stop it: masklake jobs stop {job}{here}")
+        return 0
+    note(f"submitted as {job}: {order.text()}")
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return waited(server, job)
+    except _Terminated:  # as `masklake schedule` ends a job that takes too long: what it started ends with it
+        server.stop(job)
+        note(f"{job} is asked to stop; masklake jobs status {job}{server.option}")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):  # no error, and not for anyone to catch on its way
+    """SIGTERM came."""
+
+
+def _terminated(*_: object) -> None:
+    raise _Terminated
+
+
+def _tell_of_gpus(server: JobServer, asked: int) -> None:
+    """Say that the cluster has fewer GPUs than asked for: that is no mistake where it makes their nodes when a job asks."""
+
+    found, nodes = server.gpus()
+    if found < asked:
+        note(
+            f"--gpus {asked}: the cluster has {found} GPUs on {nodes} nodes; the job waits until nodes with GPUs join (an "
+            "autoscaler's, or `ray start`). If none will: stop it, and submit it with --gpus 0"
+        )
+
+
+def _runtime_env(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from masklake.jobs.submit.job_server import STOP_WAIT_S
+    from masklake.jobs.submit.package import package
+
+    settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **dict(args.env)}
+    if args.image_has_it:
+        return {"env_vars": settings}
+    return {"env_vars": settings, "working_dir": str(package(folder))}
+
+
+def waited(server: JobServer, job: str) -> int:
+    """Follow a job to its end: its exit code. Raises UserError when the cluster has gone."""
+    from masklake.jobs.submit import follow
+
+    here = server.option
+    try:
+        info = follow.follow(server, job)
+    except KeyboardInterrupt:
+        note(f"{job} goes on; masklake jobs logs {job} -f{here}, masklake jobs stop {job}{here}")
+        return 130
+    if info.status == "FAILED":
+        note(f"{job} failed: {follow.reason(info)}")
+    elif info.status == "STOPPED":
+        note(f"{job} was stopped")
+    return follow.exit_code(info)

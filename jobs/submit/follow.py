@@ -1,0 +1,172 @@
+"""A submitted job's output as it comes, what it waits for, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.segment.progress import duration
+from masklake.jobs.terminal.text import elide, note, one_line, printable
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.jobs.submit.job_server import JobServer
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_QUIET_S = 10.0
+_AGAIN_S = 2.0
+_TRIES = 15
+_RUN = re.compile(r"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
+_AGAIN = re.compile(r"go on with:\s+masklake (.+?)\s*$", re.MULTILINE)
+_STOPPED, _FAILED = 130, 1
+
+
+def follow(server: JobServer, job: str) -> Any:
+    """Print what the job prints until it ends; what Ray then knows of it.
+
+    Raises UserError when there is no such job, or the cluster has gone.
+    """
+    return asyncio.run(_followed(server, job))
+
+
+async def _followed(server: JobServer, job: str) -> Any:
+    from aiohttp import ClientError
+    from masklake.jobs.submit.job_server import UnreachableError
+
+    lines, failed = _Lines(), 0
+    while True:
+        try:
+            info = server.info(job)
+            async for chunk in _watched(server, job, info):
+                lines.add(chunk)
+                failed = 0
+            info = server.info(job)
+            if info.status in ENDED:
+                lines.rest(server.logs(job))
+                return info
+        except (ClientError, RuntimeError, UnreachableError) as error:
+            failed += 1
+            if failed > _TRIES:
+                raise UserError(
+                    f"job {job}: the cluster at {server.address} does not answer any more ({one_line(str(error))}); once it "
+                    f"does: masklake jobs status {job}{server.option}"
+                ) from error
+            if failed == 1:
+                note(f"the connection to {server.address} is lost, trying again")
+        lines.again()
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _watched(server: JobServer, job: str, info: Any) -> AsyncIterator[str]:
+    """The job's output in pieces. Says so where it has not begun for long."""
+    tail, began = server.tail(job), time.monotonic()
+    piece = asyncio.ensure_future(anext(tail, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({piece}, timeout=_QUIET_S)
+            if not done:
+                info = server.info(job)
+                if info.status == "PENDING":
+                    note(f"waiting for {pending(info)} ({duration(time.monotonic() - began)})")
+                elif info.status in ENDED:
+                    return
+                continue
+            text = piece.result()
+            if text is None:
+                return
+            yield text
+            piece = asyncio.ensure_future(anext(tail, None))
+    finally:
+        piece.cancel()
+        await asyncio.gather(piece, return_exceptions=True)
+        await tail.aclose()
+
+
+def pending(info: Any) -> str:
+    """What a job that has not begun waits for."""
+    if "runtime_env" in (info.message or "") and not info.entrypoint_resources:
+        return "the cluster to take the job: its code is being unpacked, or no node has room to start it"
+    return "the cluster to take the job"
+
+
+class _Lines:
+    """Prints whole lines, each once however often the output is read from its start."""
+
+    def __init__(self) -> None:
+        self._read = self._printed = 0
+        self._held = ""
+
+    def again(self) -> None:
+        self._read, self._held = 0, ""
+
+    def add(self, chunk: str) -> None:
+        self._held += chunk
+        *whole, self._held = self._held.split("\n")
+        for line in whole:
+            self._read += 1
+            if self._read > self._printed:
+                self._printed = self._read
+                show(line)
+
+    def rest(self, text: str) -> None:
+        """All of it, once more: what came after the last piece."""
+        self.again()
+        self.add(text)
+        if self._held:
+            show(self._held)
+
+
+def show(line: str) -> None:
+    """A line of the job's output, with nothing in it that a terminal would act on."""
+    print("\t".join(printable(part) for part in line.rstrip("\r").split("\t")), flush=True)  # noqa: T201  # what was asked for
+
+
+def exit_code(info: Any) -> int:
+    """The job's own exit code; 130 where it was stopped, 1 where it never came to one."""
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "STOPPED":
+        return _STOPPED
+    return code if (code := info.driver_exit_code or 0) > 0 else _FAILED
+
+
+def reason(info: Any) -> str:
+    """Why a job failed, in one line."""
+    code = info.driver_exit_code
+    if code == 127:
+        return "the nodes have no such program on their PATH; leave out --image-has-it, or install Masklake there"
+    said = [line for line in (info.message or "").splitlines() if line.strip()]
+    if code is not None and code < 0:
+        return f"killed by signal {-code}"
+    if code is not None:
+        return f"exit code {code}: {elide(said[-1].strip(), 300)}" if said else f"exit code {code}"
+    return elide(" ".join(said), 300) or "no reason given"
+
+
+def run_of(logs: str) -> str | None:
+    """The run that the job said it is."""
+    found = _RUN.search(logs)
+    return found[1] if found else None
+
+
+def resuming(logs: str) -> str | None:
+    """The command that the job said resumes it, as after `masklake`."""
+    found = _AGAIN.findall(logs)
+    return str(found[-1]) if found else None
+
+
+def wait_for_end(server: JobServer, job: str, seconds: float, waiting: Callable[[float], None]) -> Any:
+    """What Ray knows of the job once it has ended, or after `seconds`."""
+    began, told = time.monotonic(), 0.0
+    while (info := server.info(job)).status not in ENDED:
+        spent = time.monotonic() - began
+        if spent > seconds:
+            break
+        if spent - told > _QUIET_S:
+            told = spent
+            waiting(spent)
+        time.sleep(0.5)
+    return info

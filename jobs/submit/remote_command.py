@@ -1,0 +1,123 @@
+"""A command line for a cluster: understood here by its own parser, before anything is sent there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from masklake.jobs.terminal.text import printable
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.store import redact
+
+SUBMITTED = ("segment", "train", "eval")
+_PATHS = {
+    "source": "SOURCE",
+    "lake": "LAKE",
+    "coco": "--coco",
+    "weights_dir": "--weights-dir",
+    "backbone_weights": "--backbone-weights",
+    "out": "--out",
+    "model": "--model",
+}
+"""Arguments that name files, where they have no protocol."""
+_SECRET = re.compile(r"://[^/\s]*@|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be run on the cluster."""
+
+    command: list[str]
+    """As after `masklake`, without --address."""
+    address: str | None
+    """Of the cluster, where it stood among the command's own options."""
+    gpus: int | None
+
+    def text(self) -> str:
+        """The command for people."""
+        return shlex.join(["masklake", *self.command])
+
+    def entrypoint(self, *, installed: bool) -> str:
+        """What the cluster's shell runs: Masklake as it is `installed` there, or as it was sent along."""
+        program = ["masklake"] if installed else ["python", "-m", "masklake.jobs.cli"]
+        name, *rest = self.command
+        # exec: the signal that asks the job to stop is for Masklake, not for a shell around it.
+        return f"exec {shlex.join([*program, name, '--address=auto', *rest])}"
+
+
+def understood(command: list[str], *, shared_files: bool) -> Order:
+    """The order that `command` is; `shared_files`: its paths mean the same on every node.
+
+    Raises UserError for another command than segment, train and eval, for credentials, and for files that the cluster
+    does not see. Exits as argparse does where the command's own parser refuses it.
+    """
+    from masklake.jobs.cli import COMMANDS, parser_of
+
+    known = ", ".join(SUBMITTED)
+    if not command:
+        raise UserError(f"submit: no command is given; write one of {known} as after `masklake`")
+    if command[0] not in SUBMITTED:
+        raise UserError(
+            f"submit {printable(command[0])}: is not for a cluster; what can be submitted: {known}"
+        )
+    refuse_secrets(command)
+    parser = parser_of(command[0], importlib.import_module(COMMANDS[command[0]]))
+    kept, address = _without_address(command)
+    args = parser.parse_args(kept[1:])
+    if args.address is not None:
+        raise UserError(f"--address {args.address}: is that of the cluster; write it before {command[0]}")
+    _refuse_files(args, shared=shared_files)
+    return Order(command=kept, address=address, gpus=args.gpus)
+
+
+def refuse_secrets(arguments: list[str]) -> None:
+    """Raise UserError where an argument carries a credential: who may look at a cluster's jobs reads their commands."""
+    for argument in arguments:
+        if redact(argument) != argument or _SECRET.search(argument):
+            hidden = _SECRET.sub(lambda match: "://…@" if match[0].endswith("@") else "…", redact(argument))
+            raise UserError(
+                f"{printable(hidden)}: carries a credential, which everyone who sees the cluster's jobs could read; "
+                "give the nodes credentials of their own (a role, or the AWS variables where Ray is started)"
+            )
+
+
+def _without_address(command: list[str]) -> tuple[list[str], str | None]:
+    """The command without the `--address` that is the cluster's, and that."""
+    kept: list[str] = []
+    address = None
+    rest = iter(command)
+    for argument in rest:
+        if argument == "--":
+            return [*kept, argument, *rest], address
+        if argument == "--address":
+            address = next(rest, None)
+        elif argument.startswith("--address="):
+            address = argument.partition("=")[2]
+        else:
+            kept.append(argument)
+    return kept, address
+
+
+def _refuse_files(args: argparse.Namespace, *, shared: bool) -> None:
+    for name, shown in _PATHS.items():
+        value = getattr(args, name, None)
+        if not isinstance(value, str) or not _is_file(value, named=name == "model"):
+            continue
+        if shared and Path(value).is_absolute():
+            continue
+        raise UserError(
+            f"{shown} {printable(value)}: is a path, and this machine's files are not the cluster's; put it into storage "
+            "that the nodes read (s3://…), or add --shared-files if it is an absolute path that every node has"
+        )
+
+
+def _is_file(value: str, *, named: bool) -> bool:
+    """Whether it is a path. `named`: a word without slashes is a name, as those of models are."""
+    protocol, found, _ = value.partition("://")
+    if found:
+        return protocol in ("file", "local")
+    return not named or "/" in value or value.startswith((".", "~"))

@@ -1,0 +1,262 @@
+"""`masklake train`: learn from the lake's labels on Ray Train, measure the result, promote it when it is better."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.options import said_before, storage_from
+from masklake.jobs.terminal.text import printable, say
+from masklake.pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from masklake.jobs.eval.truth import Target
+    from masklake.model.train.recipe import Recipe
+    from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.storage.store import Storage
+    from masklake.pipeline.train.dataset import TrainingSet
+    from masklake.pipeline.train.driver import TrainingRecord
+    from rich.console import Console
+
+SUMMARY = "train a model on the lake's labels, measure it, promote it when it is better"
+DESCRIPTION = """\
+Train a Mask R-CNN on the labels of split train, with Ray Train, and keep it in the lake. Boxes, masks and joints
+are learnt together; an image without joint labels has no keypoint loss, one without masks no mask loss. Images are
+read where they lie. The result is measured on split val, which no training sees.
+
+With --promote it becomes the model's production version, if it is better on val than the one that is by --margin;
+else that stays. Both figures are in LAKE/runs/RUN/train.json. Without --promote nothing changes but that the lake
+has one more version (`masklake models list LAKE`).
+
+It starts from a model (--model, or production), or from a new network on --backbone. The classes are those of the
+labels; what the model knows of them already is kept, in the heads too.
+
+Killed at any moment it goes on from its last checkpoint with --resume: with the same batches in the same order.
+A killed worker is started again by itself. The loss is on TensorBoard: LAKE/runs/RUN/tensorboard."""
+EPILOG = """\
+examples:
+  masklake train s3://lake --model coco --promote            # the published weights, trained further
+  masklake train s3://lake --promote                         # every night: production, trained further
+  masklake train lake/ --backbone mobilenet_v2 --backbone-weights mobilenet.pth --minutes 60 --classes person
+  masklake train s3://lake --address auto --workers 2:8      # with as many workers as there is room for
+  masklake train lake/ --resume last
+
+exit codes: 0 trained (the line says whether it was promoted) · 1 failed, or the loss was not a number: the last
+checkpoint stays · 2 a mistake that the message names · 75 refused by --lock · 130 stopped (Ctrl-C, SIGTERM): --resume goes on from there"""
+
+_EXIT_CODES = {"trained": 0, "complete": 0, "failed": 1, "diverged": 1, "stopped": 130}
+_SMALL_INPUT = 400
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `masklake train`."""
+    from masklake.jobs.train import options as train_options
+
+    train_options.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train. Raises UserError or ModelError for a mistake; the exit code otherwise."""
+    from masklake.jobs.lock import exclusively
+
+    return exclusively(args, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from masklake.jobs.cluster.cluster import ray_cluster
+    from masklake.jobs.train import run as train_run
+    from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.train import dataset as training_set
+    from rich.console import Console
+
+    storage, console = storage_from(args), Console()
+    lake = Lake(args.lake, storage)
+    lake.require()
+    record = _resumed(args, lake.uri, storage) if args.resume else None
+    as_of, classes, shuffled = _selection(args, record)
+    labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)
+    target = _held_out(lake, args, labels)
+    if record is None:
+        record = _new(args, lake.uri, storage, labels)
+    say(console, _heading(record, labels, target, storage))
+    with ray_cluster(args.address, args.gpus) as cluster:
+        record = train_run.train(args, record, labels, cluster, storage, console)
+        if record.state == "trained":
+            record = train_run.conclude(args, record, lake, labels, target, cluster, storage, console)
+    _closing(record, args, console)
+    return _EXIT_CODES[record.state]
+
+
+def _selection(args: argparse.Namespace, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:
+    """Which labels: those known at a time, of which classes, dealt anew by which seed."""
+    import datetime
+
+    if record is None:
+        return None, args.classes, (args.seed or 1) if args.shuffle_labels else None
+    options = record.options
+    return (
+        datetime.datetime.fromisoformat(record.data["as_of"]),
+        options["classes"],
+        options["recipe"]["seed"] if options["shuffled"] else None,
+    )
+
+
+def _held_out(lake: Lake, args: argparse.Namespace, labels: TrainingSet) -> Target | None:
+    """The labels that the result is measured on; None where there are none. Raises UserError where --promote wants some."""
+    from masklake.jobs.eval import truth as eval_truth
+
+    try:
+        found = eval_truth.of_labels(lake, "val")
+    except UserError:
+        if args.promote:
+            raise
+        return None
+    if found.of_classes(labels.counts).classes:
+        return found
+    if args.promote:
+        raise UserError(
+            f"{lake.uri}: the labels of split val hold none of the classes that are learnt, so nothing can be measured; "
+            "label some, or leave out --promote"
+        )
+    return None
+
+
+def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: TrainingSet) -> TrainingRecord:
+    """The record of a new training, whose start is in the run's folder."""
+    from masklake.jobs.segment.command import versions
+    from masklake.jobs.train import start as train_start
+    from masklake.jobs.train.options import DEFAULT_EPOCHS
+    from masklake.pipeline.lake.registry import check_name
+    from masklake.pipeline.lake.run_record import new_run_id
+    from masklake.pipeline.storage.store import join
+    from masklake.pipeline.train.driver import TrainingRecord
+    from masklake.pipeline.train.shuffle import Order
+
+    origin = train_start.origin(args, lake, storage)
+    name = args.name or origin.name
+    check_name(name, "model")
+    size = None if args.min_size is None else (args.min_size, args.max_size or -(-args.min_size * 5 // 3))
+    if size is None and args.max_size is not None:
+        raise UserError("--max-size: give --min-size too")
+    start = train_start.build(origin, labels, name, size, args.seed or 1)
+    recipe = _recipe(args, origin, start.spec.preprocessing.min_size)
+    order = Order(len(labels), recipe.batch, recipe.seed, labels.wide)
+    epochs = args.epochs if args.epochs or args.steps or args.minutes else DEFAULT_EPOCHS
+    steps = args.steps or (max(1, round(epochs * order.steps_per_epoch)) if epochs else None)
+    run = new_run_id()
+    train_start.keep(start, join(lake, "runs", run, "start"), storage)
+    from masklake.pipeline.train.dataset import as_record
+
+    return TrainingRecord(
+        run=run,
+        lake=lake,
+        command=["masklake", *sys.argv[1:]],
+        options={
+            "name": name,
+            "recipe": recipe.to_dict(),
+            "steps": steps,
+            "minutes": args.minutes,
+            "classes": list(args.classes) if args.classes else None,
+            "shuffled": args.shuffle_labels,
+            "frozen": list(start.frozen),
+            "half": args.half,
+        },
+        start={
+            "from": origin.describe(),
+            "family": start.spec.architecture["family"],
+            "backbone": start.spec.architecture["backbone"],
+            "fresh": list(start.fresh),
+        },
+        data=as_record(labels),
+        versions=versions(),
+    )
+
+
+def _recipe(args: argparse.Namespace, origin: Any, min_size: int) -> Recipe:
+    from masklake.model.train.recipe import Recipe
+
+    tiny = origin.backbone == "tiny"
+    rate = 1e-4 if origin.model is not None else 2e-3 if tiny else 5e-4
+    asked: dict[str, Any] = {
+        "batch": args.batch_size or (8 if min_size <= _SMALL_INPUT else 4),
+        "learning_rate": args.learning_rate or rate,
+        "schedule": args.schedule,
+        "warm_up": args.warm_up,
+        "average": args.average,
+        "precision": args.precision,
+        "jitter": args.jitter,
+        "colour": args.colour,
+        "seed": args.seed,
+    }
+    few: dict[str, Any] = {"proposals": 300, "anchors": 128, "rois": 64} if tiny else {}
+    return Recipe(**{k: v for k, v in asked.items() if v is not None}, **few)
+
+
+def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingRecord:
+    """The record to go on with. Raises UserError when it is done, another driver has it, or options contradict it."""
+    from masklake.pipeline.segment.run import process_alive
+    from masklake.pipeline.train import driver as training
+
+    record = training.load(lake, args.resume, storage)
+    if record.state == "complete":
+        raise UserError(
+            f"training {record.run}: is complete ({record.model}); start a new one with --model {record.model}"
+        )
+    kept = {
+        **record.options["recipe"],
+        "steps": record.options["steps"],
+        "minutes": record.options["minutes"],
+        "classes": record.options["classes"],
+    }
+    named = {"batch_size": "batch"}
+    for option in (
+        "steps", "minutes", "classes", "batch_size", "learning_rate", "schedule", "warm_up", "average", "precision",
+        "jitter", "colour", "seed", "epochs", "min_size", "max_size", "name",
+    ):  # fmt: skip
+        value = getattr(args, option)
+        if value is not None and kept.get(named.get(option, option)) != value:
+            raise UserError(
+                f"training {record.run}: was started with other options than --{option.replace('_', '-')} {value}; "
+                "resume it without that, or start a new one"
+            )
+    return training.next_attempt(record, process_alive)
+
+
+def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None, storage: Storage) -> str:
+    from masklake.pipeline.train.driver import last_step
+
+    data = record.data
+    joints = f", joints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
+    fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
+    held = (
+        f"{len(target.images):,} images held out" if target else "none held out, so nothing will be measured"
+    )
+    gone_on = (
+        f", attempt {record.attempt} from step {last_step(record, storage):,}" if record.attempt > 1 else ""
+    )
+    return printable(
+        f"run {record.run}{gone_on}: training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
+        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}"
+    )
+
+
+def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console) -> None:
+    for uri, reason in list(record.skipped.items())[:5]:
+        say(console, f"note: {uri} was left out: {reason}")
+    if len(record.skipped) > 5:
+        say(console, f"note: {len(record.skipped) - 5:,} more images were left out; train.json lists them")
+    if record.state in ("trained", "complete"):
+        return
+    if record.error:
+        say(console, f"{record.state}: {record.error}")
+    again = ["masklake", "train", args.lake, "--resume", record.run]
+    again += [*said_before(args), *(["--promote"] * args.promote)]
+    step = record.position.get("step", 0)
+    advice = (
+        "a lower --learning-rate may help"
+        if record.state == "diverged"
+        else f"go on with: {shlex.join(again)}"
+    )
+    say(console, f"{record.state} at step {step:,}: the last checkpoint is kept; {advice}")

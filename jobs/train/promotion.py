@@ -1,0 +1,120 @@
+"""The promotion gate: candidate and production on the same held-out images, and what follows from it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.registry import Registry, Version
+from masklake.pipeline.storage.store import Storage, join
+
+if TYPE_CHECKING:
+    from masklake.jobs.cluster.cluster import Cluster
+    from masklake.jobs.eval.truth import Target
+    from masklake.jobs.models.resolve import Resolved
+    from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Measures models on `target`; a class of it that one of them does not know counts as missed.
+
+    Their rows go into a lake of its own, in the run's folder: what a candidate finds is no result of the lake.
+    """
+
+    target: Target
+    rows: str
+    storage: Storage
+    args: argparse.Namespace
+
+    def figures(self, model: Resolved, cluster: Cluster, console: Console) -> dict[str, Any]:
+        """The stats of each kind; None where nothing is labelled."""
+        from masklake.jobs.eval import rows as eval_rows
+        from masklake.jobs.eval.measure import measure
+        from masklake.pipeline.lake.lake import Lake
+
+        self._detect(model, cluster, console)
+        lake = Lake(self.rows, self.storage)
+        detector = eval_rows.of_model(lake, model)
+        images = eval_rows.newest_images(lake, detector.runs, self.target.images)
+        found = measure(lake, self.target, detector, images, score=0.5, all_classes=True)
+        return {kind: measured and measured.stats for kind, measured in found.kinds.items()}
+
+    def _detect(self, model: Resolved, cluster: Cluster, console: Console) -> None:
+        import pyarrow as pa
+        from masklake.jobs.segment import options as segment_options
+        from masklake.jobs.segment.command import execute, new_job
+        from masklake.pipeline.segment.run import Planned
+        from masklake.pipeline.storage import parquet
+
+        source = join(self.rows, "images.parquet")
+        self.storage.write(source, parquet.encode(pa.table({"uri": sorted(self.target.images)})))
+        parser = argparse.ArgumentParser()
+        segment_options.add_arguments(parser)
+        asked = parser.parse_args([f"--model={model.source.name}", "--", source, self.rows])
+        if self.args.weights_dir and model.source.name == "coco":
+            asked.weights_dir = self.args.weights_dir
+        job, resolved = new_job(asked, source, self.rows, self.storage)
+        planned = Planned(job)
+        if planned.first is None:
+            return
+        code = execute(asked, job, planned, resolved, cluster, console)
+        if code:
+            raise UserError(
+                f"{model.spec.name}@{model.fingerprint}: could not be run over the images of split {self.target.name}, as told above"
+            )
+
+
+def metric_of(figures: dict[str, Any], metric: str) -> float:
+    """The value of KIND.STAT. Raises UserError where it is not defined on this split."""
+    kind, _, stat = metric.partition(".")
+    value = (figures.get(kind) or {}).get(stat)
+    if value is None:
+        raise UserError(
+            f"--metric {metric}: is not defined on split val, which has no {kind} labelled; choose another"
+        )
+    return float(value)
+
+
+def default_metric(figures: dict[str, Any]) -> str:
+    return "mask.AP" if figures.get("mask") else "box.AP"
+
+
+def decide(
+    metric: str, margin: float, candidate: dict[str, Any], production: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Whether the candidate is to be promoted, with both numbers. Without production there is nothing to be better than."""
+    value = metric_of(candidate, metric)
+    before = None if production is None else metric_of(production, metric)
+    return {
+        "metric": metric,
+        "margin": margin,
+        "candidate": value,
+        "production": before,
+        "promoted": before is None or value >= before + margin,
+    }
+
+
+def verdict(decision: dict[str, Any]) -> str:
+    """What was decided, in a word or two."""
+    return "promoted" if decision["promoted"] else "not promoted"
+
+
+def described(decision: dict[str, Any]) -> str:
+    """What was decided and why, in a line."""
+    before = "there was none"
+    if decision["production"] is not None:
+        before = f"{decision['production_model']} has {decision['production']:.3f}"
+    stays = "" if decision["promoted"] else ": production stays"
+    return (
+        f"{verdict(decision)}{stays}: {decision['metric']} {decision['candidate']:.3f}; {before}; "
+        f"margin {decision['margin']:g}"
+    )
+
+
+def promote(registry: Registry, version: Version, alias: str, seen: Any) -> None:
+    """Move the alias, if nobody has moved it since it was `seen`. Raises UserError if so."""
+    if seen.version(alias) != version.version:
+        registry.promote(version, alias, seen)

@@ -1,0 +1,160 @@
+"""From the options of a training to the network that it starts from, and from the lake to the network in a worker."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.jobs.models import resolve as models
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.registry import Registry
+from masklake.pipeline.storage.store import Storage, explain, join
+
+if TYPE_CHECKING:
+    from masklake.model.spec import ModelSpec
+    from masklake.model.train.start import Start
+    from masklake.pipeline.train.dataset import TrainingSet
+    from torchvision.models.detection import FasterRCNN
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a training's first weights come from: a model, or a backbone with or without weights."""
+
+    model: models.Resolved | None
+    backbone: str | None = None
+    weights: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name, for the result; "model" where there is none of the user's own."""
+        if self.model is None or self.model.asked is None:
+            return "model"
+        return self.model.spec.name
+
+    def describe(self) -> str:
+        if self.model is not None:
+            return f"{self.model.spec.name}@{self.model.fingerprint}"
+        return f"{self.backbone}{f' of {Path(self.weights).name}' if self.weights else ' from nothing'}"
+
+
+def origin(args: argparse.Namespace, lake: str, storage: Storage) -> Origin:
+    """What the options name. Raises UserError or ModelError when there is no such model or backbone."""
+    from masklake.model.train.start import BACKBONES
+
+    if args.backbone_weights and not args.backbone:
+        raise UserError("--backbone-weights: say which backbone they are of, by --backbone")
+    if args.backbone:
+        if args.backbone not in BACKBONES:
+            raise UserError(f"--backbone {args.backbone}: unknown; known: {', '.join(BACKBONES)}")
+        if args.backbone_weights and args.backbone == "tiny":
+            raise UserError("--backbone tiny: there are no weights for it but those of --model demo")
+        if args.backbone_weights and not Path(args.backbone_weights).expanduser().is_file():
+            raise UserError(f"--backbone-weights {args.backbone_weights}: no such file")
+        return Origin(model=None, backbone=args.backbone, weights=args.backbone_weights)
+    name = args.model
+    if name is None:
+        having = [
+            n
+            for n in {one.name for one in Registry(lake, storage).versions()}
+            if Registry(lake, storage).aliases(n).version(PRODUCTION)
+        ]
+        if len(having) > 1:
+            raise UserError(
+                f"{lake}: {len(having)} models have an alias {PRODUCTION!r}; say by --model which is trained further: "
+                + ", ".join(f"{n}:{PRODUCTION}" for n in sorted(having))
+            )
+        name = PRODUCTION if having else "coco"
+    return Origin(model=models.resolve(name, storage, args.weights_dir, lake=lake))
+
+
+def build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] | None, seed: int) -> Start:
+    """The network for these labels. Raises ModelError when the weights cannot be had, or do not fit."""
+    import torch
+    from masklake.model import presets
+    from masklake.model.coco import KEYPOINT_NAMES, SKELETON
+    from masklake.model.networks.config import parse
+    from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
+    from masklake.model.train.start import from_backbone, from_model, new_network
+
+    torch.manual_seed(seed)
+    masks, joints = labels.masks > 0, bool(labels.joints)
+    classes = [
+        ClassInfo(labels.ids[c], c, c in labels.with_joints)
+        for c in sorted(labels.counts, key=lambda c: labels.ids[c])
+    ]
+    skeleton = SKELETON if labels.joints == KEYPOINT_NAMES else ()
+    sized = None if size is None else Preprocessing(min_size=size[0], max_size=size[1])
+    if from_.model is None:
+        assert from_.backbone is not None  # noqa: S101  # an origin has one or the other
+        network = new_network(
+            from_.backbone, masks=masks, joints=joints, pretrained=from_.weights is not None
+        )
+        spec = ModelSpec(
+            name=name,
+            architecture=network.to_dict(),
+            classes=tuple(classes),
+            keypoint_names=labels.joints,
+            skeleton=skeleton,
+            preprocessing=sized
+            or (Preprocessing(min_size=256, max_size=448) if from_.backbone == "tiny" else Preprocessing()),
+        )
+        return from_backbone(spec, from_.weights)
+    loaded = presets.load_model(from_.model.source.local(), weights_dir=from_.model.source.weights_dir)
+    old = loaded.spec
+    names = old.keypoint_names if joints and set(labels.joints) <= set(old.keypoint_names) else labels.joints
+    keeps_joints = not joints and getattr(parse(old.architecture), "joints", False)
+    known = {one.name: one for one in old.classes}
+    if keeps_joints:  # nobody labelled joints: those that it places stay
+        names = old.keypoint_names
+        classes = [replace(c, keypoints=c.name in known and known[c.name].keypoints) for c in classes]
+    spec = ModelSpec(
+        name=name,
+        architecture=old.architecture,
+        classes=tuple(classes),
+        keypoint_names=names,
+        skeleton=skeleton,
+        preprocessing=old.preprocessing,
+    )
+    start = from_model(loaded, spec, masks=masks, joints=joints)
+    return start if sized is None else replace(start, spec=replace(start.spec, preprocessing=sized))
+
+
+def keep(start: Start, folder: str, storage: Storage) -> None:
+    """Write the start into the run's folder, from where every worker takes it."""
+    put(start.module, start.spec, folder, storage)
+
+
+def put(module: Any, spec: ModelSpec, folder: str, storage: Storage, *, half: bool = False) -> None:
+    """Write a model into a folder of any storage. Raises UserError when it cannot be written."""
+    from masklake.model import checkpoint
+
+    with tempfile.TemporaryDirectory() as local:
+        checkpoint.save(local, module, spec, half=half)
+        for name in (checkpoint.WEIGHTS, checkpoint.SPEC):
+            uri = join(folder, name)
+            try:
+                storage.write(uri, (Path(local) / name).read_bytes())
+            except OSError as error:
+                raise explain(error, uri, "write the model") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFactory:
+    """Makes the network inside a worker. Picklable; carries no weights."""
+
+    source: models.ModelSource
+    frozen: tuple[str, ...]
+
+    def __call__(self) -> FasterRCNN:
+        from masklake.model import presets
+        from masklake.model.train.start import freeze
+
+        module: Any = presets.load_model(self.source.local()).module
+        freeze(module, self.frozen)
+        return module

@@ -1,0 +1,160 @@
+"""The learned parts of one R-CNN, ready for inference: backbone, proposals, heads. Two ways to run the same weights.
+
+`ExactParts` does torchvision's operations one for one; `FastParts` gives the same within rounding in a fraction of
+the time. `model.engine.inference` puts the parts together.
+
+Shapes: N images, R RoIs, C and O channels, P cells of a grid, M cells a side of a mask, K classes or joints.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from masklake.model.engine.fold import fold_norms
+from masklake.model.engine.fuse import fuse, supported, with_bias
+from masklake.model.engine.keypoints import place_joints
+from masklake.model.engine.roi_pool import RoiPool
+from masklake.model.engine.rpn import Proposer, SparseConv
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+Features = dict[str, Tensor]
+"""(N, C, H, W) by pyramid level, finest first."""
+
+
+class Parts(Protocol):
+    """What `model.engine.inference` runs. Boxes are (R_n, 4) for each image, x1 y1 x2 y2 in pixels of the resized image."""
+
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    has_masks: bool
+    has_joints: bool
+
+    def backbone(self, images_NCHW: Tensor) -> Features:
+        """The feature pyramid of normalised images."""
+
+    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
+        """Proposals of each image, float32."""
+
+    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
+        """(R, K) class logits and (R, K * 4) box deltas, float32."""
+
+    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
+        """(R, M, M) float32 mask probabilities of the output that `output_R` names for each RoI."""
+
+    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
+        """(R, K, 3) float32 x, y in pixels of the resized image, and the heat-map logit there."""
+
+
+class ExactParts:
+    """torchvision's modules as they are: the same results to the last bit."""
+
+    dtype = torch.float32
+    memory_format = torch.contiguous_format
+
+    def __init__(self, model: FasterRCNN) -> None:
+        self._model, self._heads = model, model.roi_heads
+        self.has_masks, self.has_joints = self._heads.has_mask(), self._heads.has_keypoint()
+
+    def backbone(self, images_NCHW: Tensor) -> Features:
+        return dict(self._model.backbone(images_NCHW))
+
+    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
+        return list(self._model.rpn(batch, features)[0])
+
+    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
+        x = self._heads.box_head(self._heads.box_roi_pool(features, boxes, batch.image_sizes))
+        logits, deltas = self._heads.box_predictor(x)
+        return logits, deltas
+
+    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
+        x = self._heads.mask_head(self._heads.mask_roi_pool(features, boxes, batch.image_sizes))
+        probs_ROMM = self._heads.mask_predictor(x).sigmoid()
+        return probs_ROMM[torch.arange(len(output_R), device=output_R.device), output_R]
+
+    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
+        x = self._heads.keypoint_head(self._heads.keypoint_roi_pool(features, boxes, batch.image_sizes))
+        places_RK3, logits_RK = heatmaps_to_keypoints(self._heads.keypoint_predictor(x), torch.cat(boxes))
+        places_RK3[..., 2] = logits_RK
+        return places_RK3
+
+
+class FastParts:
+    """Norms folded, channels last, one pass a convolution, RoIAlign by rows; convolutions and wide layers in `dtype`.
+
+    The layers that decide scores, boxes and joints' places stay in float32 whatever `dtype` is: they cost little.
+    """
+
+    memory_format = torch.channels_last
+
+    def __init__(self, model: FasterRCNN, dtype: torch.dtype) -> None:
+        """`model` is changed; it is on its device."""
+        self.dtype = dtype
+        fold_norms(model)
+        heads = model.roi_heads
+        self.has_masks, self.has_joints = heads.has_mask(), heads.has_keypoint()
+        self._backbone = self._made(model.backbone)
+        if model.rpn is not None:
+            self._proposer = self._made_proposer(model.rpn)
+            self._box_pool, self._box_head = RoiPool(heads.box_roi_pool), self._made(heads.box_head)
+            self._box_predictor = heads.box_predictor
+        if self.has_masks:
+            self._mask_pool, self._mask_head = RoiPool(heads.mask_roi_pool), self._made(heads.mask_head)
+            up, last = heads.mask_predictor.conv5_mask, heads.mask_predictor.mask_fcn_logits
+            # A 2 x 2 transposed convolution of stride 2 is one linear layer for each of the four cells it makes.
+            self._up_weight_4OC = up.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).to(dtype)
+            self._up_bias_4O = up.bias.detach().repeat(4).to(dtype)
+            self._mask_weight_KO = last.weight.detach()[:, :, 0, 0].to(dtype)
+            self._mask_bias_K = last.bias.detach().float()
+        if self.has_joints:
+            self._joint_pool, self._joint_head = (
+                RoiPool(heads.keypoint_roi_pool),
+                self._made(heads.keypoint_head),
+            )
+            self._joint_predictor = heads.keypoint_predictor
+
+    def backbone(self, images_NCHW: Tensor) -> Features:
+        return dict(self._backbone(images_NCHW))
+
+    def _made(self, module: nn.Module) -> Callable[..., Any]:
+        fused = next(module.parameters()).device.type == "cpu" and supported(self.dtype)
+        layers = [one for one in module.modules() if fused and with_bias(one)]
+        biases = [layer.get_parameter("bias").detach() for layer in layers]
+        module = module.to(self.dtype).to(memory_format=torch.channels_last)
+        # In float32 they cost nothing, and a rounded one errs the same way in every pixel.
+        for layer, bias in zip(layers, biases, strict=True):
+            layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+        return fuse(module) if fused else module
+
+    def _made_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
+        convs = list(rpn.head.conv)
+        last = next(m for m in convs[-1].modules() if isinstance(m, nn.Conv2d))
+        again = None if self.dtype == torch.float32 else SparseConv(last)
+        return Proposer(rpn, [self._made(one) for one in convs], again)
+
+    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
+        return self._proposer(features, batch)
+
+    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
+        x = self._box_head(self._box_pool(features, boxes))
+        logits, deltas = self._box_predictor(x.float())
+        return logits, deltas
+
+    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
+        x_RCHW = self._mask_head(self._mask_pool(features, boxes))
+        side = x_RCHW.shape[-1]
+        x_RPC = x_RCHW.permute(0, 2, 3, 1).flatten(1, 2)
+        up_RQO = (
+            F.linear(x_RPC, self._up_weight_4OC, self._up_bias_4O).relu_().unflatten(2, (4, -1)).flatten(1, 2)
+        )
+        logits_RQ = torch.bmm(up_RQO, self._mask_weight_KO[output_R, :, None])[..., 0].float()
+        logits_RQ += self._mask_bias_K[output_R, None]
+        return logits_RQ.sigmoid().view(-1, side, side, 2, 2).transpose(2, 3).reshape(-1, 2 * side, 2 * side)
+
+    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
+        x = self._joint_head(self._joint_pool(features, boxes))
+        return place_joints(self._joint_predictor(x.float()), torch.cat(boxes))

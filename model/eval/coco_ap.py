@@ -1,0 +1,205 @@
+"""COCO average precision and recall of boxes, masks and keypoints, computed by pycocotools. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from masklake.model.coco import KEYPOINT_NAMES
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+# The key of a kind in what is returned: its name in COCOeval, its field in annotations and results.
+KINDS = {
+    "box": ("bbox", "bbox"),
+    "mask": ("segm", "segmentation"),
+    "keypoints": ("keypoints", "keypoints"),
+}
+
+AREA_STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""Of boxes and masks, in COCOeval's order. s, m, l: areas below 32², to 96² and above, in pixels; AR1 and AR10
+are with at most 1 and 10 detections an image and class, all others with 100."""
+
+KEYPOINT_STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+"""With object keypoint similarity for IoU, and at most 20 detections an image."""
+
+CLASS_STATS = ("AP", "AP50", "AP75", "AR")
+
+OTHER_SIGMA = 0.05
+"""The tolerance of a joint that COCO does not have; COCO's own go from 0.025 (eyes) to 0.107 (hips)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFigures:
+    """One class. `stats` has CLASS_STATS, from 0 to 1; `labelled` counts its annotations outside crowds."""
+
+    stats: dict[str, float]
+    labelled: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What COCOeval finds for one kind.
+
+    stats: AREA_STATS or KEYPOINT_STATS from 0 to 1; None where there is no annotation of such an area.
+    classes: by category id, those with an annotation of this kind outside crowds: the mean is over them.
+    recall: (101,), 0 to 1; precision: (10, classes, 101) at these recalls and IoU 0.50:0.05:0.95, in the order of
+        `classes`, area "all", most detections.
+    """
+
+    stats: dict[str, float | None]
+    classes: dict[int, ClassFigures]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+
+def sigmas_of(joints: Sequence[str]) -> NDArray[np.float64]:
+    """The tolerance of each joint by its name: COCO's where COCO has that joint, else OTHER_SIGMA."""
+    known = dict(zip(KEYPOINT_NAMES, Params("keypoints").kpt_oks_sigmas.tolist(), strict=True))
+    return np.array([known.get(name, OTHER_SIGMA) for name in joints])
+
+
+def coco_ap(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], *, sigmas: Sequence[float] | None = None
+) -> dict[str, dict[str, float] | None]:
+    """{"box": {"AP": …, "AP50": …, "AP75": …}, "mask": …, "keypoints": …} of `evaluate`, each from 0 to 1."""
+    found = evaluate(truth, results, sigmas=sigmas)
+    names = ("AP", "AP50", "AP75")
+    return {
+        kind: None if measured is None else {name: measured.stats[name] or 0.0 for name in names}
+        for kind, measured in found.items()
+    }
+
+
+def evaluate(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    sigmas: Sequence[float] | NDArray[np.float64] | None = None,
+    kinds: Collection[str] = tuple(KINDS),
+) -> dict[str, Measured | None]:
+    """Every figure of `pycocotools.cocoeval.COCOeval`, for each of `kinds`.
+
+    AP is the mean over IoU (for keypoints, OKS) 0.50:0.05:0.95, AP50 and AP75 are those at 0.50 and 0.75.
+
+    truth: a COCO dataset (images, annotations, categories); it is not changed.
+    results: COCO results: image_id, category_id, score and any of bbox (x, y, w, h pixels of the original
+        frame), segmentation (RLE) and keypoints (x, y and a third number for each joint).
+    sigmas: the tolerance of each joint, by default those of COCO's 17.
+
+    A kind is None where AP is undefined: the truth has no annotation of that kind outside crowds (for
+    keypoints: none with a labelled joint). Where the truth has some and the results have none, AP is 0. An
+    annotation without a mask, of a class that has some, is for masks what a crowd is: its box neither counts
+    nor costs.
+
+    Raises ValueError for results of images that the truth does not have, and where annotations have another
+    number of joints than `sigmas`.
+    """
+    known = {image["id"] for image in truth["images"]}
+    strangers = sorted({result["image_id"] for result in results} - known, key=str)
+    if strangers:
+        raise ValueError(
+            f"results of image {strangers[0]!r}, which the truth does not have; "
+            "evaluate on the images that were predicted"
+        )
+    tolerances = Params("keypoints").kpt_oks_sigmas if sigmas is None else np.asarray(sigmas, np.float64)
+    # Copies: COCOeval writes into annotations.
+    annotations = [{"iscrowd": 0, **annotation} for annotation in truth["annotations"]]
+    if "keypoints" in kinds:
+        _complete_joints(annotations, len(tolerances))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return {kind: _measure(kind, truth, annotations, results, tolerances) for kind in kinds}
+
+
+def _complete_joints(annotations: list[dict[str, Any]], count: int) -> None:
+    """Give every annotation the joints that COCOeval wants to see, unlabelled where it has none."""
+    for annotation in annotations:
+        joints = annotation.get("keypoints")
+        if joints and len(joints) != 3 * count:
+            raise ValueError(
+                f"annotation {annotation['id']} has {len(joints) / 3:g} joints, there are {count} sigmas; "
+                "give one for each joint"
+            )
+        annotation["keypoints"] = joints or [0] * (3 * count)
+        annotation["num_keypoints"] = int(np.count_nonzero(joints[2::3])) if joints else 0
+
+
+def _measure(
+    kind: str,
+    truth: Mapping[str, Any],
+    annotations: list[dict[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    tolerances: NDArray[np.float64],
+) -> Measured | None:
+    name, field = KINDS[kind]
+    labelled = Counter(
+        annotation["category_id"]
+        for annotation in annotations
+        if annotation.get(field)
+        and not annotation["iscrowd"]
+        and (kind != "keypoints" or annotation["num_keypoints"])
+    )
+    if not labelled:
+        return None
+    if kind == "mask":
+        annotations = [one if one.get(field) else _as_crowd(one) for one in annotations]
+    dataset = _indexed({"info": {}, **truth, "annotations": annotations})
+    # COCO.loadRes takes the first field that it knows as the kind: hand it no other.
+    fields = ("image_id", "category_id", "score", field)
+    found = [
+        {key: result[key] for key in fields}
+        for result in results
+        if result["category_id"] in labelled and result.get(field) is not None
+    ]
+    loaded = dataset.loadRes(found) if found else _indexed({**truth, "annotations": []})
+    evaluation = COCOeval(dataset, loaded, name)
+    evaluation.params.catIds = sorted(labelled)
+    evaluation.params.kpt_oks_sigmas = tolerances
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = KEYPOINT_STATS if kind == "keypoints" else AREA_STATS
+    stats = dict(zip(names, _defined(evaluation.stats.tolist()), strict=True))
+    # Axes: IoU, recall, class, area ("all" first), most detections (the largest last).
+    precision = evaluation.eval["precision"][:, :, :, 0, -1].transpose(0, 2, 1)
+    return Measured(
+        stats=stats,
+        classes={
+            class_: ClassFigures(
+                stats=_class_stats(precision[:, k], evaluation.eval["recall"][:, k, 0, -1]),
+                labelled=labelled[class_],
+            )
+            for k, class_ in enumerate(sorted(labelled))
+        },
+        recall=evaluation.params.recThrs,
+        precision=precision,
+    )
+
+
+def _indexed(content: dict[str, Any]) -> COCO:
+    dataset = COCO()
+    dataset.dataset = content
+    dataset.createIndex()
+    return dataset
+
+
+def _as_crowd(annotation: dict[str, Any]) -> dict[str, Any]:
+    x, y, w, h = annotation["bbox"]
+    return {**annotation, "iscrowd": 1, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+
+
+def _defined(values: Sequence[float]) -> Iterator[float | None]:
+    """COCOeval writes -1 where there is nothing to measure."""
+    return (None if value < 0 else value for value in values)
+
+
+def _class_stats(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dict[str, float]:
+    """CLASS_STATS from (10, 101) precisions and (10,) recalls of one class."""
+    values = (precision.mean(), precision[0].mean(), precision[5].mean(), recall.mean())
+    return {name: float(value) for name, value in zip(CLASS_STATS, values, strict=True)}

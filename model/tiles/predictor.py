@@ -1,0 +1,159 @@
+"""Large images by tiles: a predictor that cuts them, asks another for each tile, and merges what it finds.
+
+Small things stay visible, which they are not once a large image is made as small as the network's input. No
+full-frame mask is made, and of the image only a few tiles are copied at a time.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from masklake.model.detections import Detections, PredictFailure
+from masklake.model.errors import ModelError
+from masklake.model.masks.rle import encode_masks
+from masklake.model.tiles.seams import Sightings, joined, merge
+from masklake.model.tiles.tiling import Tiling, View
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+_VIEWS_AT_ONCE = 16
+"""Tiles that the predictor gets in a call: enough for its batches, few enough to copy."""
+_STRIP_PIXELS = 2**20
+"""Image pixels that are averaged at once when a tile is made smaller, in 4 to 12 MB."""
+
+Picture = NDArray[np.uint8] | Tensor
+
+
+class Predicts(Protocol):
+    """`model.predictor.Predictor`, or what stands in for it."""
+
+    def predict(
+        self,
+        images: Sequence[Any],
+        frames: Sequence[tuple[int, int]] | None = None,
+        *,
+        as_rle: bool = False,
+    ) -> list[Detections | PredictFailure]: ...
+
+
+class TiledPredictor:
+    """Predicts as `predictor` does, but images that `tiling` cuts by their tiles.
+
+    The predictor's max_detections then hold for a tile, and not for the image.
+    """
+
+    def __init__(self, predictor: Predicts, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self._predictor = predictor
+        self.masks_on_gpu: bool = getattr(predictor, "masks_on_gpu", False)
+
+    def predict(
+        self,
+        images: Sequence[Any],
+        frames: Sequence[tuple[int, int]] | None = None,
+        *,
+        as_rle: bool = False,
+    ) -> list[Detections | PredictFailure]:
+        """Detections of each image, in the order of the images; those of cut images have `rles`, not `masks`.
+
+        images, frames, as_rle: as for `model.predictor.Predictor.predict`; encoded images are not cut. The predictor's
+        failure over a tile is that of its image. Raises ModelError as the predictor does, and for a cut image whose
+        frame is not its own.
+        """
+        sizes = [_size(image) for image in images]
+        cut = [at for at, size in enumerate(sizes) if size is not None and self.tiling.cuts(*size)]
+        if not cut:
+            return self._predictor.predict(images, frames, as_rle=as_rle)
+        results: dict[int, Detections | PredictFailure] = {}
+        whole = [at for at in range(len(images)) if at not in cut]
+        if frames is not None and len(frames) != len(images):
+            raise ModelError(f"{len(frames)} frames for {len(images)} images")
+        for at in cut:
+            if frames is not None and tuple(frames[at]) != sizes[at]:
+                raise ModelError(
+                    f"image {at} is {sizes[at]} pixels high and wide, and its frame {tuple(frames[at])}: "
+                    "an image that is cut into tiles has to be decoded in full"
+                )
+        if whole:
+            theirs = frames and [frames[at] for at in whole]
+            found = self._predictor.predict([images[at] for at in whole], theirs, as_rle=as_rle)
+            results.update(zip(whole, found, strict=True))
+        for at in cut:
+            results[at] = self._by_tiles(images[at])
+        return [results[at] for at in range(len(images))]
+
+    def _by_tiles(self, image: Picture) -> Detections | PredictFailure:
+        height, width = _size(image) or (0, 0)
+        views = self.tiling.views(height, width)
+        seen: list[Sightings] = []
+        for start in range(0, len(views), _VIEWS_AT_ONCE):
+            part = views[start : start + _VIEWS_AT_ONCE]
+            frames = [
+                (-(-(v.y2 - v.y1) // v.step) * v.step, -(-(v.x2 - v.x1) // v.step) * v.step) for v in part
+            ]
+            found = self._predictor.predict([_tile(image, view) for view in part], frames)
+            for at, (view, of_view) in enumerate(zip(part, found, strict=True), start):
+                if isinstance(of_view, PredictFailure):
+                    return PredictFailure(
+                        f"tile {view.x1},{view.y1} to {view.x2},{view.y2}: {of_view.reason}"
+                    )
+                try:
+                    seen.append(self._sightings(of_view, at, view, (height, width)))
+                except ModelError as error:
+                    return PredictFailure(f"the model's detections are unusable: {error}")
+        return merge(joined(seen), views, self.tiling, (height, width))
+
+    def _sightings(self, found: Detections, at: int, view: View, size: tuple[int, int]) -> Sightings:
+        """What was found in view number `at`, in pixels of the image. What a lower level has seen whole is left out."""
+        if not np.isfinite(found.boxes).all() or not np.isfinite(found.scores).all():
+            raise ModelError("boxes or scores have values that are not finite")
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
+        kept = sides > self.tiling.whole(view.level - 1)
+        shift = np.asarray([view.x1, view.y1] * 2, np.float32)
+        boxes = np.minimum(found.boxes[kept] + shift, np.asarray([size[1], size[0]] * 2, np.float32))
+        keypoints = None
+        if found.keypoints is not None:
+            keypoints = found.keypoints[kept] + np.asarray([view.x1, view.y1, 0], np.float32)
+        # One mask pixel fills its box: without masks the boxes are what is merged.
+        masks = np.ones((len(boxes), 1, 1), np.float32) if found.masks is None else found.masks[kept]
+        return Sightings(
+            boxes=boxes,
+            labels=found.labels[kept],
+            scores=found.scores[kept],
+            rles=encode_masks(masks, boxes, size),
+            keypoints=keypoints,
+            views=np.full(len(boxes), at),
+            masked=found.masks is not None,
+        )
+
+
+def _size(image: object) -> tuple[int, int] | None:
+    """Height and width; None for encoded images, and for what is no image, which the predictor says better."""
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        return image.shape[0], image.shape[1]
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return int(image.shape[1]), int(image.shape[2])
+    return None
+
+
+def _tile(image: Picture, view: View) -> Picture:
+    """A view of the image's own memory; on the upper levels averaged over squares of `view.step` pixels."""
+    rows = max(1, _STRIP_PIXELS // (view.x2 - view.x1) // view.step) * view.step
+    tops = range(0, view.y2 - view.y1, rows)
+    if isinstance(image, Tensor):
+        tile_CHW = image[:, view.y1 : view.y2, view.x1 : view.x2]
+        if not view.level:
+            return tile_CHW
+        smaller = (
+            F.avg_pool2d(tile_CHW[:, top : top + rows].float(), view.step, ceil_mode=True) for top in tops
+        )
+        return torch.cat([strip_CHW.round_().to(torch.uint8) for strip_CHW in smaller], dim=1)
+    tile = image[view.y1 : view.y2, view.x1 : view.x2]
+    if not view.level:
+        return tile
+    # Pillow's averaging is some twenty times faster than torch's or NumPy's on whole numbers.
+    strips = (Image.fromarray(tile[top : top + rows]).reduce(view.step) for top in tops)
+    return np.concatenate([np.asarray(strip) for strip in strips])

@@ -1,0 +1,237 @@
+"""What a training starts from: a network for the classes and joints of the labels, with the weights that fit it.
+
+A model that is trained further keeps its weights, those of the classes and joints that it knows already too, whatever
+their order; what is new starts from nothing. Batch norm of pretrained weights is frozen: its statistics come from more
+images than a training's batches have (He et al. 2017, section 3.1). A backbone from nothing has group norm (Wu & He 2018).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.errors import ModelError, first_line
+from masklake.model.networks.config import BACKBONE_LAYERS, TINY, Composed, Network, parse
+from masklake.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BACKBONES = tuple(name.removesuffix("-fpn") for name in BACKBONE_LAYERS)
+
+_FAMILIES = {
+    (False, False): "faster_rcnn",
+    (True, False): "mask_rcnn",
+    (False, True): "keypoint_rcnn",
+    (True, True): "joint",
+}
+_BY_CLASS = {
+    "roi_heads.box_predictor.cls_score": 1,
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
+"""Layers with an output, or so many, for each class."""
+
+_BY_JOINT = "roi_heads.keypoint_predictor.kps_score_lowres"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A network to train. `fresh`: what of it starts from nothing, in words. `frozen`: parameters, by the beginnings of
+    their names, that are not trained."""
+
+    spec: ModelSpec
+    module: nn.Module
+    fresh: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+
+def new_network(backbone: str, *, masks: bool, joints: bool, pretrained: bool) -> Network:
+    """The network on a backbone of `BACKBONES`. Raises ModelError for another."""
+    if backbone not in BACKBONES:
+        raise ModelError(f"--backbone {backbone}: unknown; known: {', '.join(BACKBONES)}")
+    family = _FAMILIES[masks, joints]
+    if backbone == "tiny":
+        return Network(family=family, **TINY)
+    return Network(
+        family=family, backbone=f"{backbone}-fpn", backbone_norm="frozen" if pretrained else "group"
+    )
+
+
+def from_backbone(spec: ModelSpec, weights: str | os.PathLike[str] | None) -> Start:
+    """`spec`'s network with a pretrained backbone (an ImageNet classifier's weights, its classifier left out), or from
+    nothing. Raises ModelError when the file is none, or of another backbone."""
+    from masklake.model.networks.build import build
+
+    module = build(spec)
+    network = parse(spec.architecture)
+    assert isinstance(network, Network)  # noqa: S101  # `new_network` makes no other
+    if weights is None:
+        return Start(spec=spec, module=module, fresh=("everything",), frozen=())
+    _fill_body(module, _backbone_tensors(Path(weights)), Path(weights))
+    return Start(
+        spec=spec,
+        module=module,
+        fresh=("everything but the backbone",),
+        frozen=_first_layers(network, module),
+    )
+
+
+def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: bool) -> Start:
+    """A network for the classes and joints of `spec` that starts as the model `loaded`.
+
+    masks, joints: whether there are labels of them. A head that has none keeps its weights, untrained. The architecture
+    and preprocessing of `spec` are not used: the model's are kept.
+    """
+    from masklake.model.networks.build import build
+
+    network, tensors, old = _as_one(loaded, joints)
+    network = replace(network, family=_FAMILIES[network.masks or masks, network.joints or joints])
+    network = replace(network, class_index="position")
+    if network.backbone != "tiny":
+        frozen_norms: dict[str, Any] = {
+            part: "frozen"
+            for part in ("backbone_norm", "fpn_norm", "head_norm")
+            if getattr(network, part) == "batch"
+        }
+        network = replace(network, **frozen_norms)
+    names = spec.keypoint_names or (old.keypoint_names if network.joints else ())
+    spec = replace(
+        spec,
+        architecture=network.to_dict(),
+        keypoint_names=names,
+        skeleton=old.skeleton if names == old.keypoint_names else (),
+        preprocessing=old.preprocessing,
+    )
+    module = build(spec)
+    fresh = _fill(module, tensors, old, spec, _outputs(loaded))
+    frozen = [] if network.backbone == "tiny" else list(_first_layers(network, module))
+    for head, used, labelled in (("mask", network.masks, masks), ("keypoint", network.joints, joints)):
+        if used and not labelled:
+            frozen += [f"roi_heads.{head}_head.", f"roi_heads.{head}_predictor."]
+    return Start(spec=spec, module=module, fresh=tuple(fresh), frozen=tuple(frozen))
+
+
+def freeze(module: nn.Module, frozen: Sequence[str]) -> None:
+    """Train no parameter whose name begins with one of `frozen`."""
+    for name, parameter in module.named_parameters():
+        if name.startswith(tuple(frozen)) and frozen:
+            parameter.requires_grad_(False)
+
+
+def _as_one(loaded: LoadedModel, joints: bool) -> tuple[Network, dict[str, Tensor], ModelSpec]:
+    """The model as one network. Of a composed one: the detector, with the other's keypoint head where it is needed."""
+    network = parse(loaded.spec.architecture)
+    if isinstance(network, Network):
+        return network, dict(loaded.module.state_dict()), loaded.spec
+    detector: Any = loaded.module
+    tensors = dict(detector.detector.state_dict())
+    whole = network.detector
+    if joints:
+        whole = replace(
+            whole,
+            family=_FAMILIES[whole.masks, True],
+            keypoint_levels=network.joints.keypoint_levels,
+            keypoint_resolution=network.joints.keypoint_resolution,
+            keypoint_head_layers=network.joints.keypoint_head_layers,
+        )
+        tensors |= {
+            k: t for k, t in detector.joints.state_dict().items() if k.startswith("roi_heads.keypoint")
+        }
+    return whole, tensors, loaded.spec
+
+
+def _outputs(loaded: LoadedModel) -> dict[str, int]:
+    """The box head's output of each class of the model, by name."""
+    from masklake.model.networks.build import output_labels
+
+    network = parse(loaded.spec.architecture)
+    network = network.detector if isinstance(network, Composed) else network
+    names = {one.id: one.name for one in loaded.spec.classes}
+    return {names[id_]: at for at, id_ in enumerate(output_labels(network, loaded.spec)) if id_ is not None}
+
+
+def _fill(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    old: ModelSpec,
+    new: ModelSpec,
+    outputs: Mapping[str, int],
+) -> list[str]:
+    """Put what fits into `module`; what does not, in words."""
+    state = module.state_dict()
+    # (output in the new network, in the old one): background, and the classes that both know
+    classes = [(0, 0)] + [
+        (at, outputs[one.name]) for at, one in enumerate(new.classes, start=1) if one.name in outputs
+    ]
+    places = {name: i for i, name in enumerate(old.keypoint_names)}
+    joints = [(i, places[name]) for i, name in enumerate(new.keypoint_names) if name in places]
+    missing = set()
+    for key, into in state.items():
+        layer = key.rpartition(".")[0]
+        of = tensors.get(key)
+        if of is None:
+            missing.add(layer.split(".")[1] if layer.startswith("roi_heads.") else layer.split(".")[0])
+        elif layer in _BY_CLASS:
+            n = _BY_CLASS[layer]
+            for a, b in classes:
+                into[n * a : n * a + n] = of[n * b : n * b + n].to(into.dtype)
+        elif layer == _BY_JOINT:
+            # a transposed convolution's weight is (in, out, k, k)
+            for a, b in joints:
+                if into.ndim == 4:
+                    into[:, a] = of[:, b]
+                else:
+                    into[a] = of[b]
+        elif of.shape == into.shape:
+            into.copy_(of)
+        else:
+            missing.add(layer)
+    known = {one.name for one in old.classes}
+    told = [f"class {one.name}" for one in new.classes if one.name not in known]
+    told += [f"joint {name}" for name in new.keypoint_names if name not in places] if places else []
+    return told + sorted(missing)
+
+
+def _first_layers(network: Network, module: nn.Module) -> tuple[str, ...]:
+    """The layers of a pretrained backbone up to the first that enters the pyramid: edges and blobs look alike
+    everywhere (torchvision's default of three trainable layers does the same for ResNets)."""
+    body: Any = module.backbone.body  # type: ignore[union-attr]  # every backbone but the tiny one has a body
+    names = list(dict(body.named_children()))
+    return tuple(f"backbone.body.{name}." for name in names[: names.index(network.backbone_layers[0]) + 1])
+
+
+def _backbone_tensors(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    import torch
+    from masklake.model import checkpoint
+
+    if path.suffix == ".safetensors":
+        return checkpoint.read_tensors(path)
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as err:
+        raise ModelError(f"--backbone-weights {path}: no such file") from err
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, TypeError, ValueError) as err:
+        raise ModelError(
+            f"--backbone-weights {path}: damaged, or more than weights ({first_line(err)})"
+        ) from err
+
+
+def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    body: Any = module.backbone.body  # type: ignore[union-attr]  # as above
+    named = {key.removeprefix("features."): tensor for key, tensor in tensors.items()}
+    for key, into in body.state_dict().items():
+        of = named.get(key)
+        if of is None or of.shape != into.shape:
+            has = "lacks it" if of is None else f"has it as {tuple(of.shape)}"
+            raise ModelError(
+                f"--backbone-weights {path}: the backbone wants {key} as {tuple(into.shape)}, and the file {has}; "
+                "it is another backbone's"
+            )
+        into.copy_(of)

@@ -1,0 +1,127 @@
+"""Label sets as one COCO JSON that holds instances and keypoints together, and that `CocoReader` reads back equal.
+
+Masks are compressed RLE, byte for byte as in the lake. Every image carries a `masklake` object with its uri, split and
+source, so that file names need not be guessed when the file comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from masklake.model.coco import KEYPOINT_NAMES, SKELETON
+from masklake.pipeline.labels.sets import Instance, LabelSet, digest, number_classes
+
+
+def to_coco(sets: Sequence[LabelSet]) -> dict[str, Any]:
+    """The content of a COCO file. Ids count from 1; file names are the URIs below the folder common to all."""
+    folder = common_folder([found.uri for found in sets])
+    joints = joints_by_class(sets)
+    ids = class_ids(sets)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, found in enumerate(sets, 1):
+        width, height = frame(found)
+        images.append({
+            "id": image_id,
+            "file_name": found.uri[len(folder) :],
+            "width": width,
+            "height": height,
+            "masklake": own_fields(found),
+        })  # fmt: skip
+        for instance in found.instances:
+            annotations.append(_annotation(instance, len(annotations) + 1, image_id, ids, joints))
+    return {
+        "info": {"description": "labels of a Masklake lake"},
+        "images": images,
+        "annotations": annotations,
+        "categories": _categories(ids, joints),
+    }
+
+
+def own_fields(found: LabelSet) -> dict[str, Any]:
+    """What the file must carry to come back as the same label set; `label_coco.own_fields` reads it."""
+    told = {"uri": found.uri, "split": found.split, "source": found.source, "digest": digest(found.instances)}
+    return told if found.width is not None and found.height is not None else told | {"size_known": False}
+
+
+def common_folder(uris: Sequence[str]) -> str:
+    """The longest text up to a slash that all URIs begin with and that leaves a name of each."""
+    low, high = (
+        min(uris, default=""),
+        max(uris, default=""),
+    )  # what these two share, all that lie between share
+    same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low) - 1)
+    return low[: low.rfind("/", 0, max(same, 0)) + 1]
+
+
+def frame(found: LabelSet) -> tuple[int, int]:
+    """Width and height; of an image whose size nobody told, a frame that holds what is labelled in it."""
+    if found.width is not None and found.height is not None:
+        return found.width, found.height
+    boxes = [instance.box for instance in found.instances]
+    right = max([x + w for x, _, w, _ in boxes], default=0)
+    bottom = max([y + h for _, y, _, h in boxes], default=0)
+    return max(1, int(np.ceil(right))), max(1, int(np.ceil(bottom)))
+
+
+def class_ids(sets: Sequence[LabelSet]) -> dict[str, int]:
+    """The id of every class, as in the lake, unless there two classes share one."""
+    return number_classes({one.label: one.label_id for found in sets for one in found.instances}, {})
+
+
+def joints_by_class(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
+    """The joints of every class that has any: all that its instances have, in the order in which they appear."""
+    found: dict[str, dict[str, None]] = {}
+    for one in sets:
+        for instance in one.instances:
+            if instance.joints:
+                found.setdefault(instance.label, {}).update((joint.name, None) for joint in instance.joints)
+    return {label: tuple(names) for label, names in found.items()}
+
+
+def plain(value: float) -> float:
+    """A single-precision number as the shortest double that means it: 177.24, not 177.24000549316406."""
+    short = float(str(np.float32(value)))
+    return short if np.float32(short) == np.float32(value) else value
+
+
+def _annotation(
+    instance: Instance, id_: int, image_id: int, ids: dict[str, int], joints: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    mask = instance.mask
+    found: dict[str, Any] = {
+        "id": id_,
+        "image_id": image_id,
+        "category_id": ids[instance.label],
+        "segmentation": {"size": [mask.height, mask.width], "counts": mask.counts} if mask else [],
+        "area": instance.area,
+        "bbox": [plain(v) for v in instance.box],
+        "iscrowd": int(instance.iscrowd),
+    }
+    if names := joints.get(instance.label):
+        labelled = {joint.name: joint for joint in instance.joints if joint.visibility}
+        found["keypoints"] = [
+            value
+            for name in names
+            for value in (
+                (plain(labelled[name].x), plain(labelled[name].y), labelled[name].visibility)
+                if name in labelled
+                else (0, 0, 0)
+            )
+        ]
+        found["num_keypoints"] = len(labelled)
+    return found
+
+
+def _categories(ids: dict[str, int], joints: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+    categories: list[dict[str, Any]] = [
+        {"id": ids[name], "name": name} for name in sorted(ids, key=ids.__getitem__)
+    ]
+    for category in categories:
+        if names := joints.get(category["name"]):
+            category["keypoints"] = list(names)
+            # COCO's limbs count from 1. Of other joints nobody told how they hang together.
+            category["skeleton"] = [[a + 1, b + 1] for a, b in SKELETON] if names == KEYPOINT_NAMES else []
+    return categories

@@ -1,0 +1,114 @@
+"""Label sets as Label Studio tasks, which `StudioReader` reads back equal, and the labelling interface that shows them.
+
+Masks become brush regions, instances without one rectangles, joints key points with the region as their parent. What
+Label Studio has no place for travels in each region's `meta.masklake` and in each task's `data.masklake`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from masklake.pipeline.labels.formats import brush_rle
+from masklake.pipeline.labels.formats.coco_writer import frame, joints_by_class, own_fields, plain
+from masklake.pipeline.labels.formats.studio_reader import CROWD, mask_digest
+from masklake.pipeline.labels.masks import to_pixels
+from masklake.pipeline.labels.sets import Instance, LabelSet
+
+_POINT_PERCENT = 0.5
+"""Drawn size of a key point, percent of the image's width."""
+
+
+def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
+    """One task per image, its labels as an annotation."""
+    return [
+        {
+            "id": i,
+            "data": {"image": found.uri, "masklake": own_fields(found) | _size(found)},
+            "annotations": [{
+                "id": i,
+                "was_cancelled": False,
+                "ground_truth": False,
+                "result": results(found),
+            }],
+        }
+        for i, found in enumerate(sets, 1)
+    ]  # fmt: skip
+
+
+def results(found: LabelSet) -> list[dict[str, Any]]:
+    """What an annotation, or a prediction, of the image holds. The region of instance n has the id `i<n>`."""
+    return [
+        result
+        for position, instance in enumerate(found.instances)
+        for result in _results(instance, f"i{position}", *frame(found))
+    ]
+
+
+def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> str:
+    """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold."""
+    labels = sorted({instance.label for found in sets for instance in found.instances}.union(classes))
+    joints = sorted({name for names in joints_by_class(sets).values() for name in names})
+    lines = ["<View>", '  <Image name="image" value="$image"/>']
+    for tag, name, values in (
+        ("BrushLabels", "brush", labels),
+        ("RectangleLabels", "box", labels),
+        ("KeyPointLabels", "joint", joints),
+    ):
+        lines.append(f'  <{tag} name="{name}" toName="image">')
+        lines += [f"    <Label value={quoteattr(value)}/>" for value in values]
+        lines.append(f"  </{tag}>")
+    return "\n".join([*lines, "</View>", ""])
+
+
+def _size(found: LabelSet) -> dict[str, int]:
+    """The image's size, for one without regions, which would carry it."""
+    return {"width": found.width, "height": found.height} if found.width and found.height else {}
+
+
+def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict[str, Any]]:
+    common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
+    own: dict[str, Any] = {"label": instance.label, "label_id": instance.label_id}
+    if instance.joints:
+        own["joints"] = [joint.name for joint in instance.joints]
+    if instance.mask is not None:
+        own |= {"box": [plain(v) for v in instance.box], "mask": mask_digest(instance.mask)}
+        value: dict[str, Any] = {"format": "rle", "rle": brush_rle.encode(to_pixels(instance.mask))}
+        control, type_ = "brush", "brushlabels"
+    else:
+        x, y, w, h = instance.box
+        value = {
+            "x": x * 100 / width,
+            "y": y * 100 / height,
+            "width": w * 100 / width,
+            "height": h * 100 / height,
+        }
+        value["rotation"] = 0
+        control, type_ = "box", "rectanglelabels"
+    meta: dict[str, Any] = {"masklake": own} | ({"text": [CROWD]} if instance.iscrowd else {})
+    region = {
+        "id": id_,
+        "from_name": control,
+        "type": type_,
+        "value": value | {type_: [instance.label]},
+        "meta": meta,
+    }
+    points = [
+        {
+            "id": f"{id_}-{i}",
+            "parentID": id_,
+            "from_name": "joint",
+            "type": "keypointlabels",
+            "value": {
+                "x": joint.x * 100 / width,
+                "y": joint.y * 100 / height,
+                "width": _POINT_PERCENT,
+                "keypointlabels": [joint.name],
+                **({"hidden": True} if joint.visibility == 1 else {}),
+            },
+        }
+        for i, joint in enumerate(instance.joints)
+        if joint.visibility
+    ]
+    return [common | one for one in (region, *points)]

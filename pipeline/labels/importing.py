@@ -1,0 +1,132 @@
+"""From annotation files to label sets of a lake's images: read, placed, numbered. `label_store.add` writes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.labels.formats.coco_reader import CocoReader
+from masklake.pipeline.labels.formats.node import detect, parse
+from masklake.pipeline.labels.formats.studio_reader import StudioReader
+from masklake.pipeline.labels.placement import Placement, Size
+from masklake.pipeline.labels.sets import (
+    Instance,
+    LabelFile,
+    LabelledImage,
+    LabelSet,
+    digest,
+    number_classes,
+    split_of,
+)
+from masklake.pipeline.lake.lake import Lake
+
+FORMATS = ("coco", "cvat", "label-studio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What an import would write, and the labels that these images have so far.
+
+    `notes` say what was left out or changed on the way, and how often.
+    """
+
+    sets: list[LabelSet]
+    before: list[LabelSet]
+    notes: Counter[str]
+
+
+def read(files: Sequence[tuple[str, bytes]], format_: str | None = None) -> tuple[str, LabelFile]:
+    """The format and the labels of files (name, content) that are read together. `format_` None: by their shape.
+
+    Raises UserError for a file that cannot be understood, and for files of different formats.
+    """
+    contents = [(file, parse(data, file)) for file, data in files]
+    shapes = [detect(content, file) for file, content in contents]
+    family = {"label-studio" if shape == "label-studio" else "coco" for shape in shapes}
+    chosen = format_ or ("cvat" if "cvat" in shapes else shapes[0])
+    if len(family) > 1 or ("label-studio" in family) != (chosen == "label-studio"):
+        told = ", ".join(f"{file} is {shape}" for (file, _), shape in zip(contents, shapes, strict=True))
+        raise UserError(
+            f"files of one import must be of one format{f' ({format_})' if format_ else ''}, but {told}"
+        )
+    if chosen != "label-studio":
+        coco = CocoReader(cvat=chosen == "cvat")
+        for file, content in contents:
+            coco.add(content, file)
+        return chosen, coco.result()
+    studio = StudioReader()
+    for file, content in contents:
+        studio.add(content, file)
+    return chosen, studio.result()
+
+
+def prepare(
+    lake: Lake,
+    placement: Placement,
+    *,
+    source: str,
+    pinned_source: str | None = None,
+    split: str | None = None,
+    ids: Mapping[str, int],
+    skip_empty: bool = False,
+) -> Prepared:
+    """The label sets of what was placed. `ids` number classes that neither the lake nor the file numbers.
+
+    Who labelled an image is `pinned_source`, else what the file says, if Masklake wrote it and nobody has changed the
+    image's labels since, else `source`.
+    An image's split is the given one, else that of its labels so far, else the file's, else `split_of` its uri: an image
+    never moves between train and val by being labelled again.
+    """
+    placed = [(image, uri) for image, uri in placement.placed if image.instances or not skip_empty]
+    notes: Counter[str] = Counter()
+    if left := len(placement.placed) - len(placed):
+        notes["images without annotations left out (--skip-empty)"] = left
+    before = {one.uri: one for one in label_store.newest(lake, [uri for _, uri in placed])}
+    numbers = _numbers(lake, [image for image, _ in placed], ids, notes)
+    sets = [
+        LabelSet(
+            uri=uri,
+            **_size(image, placement.sizes.get(uri)),
+            instances=tuple(_numbered(instance, numbers) for instance in image.instances),
+            source=pinned_source or _exported_source(image) or source,
+            split=split or (before[uri].split if uri in before else image.split or split_of(uri)),
+        )
+        for image, uri in placed
+    ]
+    return Prepared(sets=sets, before=list(before.values()), notes=notes)
+
+
+def _size(image: LabelledImage, known: Size | None) -> dict[str, int | None]:
+    width, height = (image.width, image.height) if image.size_known and image.width else known or (None, None)
+    return {"width": width, "height": height}
+
+
+def _exported_source(image: LabelledImage) -> str | None:
+    return image.source if image.digest == digest(image.instances) else None
+
+
+def _numbered(instance: Instance, numbers: Mapping[str, int]) -> Instance:
+    id_ = numbers[instance.label]
+    return instance if instance.label_id == id_ else replace(instance, label_id=id_)
+
+
+def _numbers(
+    lake: Lake, images: Sequence[LabelledImage], ids: Mapping[str, int], notes: Counter[str]
+) -> dict[str, int]:
+    wanted: dict[str, int | None] = {}
+    for image in images:
+        for instance in image.instances:
+            wanted[instance.label] = wanted.get(instance.label) or instance.label_id
+    numbers = number_classes(
+        {name: ids.get(name) if id_ is None else id_ for name, id_ in wanted.items()},
+        label_store.classes(lake),
+    )
+    for name, id_ in wanted.items():
+        if id_ is not None and id_ != numbers[name]:
+            notes[
+                f"class {name!r} has id {numbers[name]} in the lake, not {id_} as in the file: instances"
+            ] = sum(instance.label == name for image in images for instance in image.instances)
+    return numbers

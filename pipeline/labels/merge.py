@@ -1,0 +1,94 @@
+"""What several files say of the instances of one image, put together: a mask from one, joints from another.
+
+Annotations are of one instance when they have the same id, class and box (within a pixel). Ids of files that were not
+made together mean nothing, so what is left is joined by its boxes: the pairs of one class that overlap most, down to an
+IoU of a half. What fits nothing is an instance of its own. Annotations of one file are never joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from masklake.pipeline.labels.sets import Instance
+from numpy.typing import NDArray
+
+_SAME_BOX = 1.0
+_OVERLAP = 0.5
+
+
+@dataclass
+class Merged:
+    """The instances of one image so far, and their positions by annotation id."""
+
+    instances: list[Instance] = field(default_factory=list)
+    by_id: dict[Hashable, int] = field(default_factory=dict)
+
+    def add(self, given: Sequence[tuple[Hashable, Instance]]) -> int:
+        """Take in the annotations of one more file; how many were joined by their boxes alone."""
+        before, free = len(self.instances), set(range(len(self.instances)))
+        left: list[tuple[Hashable, Instance]] = []
+        for id_, instance in given:
+            at = self.by_id.get(id_)
+            if at in free and at is not None and _same(self.instances[at], instance):
+                self._join(at, instance)
+                free.remove(at)
+            else:
+                left.append((id_, instance))
+        pairs = self._overlapping(sorted(free), [instance for _, instance in left])
+        for i, (id_, instance) in enumerate(left):
+            if i in pairs:
+                self._join(pairs[i], instance)
+            else:
+                self.instances.append(instance)
+            self.by_id[id_] = pairs.get(i, len(self.instances) - 1)
+        assert len(self.instances) == before + len(left) - len(pairs)  # noqa: S101  # none lost
+        return len(pairs)
+
+    def _join(self, at: int, instance: Instance) -> None:
+        one = self.instances[at]
+        self.instances[at] = replace(
+            one,
+            mask=one.mask or instance.mask,
+            joints=one.joints or instance.joints,
+            iscrowd=one.iscrowd or instance.iscrowd,
+        )
+
+    def _overlapping(self, free: list[int], left: list[Instance]) -> dict[int, int]:
+        """Which of `left` are which of the instances at `free`, by falling IoU."""
+        if not free or not left:
+            return {}
+        overlaps = _iou(_boxes(left), _boxes([self.instances[i] for i in free]))
+        pairs: dict[int, int] = {}
+        for flat in np.argsort(-overlaps, axis=None, kind="stable").tolist():
+            i, j = divmod(flat, len(free))
+            if overlaps[i, j] < _OVERLAP:
+                break
+            if i not in pairs and free[j] not in pairs.values() and _fit(self.instances[free[j]], left[i]):
+                pairs[i] = free[j]
+        return pairs
+
+
+def _same(one: Instance, other: Instance) -> bool:
+    apart = max(abs(a - b) for a, b in zip(one.box, other.box, strict=True))
+    return apart <= _SAME_BOX and _fit(one, other)
+
+
+def _fit(one: Instance, other: Instance) -> bool:
+    """Whether both can be one object; of two that both have joints, only when these are equal."""
+    joints = not (one.joints and other.joints) or one.joints == other.joints
+    return one.label == other.label and one.iscrowd == other.iscrowd and joints
+
+
+def _boxes(instances: Sequence[Instance]) -> NDArray[np.float64]:
+    return np.array([instance.box for instance in instances])
+
+
+def _iou(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M) IoU of N against M boxes x, y, w, h."""
+    low = np.maximum(left[:, None, :2], right[None, :, :2])
+    high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])
+    inner = np.prod(np.clip(high - low, 0, None), axis=2)
+    outer = np.prod(left[:, None, 2:], axis=2) + np.prod(right[None, :, 2:], axis=2) - inner
+    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)

@@ -1,0 +1,209 @@
+"""Labels as plain values: what an annotation file says of an image, and the rows of `labels` that it becomes."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.schema import LABELS, with_footer
+
+EMPTY = -1
+"""The `instance` of the one row of an image that was looked at and has no instances."""
+
+SPLITS = ("train", "val")
+VAL_SHARE = 0.1
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the image."""
+
+
+class Joint(NamedTuple):
+    """A joint: pixels of the image, and COCO's visibility: 0 not labelled, 1 hidden, 2 visible."""
+
+    name: str
+    x: float
+    y: float
+    visibility: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One labelled object, in the precision of the lake: numbers are single, unlabelled joints lie at 0, 0.
+
+    `joints` is empty where none is labelled. `label_id` is None where the file numbers no classes.
+    """
+
+    label: str
+    label_id: int | None
+    box: Box
+    mask: Rle | None = None
+    joints: tuple[Joint, ...] = ()
+    iscrowd: bool = False
+
+    def __post_init__(self) -> None:
+        x, y, w, h = np.asarray(self.box, np.float32).tolist()
+        object.__setattr__(self, "box", (x, y, w, h))
+        labelled = any(joint.visibility for joint in self.joints)
+        object.__setattr__(self, "joints", tuple(map(_single, self.joints)) if labelled else ())
+
+    @property
+    def area(self) -> int:
+        """Mask pixels; box pixels, rounded, where there is no mask."""
+        if self.mask is not None:
+            return self.mask.area
+        return min(round(self.box[2] * self.box[3]), 2**31 - 1)
+
+
+def _single(joint: Joint) -> Joint:
+    if not joint.visibility:
+        return Joint(joint.name, 0.0, 0.0, 0)
+    return Joint(joint.name, float(np.float32(joint.x)), float(np.float32(joint.y)), joint.visibility)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """Everything that was labelled in one image at one time; without instances: it was looked at, and is empty."""
+
+    uri: str
+    width: int | None
+    height: int | None
+    instances: tuple[Instance, ...]
+    source: str
+    split: str
+
+
+@dataclass(kw_only=True)
+class LabelledImage:
+    """An image of an annotation file, before it is known which image of the lake it is."""
+
+    name: str
+    """As the file writes it."""
+    aliases: tuple[str, ...] = ()
+    """Other names that it may have had before the tool took it in."""
+    uri: str | None = None
+    """Where the image lies, if the file was exported by Masklake; `source`, `split` and `digest` likewise."""
+    source: str | None = None
+    split: str | None = None
+    digest: str | None = None
+    """Of the instances as they were exported (see `digest`): `source` speaks of those only."""
+    width: int | None
+    height: int | None
+    size_known: bool = True
+    """False where width and height only fill a place in the file."""
+    instances: list[Instance] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """What annotation files hold. `notes` say what was left out or understood otherwise than written, how often.
+
+    `source` is who labels in files of this format, as far as one can know.
+    """
+
+    images: list[LabelledImage]
+    source: str = "import"
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def digest(instances: Iterable[Instance]) -> str:
+    """What names these instances, but for the ids of their classes: equal only if nobody has changed one."""
+    told = [
+        (one.label, one.box, one.mask, [joint for joint in one.joints if joint.visibility], one.iscrowd)
+        for one in instances
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+def split_of(uri: str) -> str:
+    """The split of an image that nobody pinned: val for the tenth of all URIs whose SHA-256 begins lowest."""
+    start = int.from_bytes(hashlib.sha256(uri.encode()).digest()[:8])
+    return "val" if start < VAL_SHARE * 2**64 else "train"
+
+
+def number_classes(wanted: Mapping[str, int | None], known: Mapping[str, int]) -> dict[str, int]:
+    """An id for every class: the one that is `known`, else the wanted one, else the next that is free.
+
+    So one name has one id. Ids below 1 are never given: 0 is the background of every detector.
+    """
+    ids = {name: known[name] for name in wanted if name in known}
+    taken = set(known.values())
+    reserved = {0} | {id_ for id_ in wanted.values() if id_ is not None}
+    for name, id_ in sorted(wanted.items(), key=lambda item: (item[1] is None, item[1] or 0, item[0])):
+        if name in ids:
+            continue
+        free = id_ is not None and id_ >= 1 and id_ not in taken
+        ids[name] = id_ if free and id_ is not None else max(taken | reserved, default=0) + 1
+        taken.add(ids[name])
+    return ids
+
+
+def to_table(sets: Iterable[LabelSet], labelled_at: datetime.datetime) -> pa.Table:
+    """Rows of `labels`, sorted by uri and instance."""
+    rows = [
+        _row(found, position, instance) | {"labelled_at": labelled_at}
+        for found in sorted(sets, key=lambda one: one.uri)
+        for position, instance in _numbered(found)
+    ]
+    return pa.Table.from_pylist(rows, schema=with_footer(LABELS, None))
+
+
+def _numbered(found: LabelSet) -> Iterable[tuple[int, Instance | None]]:
+    return enumerate(found.instances) if found.instances else [(EMPTY, None)]
+
+
+def _row(found: LabelSet, position: int, instance: Instance | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "uri": found.uri,
+        "width": found.width,
+        "height": found.height,
+        "instance": position,
+        "source": found.source,
+        "split": found.split,
+    }
+    if instance is None:
+        return row
+    mask = instance.mask
+    return row | {
+        "label_id": instance.label_id,
+        "label": instance.label,
+        "area": instance.area,
+        **dict(zip("xywh", instance.box, strict=True)),
+        "mask": mask and {"size": [mask.height, mask.width], "counts": mask.counts},
+        "keypoints": [joint._asdict() for joint in instance.joints] or None,
+        "iscrowd": instance.iscrowd,
+    }
+
+
+def from_table(table: pa.Table) -> list[LabelSet]:
+    """The label sets in rows of `labels`, by uri. There must be one set of each image."""
+    sets: dict[str, LabelSet] = {}
+    instances: dict[str, list[Instance]] = {}
+    for row in table.sort_by([("uri", "ascending"), ("instance", "ascending")]).to_pylist():
+        uri = row["uri"]
+        found = instances.setdefault(uri, [])
+        if uri not in sets:
+            sets[uri] = LabelSet(
+                **{name: row[name] for name in ("uri", "width", "height", "source", "split")}, instances=()
+            )
+        if row["instance"] != EMPTY:
+            found.append(_instance(row))
+    return [LabelSet(**{**vars(found), "instances": tuple(instances[uri])}) for uri, found in sets.items()]
+
+
+def _instance(row: dict[str, Any]) -> Instance:
+    mask = row["mask"]
+    return Instance(
+        label=row["label"],
+        label_id=row["label_id"],
+        box=(row["x"], row["y"], row["w"], row["h"]),
+        mask=mask and Rle(mask["size"][0], mask["size"][1], mask["counts"]),
+        joints=tuple(Joint(**joint) for joint in row["keypoints"] or ()),
+        iscrowd=row["iscrowd"],
+    )

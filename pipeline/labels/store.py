@@ -1,0 +1,126 @@
+"""The labels of a lake: `labels/part-<time>.parquet`, only ever added to.
+
+One import is one part, written in one atomic step. Its name is the time that all its label sets carry, and it is written
+only if no part has that name: of two importers at once none can overwrite the other, and one set of an image is always
+the newest. Should a clock be behind, the time is moved past the newest set that the part replaces.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels import sets as labels
+from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage import parquet
+from masklake.pipeline.storage.store import explain, join
+
+_TICK = datetime.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What an import did. `part` is None where nothing had to be written."""
+
+    part: str | None
+    new: int
+    replaced: int
+    unchanged: int
+    """Images whose newest label set is equal to the given one already."""
+    instances: int
+    """Written rows of instances."""
+
+
+def newest(lake: Lake, uris: Collection[str] | None = None) -> list[LabelSet]:
+    """The newest label set of every labelled image, or of those of `uris`, by uri."""
+    return labels.from_table(newest_rows(lake, uris))
+
+
+def newest_rows(
+    lake: Lake, uris: Collection[str] | None = None, as_of: datetime.datetime | None = None
+) -> pa.Table:
+    """The rows of `labels` that belong to the newest label set of their image, or the newest at the time `as_of`."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    if not lake.parts("labels"):
+        return labels.to_table([], datetime.datetime.now(datetime.UTC))
+    dataset = lake.dataset("labels")
+    chosen = None if uris is None else ds.field("uri").isin(pa.array(uris, pa.string()))
+    if as_of is not None:
+        known = ds.field("labelled_at") <= as_of
+        chosen = known if chosen is None else chosen & known
+    with lake.explaining("read labels"):
+        table = dataset.to_table(filter=chosen)
+    times = table.group_by("uri").aggregate([("labelled_at", "max")])
+    positions = pc.index_in(table["uri"], times["uri"].combine_chunks())
+    return table.filter(pc.equal(table["labelled_at"], times["labelled_at_max"].take(positions)))
+
+
+def classes(lake: Lake) -> dict[str, int]:
+    """The id of every class that any label set of the lake names, of the newest one that does."""
+    if not lake.parts("labels"):
+        return {}
+    dataset = lake.dataset("labels")
+    with lake.explaining("read labels"):
+        table = dataset.to_table(columns=["label", "label_id", "labelled_at"])
+    table = table.set_column(0, "label", table["label"].cast(pa.string()))
+    found = table.group_by(["label", "label_id"]).aggregate([("labelled_at", "max")])
+    rows = sorted(found.to_pylist(), key=lambda row: row["labelled_at_max"])
+    return {row["label"]: row["label_id"] for row in rows if row["label"] is not None}
+
+
+def add(
+    lake: Lake, sets: Iterable[LabelSet], current: Iterable[LabelSet] | None = None, *, dry_run: bool = False
+) -> Added:
+    """Write the label sets that differ from the newest ones of their images (`current`, read if not given).
+
+    `dry_run` only tells what that would be. Raises UserError when they cannot be written; then nothing is.
+    """
+    given = list(sets)
+    if current is None:
+        current = newest(lake, [one.uri for one in given])
+    known = {one.uri: one for one in current}
+    changed = [one for one in given if known.get(one.uri) != one]
+    replaced = sum(one.uri in known for one in changed)
+    part = _write(lake, changed) if changed and not dry_run else None
+    return Added(
+        part=part,
+        new=len(changed) - replaced,
+        replaced=replaced,
+        unchanged=len(given) - len(changed),
+        instances=sum(len(one.instances) for one in changed),
+    )
+
+
+def _write(lake: Lake, changed: list[LabelSet]) -> str:
+    moment = max(datetime.datetime.now(datetime.UTC), _newest_time(lake) + _TICK)
+    while True:
+        uri = join(lake.uri, "labels", f"part-{moment:%Y%m%dT%H%M%S%fZ}.parquet")
+        try:
+            if lake.storage.put_new(uri, parquet.encode(labels.to_table(changed, moment))):
+                return uri
+        except UserError:
+            raise
+        except Exception as error:  # storage drivers raise errors of their own
+            raise explain(error, uri, "write the labels") from error
+        moment += _TICK
+
+
+def _newest_time(lake: Lake) -> datetime.datetime:
+    """The time of the newest label set of the lake."""
+    import pyarrow.compute as pc
+
+    oldest = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    if not lake.parts("labels"):
+        return oldest
+    dataset = lake.dataset("labels")
+    with lake.explaining("read labels"):
+        newest_time: datetime.datetime | None = pc.max(
+            dataset.to_table(columns=["labelled_at"])["labelled_at"]
+        ).as_py()
+    return newest_time or oldest

@@ -1,0 +1,249 @@
+"""A lake, opened for reading: which runs it holds, and which of their part files count.
+
+Nothing is read before it is asked for, and a table is listed once, however many runs it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.run_record import RunRecord, parse
+from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
+from masklake.pipeline.storage.store import Storage, explain, join, normalise_folder
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+SCHEMAS = {"images": IMAGES, "instances": INSTANCES, "labels": LABELS}
+
+# Names are matched in full, so that a stray file, or one with a hostile name, is never opened.
+_RUN_PART = re.compile(r"/run=([A-Za-z0-9][\w.-]*)/(part-[\w.-]+\.parquet)")
+_LABEL_PART = re.compile(r"()/(part-[\w.-]+\.parquet)")
+_RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
+_TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
+
+_READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One Parquet file of a table. `run` is empty for labels."""
+
+    run: str
+    name: str
+    path: str
+    """Below the lake: `images/run=<run>/<name>`."""
+    size: int | None
+    """Bytes, as listed; None where the storage does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of the lake. `record` is None where its run.json is missing or broken, and `problem` says why."""
+
+    id: str
+    record: RunRecord | None
+    problem: str | None = None
+
+
+class Lake:
+    """A lake at `uri`. Raises UserError when it does not exist, is no lake, or cannot be reached."""
+
+    def __init__(self, uri: str, storage: Storage) -> None:
+        self.uri = normalise_folder(uri)
+        self.storage = storage
+        self._parts: dict[str, list[Part]] = {}
+
+    def parts(self, table: str) -> list[Part]:
+        """The part files of `table` (images, instances, labels), sorted. Uncommitted ones are left out.
+
+        An instances part is committed by the images part of the same name.
+        """
+        if table not in self._parts:
+            # Images before instances: what a running job commits in between is then left out of both.
+            committed = {(p.run, p.name) for p in self.parts("images")} if table == "instances" else None
+            found = self._list(table)
+            self._parts[table] = [p for p in found if committed is None or (p.run, p.name) in committed]
+        return self._parts[table]
+
+    def _list(self, table: str) -> list[Part]:
+        pattern = _LABEL_PART if table == "labels" else _RUN_PART
+        root = join(self.uri, table)
+        with self.explaining(f"list {table}"):
+            listed = list(self.storage.walk(root))
+        matched = ((pattern.fullmatch(info.uri.removeprefix(root)), info.size) for info in listed)
+        return sorted(Part(m[1], m[2], table + m[0], size) for m, size in matched if m)
+
+    def run_ids(self) -> list[str]:
+        """Runs, newest first: those with a record, and those that left images."""
+        return sorted({*self._records, *(part.run for part in self.parts("images"))}, reverse=True)
+
+    def training_ids(self) -> list[str]:
+        """Trainings with a record, newest first."""
+        return sorted(self._matching(_TRAINING), reverse=True)
+
+    @functools.cached_property
+    def _records(self) -> dict[str, str]:
+        return self._matching(_RECORD)
+
+    def _matching(self, record: re.Pattern[str]) -> dict[str, str]:
+        """URIs of the records by run."""
+        root, uris = self._run_files
+        return {m[1]: uri for uri in uris if (m := record.fullmatch(uri.removeprefix(root)))}
+
+    @functools.cached_property
+    def _run_files(self) -> tuple[str, list[str]]:
+        root = join(self.uri, "runs")
+        with self.explaining("list runs"):
+            return root, list(self.storage.list(root))
+
+    def require(self) -> None:
+        """Raises UserError when there is no lake at this URI."""
+        if self.run_ids() or self.parts("labels"):
+            return
+        if "://" not in self.uri and not Path(self.uri).is_dir():
+            raise UserError(f"{self.uri}: there is no such directory; check the lake's name")
+        raise UserError(
+            f"{self.uri}: is not a lake (it has no runs, images or labels); check the name, "
+            "or let `masklake segment SOURCE LAKE` make one"
+        )
+
+    def resolve(self, name: str) -> str:
+        """The id of the run that `name` means: an id, or `last`. Raises UserError when there is none."""
+        self.require()
+        ids = self.run_ids()
+        if name == "last" and ids:
+            return ids[0]
+        if name not in ids:
+            newest = f"; its newest run is {ids[0]}" if ids else ""
+            raise UserError(f"{self.uri}: has no run {name!r}{newest}; `masklake runs {self.uri}` lists them")
+        return name
+
+    def runs(self, ids: Iterable[str] | None = None) -> list[Run]:
+        """The runs with their records, newest first, or those of `ids` in their order.
+
+        A record that is missing or broken is told in `Run.problem`; UserError only where one was written by
+        a newer Masklake.
+        """
+        wanted = self.run_ids() if ids is None else list(ids)
+        uris = [self._records[id_] for id_ in wanted if id_ in self._records]
+        with self.explaining("read the runs"):
+            data = dict(zip(uris, self.storage.get_many(uris), strict=True))
+        found = []
+        for id_ in wanted:
+            uri = self._records.get(id_)
+            if uri is None:
+                found.append(Run(id=id_, record=None, problem="it has no run.json"))
+                continue
+            fetched = data[uri]
+            if isinstance(fetched, Exception):
+                found.append(Run(id=id_, record=None, problem=str(explain(fetched, uri, "read the run"))))
+            else:
+                found.append(_read_record(id_, fetched.data, uri))
+        return found
+
+    def require_readable(self, ids: Iterable[str]) -> None:
+        """Raises UserError when one of these runs was written by a newer Masklake."""
+        self.runs(ids)
+
+    def dataset(self, table: str, runs: Iterable[str] | None = None) -> pyarrow.dataset.Dataset:
+        """The committed rows of `table` as a pyarrow dataset, of all runs or of `runs`.
+
+        Raises UserError when a run was written by a newer Masklake.
+        """
+        import pyarrow.dataset
+        import pyarrow.parquet
+
+        parts = self.parts(table)
+        if runs is not None:
+            chosen = set(runs)
+            parts = [part for part in parts if part.run in chosen]
+        self.require_readable(dict.fromkeys(part.run for part in parts if part.run))
+        fs, root = self.arrow()
+        newest = {part.run: part for part in parts}.values()
+        with self.explaining(f"read {table}"), ThreadPoolExecutor(_READS_AT_ONCE) as threads:
+            footers = threads.map(
+                lambda p: pyarrow.parquet.read_schema(join(root, p.path), filesystem=fs), newest
+            )
+            for part, schema in zip(newest, footers, strict=True):
+                require_version((schema.metadata or {}).get(VERSION_KEY), join(self.uri, part.path))
+        return pyarrow.dataset.dataset(
+            [join(root, part.path) for part in parts], schema=SCHEMAS[table], filesystem=fs, format="parquet"
+        )
+
+    def arrow(self) -> tuple[Any, str]:
+        """(pyarrow filesystem, the lake's path in it)."""
+        return self.storage.arrow(self.uri)
+
+    @contextlib.contextmanager
+    def explaining(self, doing: str) -> Iterator[None]:
+        """Turn storage errors into UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise explain(error, self.uri, doing) from error
+        except Exception as error:
+            # botocore's own errors (no credentials, no endpoint) derive from nothing that could be named
+            # here without importing it, which local lakes should not pay for.
+            if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+                raise explain(error, self.uri, doing) from error
+            raise
+
+
+def require_version(found: object, where: str) -> None:
+    """Raises UserError when `found`, the schema version read from `where`, is newer than this Masklake's.
+
+    None, the version of a file that states none, is taken for the oldest.
+    """
+    try:
+        version = int(found) if isinstance(found, str | bytes | int) else 1
+    except ValueError:
+        raise UserError(
+            f"{where}: states the schema version {found!r}, which is no number; it was not written by Masklake"
+        ) from None
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: was written with lake schema {version}, and this Masklake reads up to schema "
+            f"{SCHEMA_VERSION}; upgrade Masklake to read it"
+        )
+
+
+def _read_record(id_: str, data: bytes, uri: str) -> Run:
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        return Run(id=id_, record=None, problem=f"{uri}: is not JSON ({error})")
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        return Run(id=id_, record=None, problem=f"{uri}: is not a run record (it states no schema version)")
+    require_version(version, uri)
+    try:
+        record = parse(data, uri)
+    except UserError as error:
+        return Run(id=id_, record=None, problem=str(error))
+    wrong = [
+        f"{name} is {type(getattr(record, name)).__name__}"
+        for name, type_ in typing.get_type_hints(RunRecord).items()
+        if not isinstance(getattr(record, name), _runtime(type_))
+    ]
+    if wrong:
+        return Run(id=id_, record=None, problem=f"{uri}: is not a run record ({', '.join(wrong)})")
+    return Run(id=id_, record=record)
+
+
+def _runtime(type_: Any) -> Any:
+    """What isinstance can check of a field's type: the container, and int where float is asked."""
+    if args := [arg for arg in typing.get_args(type_) if typing.get_origin(type_) not in (dict, list)]:
+        return tuple(typing.get_origin(arg) or arg for arg in args)
+    plain = typing.get_origin(type_) or type_
+    return (int, float) if plain is float else plain

@@ -1,0 +1,277 @@
+"""A lease: of all who want to do one kind of work in a lake, on whatever machine, one holds it at a time.
+
+    LAKE/locks/<name>.json      who holds it, until when
+
+It is taken by conditional write and renewed by compare-and-set, so it is as safe as `Storage.put_new` and `replace`
+are: on directories and on S3 wholly. Three rules keep two holders apart whatever their clocks say:
+
+- The holder renews every third of the lease's life. When it has not managed to for two thirds of it, or finds that
+  another has taken it, the lease is `lost`, and the holder has the last third to stop its work.
+- One who wants it judges by its own monotonic clock: only a lease whose object it has seen unchanged for a whole life
+  may be taken over. `expires_at`, which is by the holder's clock, only decides whether that watching is worth while.
+- Released means written as released, since a delete is not conditional and could remove the next holder's lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.registry import check_name
+from masklake.pipeline.storage.store import Storage, explain, join
+
+TTL_S = 60.0
+_LONGEST_TTL_S = 3600.0
+"""A file in the lake can say anything; nobody is made to watch a lease for longer than this."""
+
+_seen: dict[str, tuple[str | None, float]] = {}
+"""By lease: the version of it that this process saw last, and when it first saw that one."""
+_seen_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """What a lease's object says."""
+
+    host: str
+    pid: int
+    token: str
+    what: str
+    taken_at: str
+    expires_at: str
+    ttl: float
+    beats: int
+    released: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what or 'a process'} (process {self.pid} on {self.host}, since {self.taken_at})"
+
+
+class LeaseHeldError(Exception):
+    """Another holds the lease."""
+
+    def __init__(self, uri: str, holder: Holder) -> None:
+        super().__init__(f"{uri} is held by {holder}")
+        self.holder = holder
+
+
+def new_token() -> str:
+    """What tells one holder from every other."""
+    return secrets.token_hex(8)
+
+
+class Lease:
+    """The lease `name` of a lake, for the work `what`. A context manager that takes it and releases it.
+
+    `token` lets the holder be recognised after its death: see `disown`. Raises UserError for a name that cannot be a
+    file's, and when the storage cannot be used.
+    """
+
+    def __init__(
+        self,
+        lake: str,
+        name: str,
+        storage: Storage,
+        *,
+        what: str = "",
+        ttl: float = TTL_S,
+        token: str | None = None,
+    ) -> None:
+        check_name(name, "lock")
+        self.uri = join(lake, "locks", f"{name}.json")
+        self.token = token or new_token()
+        self._storage = storage
+        self._what = what
+        self._ttl = ttl
+        self._taken_at = ""
+        self._beats = 0
+        self._etag: str | None = None
+        self._confirmed = 0.0
+        self._gone = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the work must stop: another holds the lease, or may soon."""
+        return self._gone or _now() - self._confirmed > self._ttl * 2 / 3
+
+    def acquire(self, stop: threading.Event | None = None) -> None:
+        """Take the lease. Raises LeaseHeldError while another holds it.
+
+        Where its holder seems to have died, this watches the lease for up to its life, or until `stop` is set.
+        """
+        stop = stop or threading.Event()
+        self._taken_at = _utc(0)
+        while True:
+            began = _now()
+            data = self._content()
+            with self._explaining("take the lock"):
+                won = self._storage.put_new(self.uri, data)
+            if not won:
+                holder, etag = self._read()
+                if holder is None:
+                    continue  # removed by hand since
+                if not holder.released and not self._died(holder, etag, stop):
+                    raise LeaseHeldError(self.uri, holder)
+                began = _now()
+                data = self._content()
+                with self._explaining("take the lock"):
+                    won = self._storage.replace(self.uri, data, etag or "")
+            if won:
+                break
+        self._etag = None  # learnt at the first beat
+        self._confirmed = began
+        self._thread = threading.Thread(target=self._renew, name=f"lease {self.uri}", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lease back, if it is still held. When the storage fails it expires instead."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if not self._gone:
+            with contextlib.suppress(UserError):
+                self.disown()
+
+    def disown(self) -> bool:
+        """Release the lease if it is held by this token: what its holder would have done had it not died.
+
+        Only for who knows that the holder's work has ended.
+        """
+        holder, etag = self._read()
+        if holder is None or holder.token != self.token or holder.released:
+            return False
+        self._taken_at = holder.taken_at
+        with self._explaining("release the lock"):
+            return self._storage.replace(self.uri, self._content(released=True), etag or "")
+
+    def _died(self, holder: Holder, etag: str | None, stop: threading.Event) -> bool:
+        """Whether the lease has been seen unchanged for its whole life; watches it where that may come true."""
+        life = min(max(holder.ttl, 0.0), _LONGEST_TTL_S)
+        while True:
+            with _seen_lock:
+                known, first = _seen.get(self.uri, (None, 0.0))
+                if known != etag:
+                    first = _now()
+                    _seen[self.uri] = (etag, first)
+            left = first + life - _now()
+            if left <= 0:
+                return True
+            if holder.expires_at > _utc(0) or stop.wait(min(left, life / 6)):
+                return False
+            now_there, etag = self._read()
+            if now_there is None or now_there.released:
+                return True  # the compare-and-set, or the next look, tells
+            if now_there.token != holder.token or now_there.beats != holder.beats:
+                return False
+
+    def _renew(self) -> None:
+        wait = self._ttl / 3
+        while not self._stop.wait(wait):
+            began = _now()
+            try:
+                won = self._beat()
+            except Exception:  # noqa: BLE001  # storage drivers raise errors of their own; `lost` is true if it lasts
+                wait = self._ttl / 12
+                continue
+            if not won:
+                self._gone = True
+                return
+            self._confirmed = began
+            wait = self._ttl / 3
+
+    def _beat(self) -> bool:
+        """Renew; False when another holds the lease."""
+        if self._etag is None:
+            holder, self._etag = self._read()
+            if holder is None or holder.token != self.token or holder.released:
+                return False
+        self._beats += 1
+        # Whether or not this succeeds, and is heard to: the version has to be read again.
+        etag, self._etag = self._etag, None
+        if self._storage.replace(self.uri, self._content(), etag or ""):
+            return True
+        holder, self._etag = self._read()
+        return holder is not None and holder.token == self.token and not holder.released
+
+    def _read(self) -> tuple[Holder | None, str | None]:
+        with self._explaining("read the lock"):
+            [found] = self._storage.get_many([self.uri])
+            if isinstance(found, FileNotFoundError):
+                return None, None
+            if isinstance(found, Exception):
+                raise found
+        return _parse(found.data, self.uri), found.etag
+
+    def _content(self, *, released: bool = False) -> bytes:
+        holder = Holder(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            token=self.token,
+            what=self._what,
+            taken_at=self._taken_at,
+            expires_at=_utc(self._ttl),
+            ttl=self._ttl,
+            beats=self._beats,
+            released=released,
+        )
+        return json.dumps(asdict(holder), indent=1).encode()
+
+    @contextlib.contextmanager
+    def _explaining(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # storage drivers raise errors of their own
+            raise explain(error, self.uri, doing) from error
+
+
+def _parse(data: bytes, uri: str) -> Holder:
+    try:
+        content: dict[str, Any] = json.loads(data)
+        return Holder(
+            host=str(content["host"]),
+            pid=int(content["pid"]),
+            token=str(content["token"]),
+            what=str(content["what"]),
+            taken_at=str(content["taken_at"]),
+            expires_at=str(content["expires_at"]),
+            ttl=float(content["ttl"]),
+            beats=int(content["beats"]),
+            released=bool(content["released"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{uri}: is not a lock ({error!r}); if nothing of that name runs, remove it"
+        ) from error
+
+
+def _utc(ahead: float) -> str:
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
+    return at.isoformat(timespec="seconds")
+
+
+def _now() -> float:
+    """Seconds on a clock that nobody sets, and that, where the system has such a one, runs on in suspend."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

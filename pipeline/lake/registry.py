@@ -1,0 +1,207 @@
+"""The models of a lake: versions that never change, and aliases that are moved from one to another.
+
+    LAKE/models/<name>/<version>/model.safetensors, model.json     the version is the model's fingerprint
+    LAKE/models/<name>/aliases.json                                production -> version, and how it came there
+
+A version is complete when its model.json is there, which is written last. Aliases change by compare-and-set: of two
+who move one at once, one wins and the other is told. `name@version` is also what the lake's rows say of their model.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.run_record import now
+from masklake.pipeline.schema import SCHEMA_VERSION
+from masklake.pipeline.storage.store import Storage, explain, join
+
+SPEC = "model.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERSION = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._-]*)/([0-9a-f]{12})/model\.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A model of the lake. `uri` is the folder with its files."""
+
+    name: str
+    version: str
+    uri: str
+    added_at: datetime.datetime | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aliases:
+    """A model's aliases as they were read. The last of each alias's versions is where it points; those before it are
+    where `rollback` leads. `log` says every move there was."""
+
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    etag: str | None = None
+    """Of the file; None where there is none yet."""
+
+    def version(self, alias: str) -> str | None:
+        """Where `alias` points."""
+        found = self.versions.get(alias)
+        return found[-1] if found else None
+
+
+class Registry:
+    """The models below `lake`, a normalised URI."""
+
+    def __init__(self, lake: str, storage: Storage) -> None:
+        self.lake = lake
+        self._storage = storage
+        self._root = join(lake, "models")
+
+    def versions(self) -> list[Version]:
+        """Every complete version, by name, the newest first."""
+        with self._explaining(self._root, "list the models"):
+            listed = list(self._storage.walk(self._root))
+        found = [
+            Version(
+                name=match[1], version=match[2], uri=info.uri.removesuffix(f"/{SPEC}"), added_at=info.modified
+            )
+            for info in listed
+            if (match := _VERSION.fullmatch(info.uri.removeprefix(self._root)))
+        ]
+        oldest = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+        found.sort(key=lambda one: one.added_at or oldest, reverse=True)
+        return sorted(found, key=lambda one: one.name)
+
+    def add(self, name: str, version: str, files: Mapping[str, bytes]) -> bool:
+        """Add a version; False when it was there. Raises UserError for a name that cannot be a folder's."""
+        check_name(name, "model")
+        folder = join(self._root, name, version)
+        for file in sorted(files.keys() - {SPEC}):
+            self._put_once(join(folder, file), files[file])
+        uri = join(folder, SPEC)
+        with self._explaining(uri, "write the model"):
+            # What of it is not in the fingerprint (lineage, metrics) stays as it was first told.
+            return not self._storage.exists(uri) and self._storage.put_new(uri, files[SPEC])
+
+    def _put_once(self, uri: str, data: bytes) -> None:
+        with self._explaining(uri, "write the model"):
+            if self._storage.put_new(uri, data) or self._storage.read(uri) == data:
+                return
+        raise UserError(
+            f"{uri}: is there with another content, though versions never change; remove its folder and add again"
+        )
+
+    def find(self, text: str) -> Version | None:
+        """What `name@version`, `name:alias`, or an alias that only one model has, means now.
+
+        None where `text` is none of these. Raises UserError where the model has no such version or alias, and where more
+        than one model has the alias.
+        """
+        match = re.fullmatch(rf"({_NAME.pattern})(?:([@:])({_NAME.pattern}))?", text)
+        if not match:
+            return None
+        known = self.versions()
+        names = {one.name for one in known}
+        name, sign, which = match.groups()
+        if sign is None:
+            having = [n for n in sorted(names) if self.aliases(n).version(text)]
+            if len(having) > 1:
+                raise UserError(
+                    f"{self.lake}: {len(having)} models have an alias {text!r}; write {having[0]}:{text}"
+                )
+            if not having:
+                return None
+            name, sign, which = having[0], ":", text
+        if name not in names:
+            return None
+        version = self.aliases(name).version(which) if sign == ":" else which
+        for one in known:
+            if (one.name, one.version) == (name, version):
+                return one
+        what = f"alias {which!r}" if sign == ":" and version is None else f"version {version!r}"
+        raise UserError(
+            f"{self.lake}: model {name!r} has no {what}; `masklake models list {self.lake}` shows what it has"
+        )
+
+    def aliases(self, name: str) -> Aliases:
+        """The aliases of a model. Raises UserError when the file is broken or of a newer Masklake."""
+        uri = self._aliases_uri(name)
+        with self._explaining(uri, "read the aliases"):
+            [found] = self._storage.get_many([uri])
+            if isinstance(found, FileNotFoundError):
+                return Aliases()
+            if isinstance(found, Exception):
+                raise found
+        try:
+            content = json.loads(found.data)
+            newer = content["schema_version"] > SCHEMA_VERSION
+            versions = {alias: list(map(str, before)) for alias, before in content["aliases"].items()}
+            log = list(content["log"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{uri}: is not a file of aliases ({error!r}); restore it, or remove it and promote again"
+            ) from error
+        if newer:
+            raise UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
+        return Aliases(versions=versions, log=log, etag=found.etag)
+
+    def promote(self, version: Version, alias: str, seen: Aliases) -> None:
+        """Point `alias` at `version`, if the aliases are still as they were `seen`. Raises UserError if not."""
+        check_name(alias, "alias")
+        self._move(version.name, alias, [*seen.versions.get(alias, []), version.version], seen)
+
+    def rollback(self, name: str, alias: str, seen: Aliases) -> str:
+        """Point `alias` where it pointed before; that version. Raises UserError if it pointed nowhere, or was moved."""
+        before = seen.versions.get(alias, [])[:-1]
+        if not before:
+            raise UserError(f"{self.lake}: alias {name}:{alias} has no version before to go back to")
+        self._move(name, alias, before, seen)
+        return before[-1]
+
+    def _move(self, name: str, alias: str, versions: list[str], seen: Aliases) -> None:
+        move = {"at": now(), "alias": alias, "from": seen.version(alias), "to": versions[-1]}
+        # The token makes the content this writer's own, so that it can tell its write from another's.
+        log = [*seen.log, move | {"token": secrets.token_hex(4)}]
+        content = {"schema_version": SCHEMA_VERSION, "aliases": seen.versions | {alias: versions}, "log": log}
+        data = json.dumps(content, indent=1).encode()
+        uri = self._aliases_uri(name)
+        with self._explaining(uri, "write the aliases"):
+            won = (
+                self._storage.put_new(uri, data)
+                if seen.etag is None
+                else self._storage.replace(uri, data, seen.etag)
+            )
+        if not won:
+            raise UserError(
+                f"{self.lake}: the aliases of {name} were moved by someone else just now ({alias} is "
+                f"{self.aliases(name).version(alias)}); look at it, and run this again if it is still wanted"
+            )
+
+    def _aliases_uri(self, name: str) -> str:
+        return join(self._root, name, "aliases.json")
+
+    @contextmanager
+    def _explaining(self, uri: str, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # storage drivers raise errors of their own
+            raise explain(error, uri, doing) from error
+
+
+def check_name(name: str, what: str) -> None:
+    """Raises UserError for a name that could not be a folder's on every storage."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{what} name {name!r}: use letters, digits, dots, dashes and underscores, a letter or digit first"
+        )

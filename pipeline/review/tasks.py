@@ -1,0 +1,150 @@
+"""The chosen images as Label Studio tasks: what the model found as a prediction to correct, and why each was chosen.
+
+`data.masklake` says which image of the lake a task is, whatever its URL, so `masklake labels import` needs no names.
+Who corrects the tasks is the source of those labels; so, unlike an export of labels, a task claims none, nor a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels.formats import studio_writer as label_studio_export
+from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.sets import Instance, Joint, LabelSet
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.review.candidates import Candidates, chosen_rows
+from masklake.pipeline.review.pick import RANDOM, REST, Pick
+from masklake.pipeline.review.score import KINDS, Figures
+
+_DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the model found in a chosen image, all scores, the highest first."""
+
+    set: LabelSet
+    scores: tuple[float, ...]
+
+    def above(self, score: float) -> Found:
+        """Only the instances of at least this score."""
+        kept = [i for i, one in enumerate(self.scores) if one >= score]
+        instances = tuple(self.set.instances[i] for i in kept)
+        return Found(
+            set=LabelSet(**vars(self.set) | {"instances": instances}),
+            scores=tuple(self.scores[i] for i in kept),
+        )
+
+
+def found(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> list[Found]:
+    """Of each chosen image, in order. Raises UserError when the rows cannot be read, or have gone meanwhile."""
+    run_of = {
+        candidates.uris[one.image].as_py(): candidates.runs[candidates.run[one.image]] for one in chosen
+    }
+    images, instances = chosen_rows(lake, sorted(set(run_of.values())), run_of.keys())
+    sizes = {row["uri"]: (row["width"], row["height"]) for row in _of(images, run_of)}
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in _of(instances, run_of):
+        rows.setdefault(row["uri"], {})[row["instance"]] = (
+            row  # what a killed attempt left twice is there once
+        )
+    if gone := run_of.keys() - sizes.keys():
+        raise UserError(
+            f"run {run_of[min(gone)]}: rows of {len(gone):,} images have gone since they were chosen (a run is at work?); "
+            "try again"
+        )
+    made = []
+    for uri in run_of:
+        ranked = [row for _, row in sorted(rows.get(uri, {}).items())]
+        width, height = sizes[uri]
+        made.append(
+            Found(
+                set=LabelSet(
+                    uri=uri, width=width, height=height, instances=tuple(map(_instance, ranked)), source="model", split="train"
+                ),
+                scores=tuple(row["score"] for row in ranked),
+            )
+        )  # fmt: skip
+    return made
+
+
+def _of(table: pa.Table, run_of: dict[str, str]) -> list[dict[str, Any]]:
+    return [row for row in table.to_pylist() if run_of.get(row["uri"]) == row["run"]]
+
+
+def _instance(row: dict[str, Any]) -> Instance:
+    mask = row["mask"]
+    return Instance(
+        label=row["label"],
+        label_id=row["label_id"],
+        box=(row["x"], row["y"], row["w"], row["h"]),
+        mask=mask and Rle(mask["size"][0], mask["size"][1], mask["counts"]),
+        # A logit below 0 says that the joint is rather not there: it is left to the annotator.
+        joints=tuple(
+            Joint(one["name"], one["x"], one["y"], 2 if one["score"] > 0 else 0)
+            for one in row["keypoints"] or ()
+        ),
+    )
+
+
+def why(one: Pick, figures: Figures) -> dict[str, Any]:
+    """The reason for a choice, in words and figures."""
+    i = one.image
+    rarest = figures.classes[figures.rarest[i]] if figures.rarest[i] >= 0 else None
+    doubt, dispute, rarity = (float(getattr(figures, kind)[i]) for kind in KINDS)
+    words = {
+        "doubt": "scores between noise and certainty",
+        "dispute": "the two newest models disagree",
+        "rarity": f"rare class: {rarest}",
+        RANDOM: "drawn at random",
+        REST: "nothing speaks for it, but the budget was not used up",
+    }
+    return {
+        "kind": one.kind,
+        "reason": words[one.kind],
+        "score": round(float(figures.score[i]), _DIGITS),
+        "doubt": round(doubt, _DIGITS),
+        "dispute": round(dispute, _DIGITS),
+        "rarity": round(rarity, _DIGITS),
+        "rarest": rarest,
+    }
+
+
+def tasks(
+    founds: Sequence[Found],
+    reasons: Sequence[dict[str, Any]],
+    models: Sequence[str],
+    urls: Sequence[str],
+) -> list[dict[str, Any]]:
+    """A task of each image. `reasons` are of `why`, `models` name who found what is to be corrected."""
+    return [
+        {
+            "id": i,
+            "data": {"image": url, **reason, "masklake": _own(one.set)},
+            "predictions": [
+                {
+                    "model_version": model,
+                    "score": round(sum(one.scores) / max(len(one.scores), 1), _DIGITS),
+                    "result": _results(one),
+                }
+            ],
+        }
+        for i, (one, reason, model, url) in enumerate(zip(founds, reasons, models, urls, strict=True), 1)
+    ]
+
+
+def _own(of: LabelSet) -> dict[str, Any]:
+    return {"uri": of.uri, "width": of.width, "height": of.height}
+
+
+def _results(one: Found) -> list[dict[str, Any]]:
+    """Regions with the score of their instance; joints have none of their own."""
+    scores = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(one.scores)}
+    return [
+        result | ({"score": scores[result["id"]]} if result["id"] in scores else {})
+        for result in label_studio_export.results(one.set)
+    ]

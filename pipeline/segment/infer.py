@@ -1,0 +1,81 @@
+"""Infer: decoded rows in, detections out, by one predictor per actor.
+
+The predictor comes from a factory, so that this module knows no model. Detections travel as raw bytes of
+their arrays: boxes, scores and 28x28 mask probabilities, never full-frame masks; of images predicted by tiles, RLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from masklake.pipeline.schema import Status
+
+FOUND = (
+    pa.field("boxes", pa.large_binary()),
+    pa.field("label_ids", pa.large_binary()),
+    pa.field("scores", pa.large_binary()),
+    pa.field("masks", pa.large_binary()),
+    pa.field("joints", pa.large_binary()),
+    pa.field("rles", pa.large_list(pa.large_binary())),
+)
+"""boxes float32 (N, 4) xyxy, label_ids int32 (N,), scores float32 (N,), masks float32 (N, 28, 28) or null,
+joints float32 (N, K, 3) or null; pixels of the original frame. rles: counts of N COCO RLEs of the original frame, in
+place of masks for images that were predicted by tiles, or null."""
+
+_ARRAYS = (("boxes", "<f4"), ("labels", "<i4"), ("scores", "<f4"), ("masks", "<f4"), ("keypoints", "<f4"))
+"""Of `Detections`; in the order of FOUND."""
+
+
+class Predicts(Protocol):
+    """What the pipeline needs of a predictor: `model.predictor.Predictor` is one."""
+
+    def predict(self, images: Sequence[Any], frames: Sequence[tuple[int, int]] | None = None) -> list[Any]:
+        """A `Detections`, or a `PredictFailure`, for each RGB image, uint8 (H, W, 3).
+
+        `frames` are the (height, width) of the frames that the results are scaled into.
+        """
+
+
+PredictorFactory = Callable[[], Predicts]
+"""What it makes may have `masks_on_gpu`: then masks are asked for as RLE, which is made there."""
+
+
+def infer_rows(rows: pa.Table, predictor: Predicts) -> pa.Table:
+    """`rows` with the pixels replaced by the FOUND columns; rows that have failed pass through."""
+    statuses, errors = rows["status"].to_pylist(), rows["error"].to_pylist()
+    todo = [i for i, status in enumerate(statuses) if status == Status.OK]
+    shapes = list(zip(rows["pixel_height"].to_pylist(), rows["pixel_width"].to_pylist(), strict=True))
+    frames = list(zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True))
+    images = [np.frombuffer(rows["pixels"][i].as_buffer(), np.uint8).reshape(*shapes[i], 3) for i in todo]
+    columns: dict[str, list] = {field.name: [None] * len(rows) for field in FOUND}
+    if images:
+        on_gpu = {"as_rle": True} if getattr(predictor, "masks_on_gpu", False) else {}
+        for i, found in zip(
+            todo, predictor.predict(images, [frames[i] for i in todo], **on_gpu), strict=True
+        ):
+            if hasattr(found, "reason"):
+                statuses[i], errors[i] = str(Status.FAILED), found.reason
+                continue
+            for field, (name, dtype) in zip(FOUND, _ARRAYS, strict=False):
+                array = getattr(found, name)
+                columns[field.name][i] = (
+                    None if array is None else np.ascontiguousarray(array, dtype).tobytes()
+                )
+            if found.rles is not None:
+                columns["rles"][i] = [one["counts"] for one in found.rles]
+    out = rows.drop_columns(["pixels", "pixel_width", "pixel_height"])
+    return with_found(out, statuses, errors, columns)
+
+
+def with_found(
+    rows: pa.Table, statuses: list[str], errors: list[str | None], columns: dict[str, list]
+) -> pa.Table:
+    """`rows` with new status and error, and the FOUND columns added."""
+    rows = rows.set_column(rows.schema.get_field_index("status"), "status", pa.array(statuses, pa.string()))
+    rows = rows.set_column(rows.schema.get_field_index("error"), "error", pa.array(errors, pa.string()))
+    for field in FOUND:
+        rows = rows.append_column(field, pa.array(columns[field.name], field.type))
+    return rows

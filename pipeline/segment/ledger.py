@@ -1,0 +1,120 @@
+"""The ledger of a run: one small Ray actor that every stage reports to.
+
+It keeps the per-stage accounting for the progress display and the run record, and remembers what each worker
+was doing, so that an image that kills its worker is found instead of being retried for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+STAGES = ("fetch", "decode", "infer", "encode", "write")
+_DEATHS_ALONE = 2
+"""How often an image may kill a worker that held nothing else before it is given up."""
+
+
+@dataclass
+class Ledger:
+    """The actor's state; `ray.remote(Ledger)` makes the actor."""
+
+    stages: dict[str, Counter] = field(default_factory=lambda: {stage: Counter() for stage in STAGES})
+    counts: Counter = field(default_factory=Counter)
+    instances: int = 0
+    _held: Counter = field(default_factory=Counter)
+    _inferred: int = 0
+
+    def report(self, stage: str, figures: dict[str, float]) -> None:
+        """Add `figures` (images, batches, seconds, cpu_seconds, bytes, idle_seconds, workers) to a stage."""
+        self.stages[stage].update(figures)
+
+    def add_inferred(self, load: int) -> None:
+        """Count images that have left a predictor, by their load (`pipeline.segment.source.load`)."""
+        self._inferred += load
+
+    def inferred(self) -> int:
+        """The load that has left the predictors."""
+        return self._inferred
+
+    def committed(self, counts: dict[str, int], instances: int) -> None:
+        """Count rows that are in the lake, by status."""
+        self.counts.update(counts)
+        self.instances += instances
+
+    def begin(self, stage: str, ids: tuple[int, ...]) -> int:
+        """A worker takes up images; how many workers have taken up just these before and not come back."""
+        deaths = self._held[stage, ids]
+        self._held[stage, ids] += 1
+        return deaths
+
+    def end(self, stage: str, ids: tuple[int, ...]) -> None:
+        """The worker has come back with them."""
+        del self._held[stage, ids]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the driver shows and records."""
+        return {
+            "stages": {stage: dict(figures) for stage, figures in self.stages.items()},
+            "counts": dict(self.counts),
+            "instances": self.instances,
+        }
+
+
+class Meter:
+    """Times one call of a stage: wall seconds, and CPU seconds of this process."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def figures(self, images: int, **others: float) -> dict[str, float]:
+        return {
+            "images": images,
+            "batches": 1,
+            "seconds": time.perf_counter() - self._wall,
+            "cpu_seconds": time.process_time() - self._cpu,
+            **others,
+        }
+
+
+def guarded(
+    ledger: Any,
+    stage: str,
+    rows: pa.Table,
+    work: Callable[[pa.Table], pa.Table],
+    give_up: Callable[[pa.Table, str], pa.Table],
+) -> pa.Table:
+    """`work(rows)`, unless a worker died over these rows: then one row at a time, giving up the row that kills.
+
+    Ray retries a task whose worker died, for ever if asked; `ledger` (the actor) tells a retry from a first
+    try. `give_up(row, reason)` makes the row that an image gets which has killed a worker of its own twice.
+    """
+    import ray
+
+    ids = tuple(rows["image_id"].to_pylist())
+    alone, given_up = f"{stage} alone", []  # or the death of a packet of one image would count twice
+    if not ray.get(ledger.begin.remote(stage, ids)):
+        result = work(rows)
+    else:
+        results = []
+        for i, image in enumerate(ids):
+            deaths = ray.get(ledger.begin.remote(alone, (image,)))
+            row = rows.slice(i, 1)
+            if deaths < _DEATHS_ALONE:
+                results.append(work(row))
+                ledger.end.remote(alone, (image,))
+            else:
+                results.append(
+                    give_up(row, f"its {stage} worker was killed {_DEATHS_ALONE} times over it alone")
+                )
+                given_up.append(image)
+        result = pa.concat_tables(results)
+    # Not before: another image of the packet may still kill this worker, and bring them all back.
+    for image in given_up:
+        ledger.end.remote(alone, (image,))
+    ledger.end.remote(stage, ids)
+    return result

@@ -1,0 +1,161 @@
+"""Sources that are files: lists of URIs, and S3 inventories."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote_plus
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.storage.store import Storage, join, normalise
+
+LIST_SUFFIXES = (".txt", ".csv", ".parquet")
+URI_COLUMNS = ("uri", "url", "path", "image")
+"""Names that the column of URIs may have in a .csv or .parquet list, the first found being taken."""
+
+
+@contextlib.contextmanager
+def _reading(source: str, kind: str) -> Iterator[None]:
+    """Turn what the parsers raise into a UserError. Errors of the storage pass."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: is not UTF-8 ({error}); save it as UTF-8") from error
+    # Arrow's own read errors are plain OSErrors; the storage's are subclasses.
+    except (ValueError, csv.Error, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise UserError(f"{source}: cannot be read as {kind} ({error}); check that file") from error
+    except OSError as error:
+        if type(error) is not OSError:
+            raise
+        raise UserError(f"{source}: cannot be read as {kind} ({error}); check that file") from error
+
+
+def read_list(source: str, storage: Storage) -> Iterator[ObjectInfo]:
+    """Objects of a .txt (a URI a line), .csv (with a header) or .parquet list, in its order.
+
+    Columns etag and size_bytes are used where a .parquet or .csv has them. Relative names are taken to lie
+    beside the list. Raises UserError when the list is broken or has no column of URIs, FileNotFoundError when
+    it is gone.
+    """
+    folder = source.rpartition("/")[0]
+    kind = source.lower().rpartition(".")[2]
+    rows = _parquet_rows(source, storage) if kind == "parquet" else _text_rows(source, kind, storage)
+    with _reading(source, {"txt": "text", "csv": "CSV", "parquet": "Parquet"}[kind]):
+        for row in rows:
+            uri = (row["uri"] or "").strip("\r\n")
+            if not uri:
+                continue
+            if "://" not in uri and not uri.startswith("/"):
+                uri = join(folder, uri)
+            etag = row.get("etag")
+            yield ObjectInfo(normalise(uri), str(etag) if etag else None, _size(row.get("size_bytes")), None)
+
+
+def _size(value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise ValueError(f"size_bytes {value!r} is not a whole number") from error
+
+
+def _text_rows(source: str, kind: str, storage: Storage) -> Iterator[dict]:
+    data = io.BytesIO(storage.read(source))
+    text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="" if kind == "csv" else None)
+    if kind == "txt":
+        yield from ({"uri": line.rstrip("\n")} for line in text if line.strip() and not line.startswith("#"))
+        return
+    reader = csv.DictReader(text)
+    column = _uri_column(reader.fieldnames or (), source)
+    yield from ({**row, "uri": row[column]} for row in reader)
+
+
+def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.arrow(source)
+    file = pq.ParquetFile(path, filesystem=filesystem)
+    column = _uri_column(file.schema_arrow.names, source)
+    type_ = file.schema_arrow.field(column).type
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if not (pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)):
+        raise UserError(f"{source}: its column {column} holds {type_}, not text; give a column of URIs")
+    wanted = [column, *({"etag", "size_bytes"} & set(file.schema_arrow.names))]
+    for batch in file.iter_batches(batch_size=10_000, columns=wanted):
+        for row in batch.to_pylist():
+            yield {**row, "uri": row[column]}
+
+
+def _uri_column(names: Iterable[str], source: str) -> str:
+    names = list(names)
+    for wanted in URI_COLUMNS:
+        if wanted in names:
+            return wanted
+    raise UserError(
+        f"{source}: no column of URIs; name one of its columns ({', '.join(names) or 'none'}) {' or '.join(URI_COLUMNS)}"
+    )
+
+
+def read_inventory(source: str, storage: Storage) -> Iterator[ObjectInfo]:
+    """Objects of an S3 inventory, given its manifest.json (CSV, Parquet or ORC data files).
+
+    Only current versions are taken; delete markers and older versions are left out. Format: Amazon S3 User
+    Guide, "Amazon S3 Inventory list". Raises UserError when the manifest is not an inventory's.
+    """
+    try:
+        manifest = json.loads(storage.read(source))
+        bucket = manifest["sourceBucket"]
+        destination = "s3://" + manifest["destinationBucket"].rpartition(":")[2]
+        kind = manifest["fileFormat"].upper()
+        files = [file["key"] for file in manifest["files"]]
+        columns = [name.strip() for name in manifest["fileSchema"].split(",")] if kind == "CSV" else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{source}: is not the manifest.json of an S3 inventory ({error!r} is missing or broken)"
+        ) from error
+    if kind not in ("CSV", "PARQUET", "ORC"):
+        raise UserError(f"{source}: lists files of {kind}; make the inventory as CSV, Parquet or ORC")
+    if kind == "CSV" and "Key" not in columns:
+        raise UserError(f"{source}: its fileSchema has no Key; make the inventory anew")
+    for key in files:
+        uri = join(destination, key)
+        rows = (
+            _inventory_csv(uri, columns, storage) if kind == "CSV" else _inventory_table(uri, kind, storage)
+        )
+        with _reading(uri, f"the {kind} of an inventory"):
+            for name, etag, size in rows:
+                yield ObjectInfo(f"s3://{bucket}/{name}", etag, size, None)
+
+
+def _inventory_csv(
+    uri: str, columns: list[str], storage: Storage
+) -> Iterator[tuple[str, str | None, int | None]]:
+    data = gzip.decompress(storage.read(uri))
+    for line in csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")):
+        row = dict(zip(columns, line, strict=True))
+        if row.get("IsLatest", "true") == "true" and row.get("IsDeleteMarker", "false") != "true":
+            # keys are URL-encoded in CSV inventories, and only there
+            yield unquote_plus(row["Key"]), row.get("ETag") or None, _size(row.get("Size"))
+
+
+def _inventory_table(uri: str, kind: str, storage: Storage) -> Iterator[tuple[str, str | None, int | None]]:
+    import pyarrow.dataset as ds
+
+    filesystem, path = storage.arrow(uri)
+    data = ds.dataset(path, filesystem=filesystem, format=kind.lower())
+    wanted = [c for c in ("key", "size", "e_tag", "is_latest", "is_delete_marker") if c in data.schema.names]
+    for batch in data.to_batches(columns=wanted):
+        for row in batch.to_pylist():
+            if row.get("is_latest") is not False and not row.get("is_delete_marker"):
+                yield row["key"], row.get("e_tag"), row.get("size")

@@ -1,0 +1,340 @@
+"""A run, from plan to proof: list, stream through the stages, verify, and keep the record true all along."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from masklake.pipeline.decode import DecodeOptions
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.run_record import HEARTBEAT_S, RunFolder, RunRecord, now, resumed
+from masklake.pipeline.segment.covered import Covered
+from masklake.pipeline.segment.encode import Vocabulary
+from masklake.pipeline.segment.infer import PredictorFactory
+from masklake.pipeline.segment.ledger import Ledger
+from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
+from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
+from masklake.pipeline.segment.stages import Plan, Resources, dataset
+from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.storage.store import Storage, explain, join, redact
+from masklake.pipeline.streams.driver_actor import beside_driver
+from masklake.pipeline.streams.metrics import RunMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run. `record` is new, or that of the run to resume; its options decide the rows."""
+
+    record: RunRecord
+    storage: Storage
+    predictor: PredictorFactory
+    vocabulary: Vocabulary
+    decode: DecodeOptions
+    max_bytes: int
+    limit: int | None = None
+    every_object: bool = False
+    redo_all: bool = False
+    resume: bool = False
+
+
+@dataclass
+class Progress:
+    """What the driver knows of a run at one moment, for whoever watches it."""
+
+    totals: ManifestTotals = field(default_factory=ManifestTotals)
+    skipped: int = 0
+    """Images that earlier attempts of this run have committed."""
+    snapshot: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+Watch = Callable[[Progress], None]
+
+
+class Planned:
+    """A job's source, looked at far enough to know that there is something to do.
+
+    `first` is the first object to process, or None when finished runs have covered them all. Nothing is
+    written. Raises UserError when the source is empty or cannot be read.
+    """
+
+    def __init__(self, job: Job) -> None:
+        record = job.record
+        self.totals = ManifestTotals()
+        self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
+        start_after = ""
+        if job.resume:
+            self.totals = self._manifest.totals()
+            if not self.totals.complete:
+                start_after = self._manifest.last_uri(self.totals)
+        self.listing = Listing(record.source, job.storage, job.every_object, start_after)
+        covering = [] if self.totals.complete else _covering_parts(job)
+        self._covered = Covered(covering, job.storage)
+        self._left = None if job.limit is None else job.limit - self.totals.images
+        self._objects = iter(()) if self.totals.complete else self._wanted()
+        with _explained(record.source, "list the source"):
+            self.first = next(self._objects, None)
+        if self.first is None and not self.totals.images and not self.totals.covered:
+            ignored = f" ({self.listing.ignored:,} objects there do not look like images; --every-object takes them)"
+            raise UserError(
+                f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}; check the prefix"
+            )
+
+    def _wanted(self) -> Iterator[ObjectInfo]:
+        for info in self._covered.versioned(self.listing):
+            if self._left is not None and self._left <= 0:
+                return
+            if info in self._covered:
+                self.totals.covered += 1
+                continue
+            if self._left is not None:
+                self._left -= 1
+            yield info
+
+    def objects(self) -> Iterator[ObjectInfo]:
+        """The objects to process, `first` included, as they are listed."""
+        if self.first is not None:
+            yield self.first
+        yield from self._objects
+
+    def write(self) -> Iterator[ManifestTotals]:
+        """Write the manifest; the totals after each part."""
+        if not self.totals.complete:
+            for totals in self._manifest.extend(self.objects(), self.totals):
+                totals.ignored = self.listing.ignored
+                yield totals
+            self.totals.ignored = self.listing.ignored
+            self._manifest.close(self.totals)
+        yield self.totals
+
+
+def _covering_parts(job: Job) -> list[str]:
+    if job.redo_all:
+        return []
+    lake = Lake(job.record.lake, job.storage)
+    equal = {
+        run.id
+        for run in lake.runs()
+        if run.record is not None
+        and run.record.state == "complete"
+        and run.record.covers == job.record.covers
+    }
+    return [join(lake.uri, part.path) for part in lake.parts("images") if part.run in equal]
+
+
+@contextlib.contextmanager
+def _explained(uri: str, doing: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (OSError, BotoCoreError) as error:
+        raise explain(error, uri, doing) from error
+
+
+def process_alive(pid: int) -> bool:
+    """Whether another process of this machine has this pid and is not a zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z" and pid != os.getpid()
+
+
+def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:
+    """Run `job` to its end on the Ray that is initialised; the final record, which is also in the lake, and
+    the last progress. To be called in the main thread.
+
+    The record's state is complete, incomplete (the proof failed: resume), stopped (Ctrl-C, SIGTERM, or a
+    later attempt took over) or failed (`error` says why). Raises UserError when the lake cannot be written or
+    another driver has the run; then nothing was changed.
+    """
+    driver = _Driver(job, planned, resources, watch)
+    before = signal.signal(signal.SIGTERM, driver.terminated)  # Ray's would leave the record at "running"
+    try:
+        return driver.run(), driver.progress
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Driver:
+    def __init__(self, job: Job, planned: Planned, resources: Resources, watch: Watch) -> None:
+        self.job, self.planned, self.resources, self.watch = job, planned, resources, watch
+        self.record = resumed(job.record, process_alive) if job.resume else job.record
+        self.folder = RunFolder(self.record.lake, self.record.run, job.storage)
+        self.progress = Progress(totals=planned.totals)
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        self._woken = False
+        self._trouble: Exception | None = None
+        self._superseded = False
+        self._verification: Verification | None = None
+        self._before = Tally()
+        self._model = f"{self.record.model['name']}@{self.record.model['fingerprint']}"
+
+    def run(self) -> RunRecord:
+        with _explained(self.record.lake, "write to the lake"):
+            attempt = self.folder.take_attempt(self.record.attempt, process_alive)
+            self.record = replace(self.record, attempt=attempt)
+            self.folder.save(self.record)
+            sweep(self.folder)
+            self._before = tally(self.folder) if self.job.resume else Tally()
+            self.progress.skipped = self._before.counts.total()
+        self.ledger = beside_driver(Ledger)
+        self._metrics = RunMetrics(self.record.run, self._model)
+        threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]
+        state, error = "failed", None
+        try:
+            for thread in threads:
+                thread.start()
+            self._stream()
+            self._over.set()
+            threads[0].join()
+            state, error = self._verified()
+        except KeyboardInterrupt:
+            if self._trouble is not None:
+                error = str(self._trouble)
+            else:
+                state = "stopped"
+        except Exception as failure:  # noqa: BLE001  # whatever ends a run is recorded, and told by the caller
+            error = _cause(failure)
+        finally:
+            self._over.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        record = self._finish(state, error)
+        self._metrics.ended(record.state)
+        return record
+
+    def _stream(self) -> None:
+        plan = Plan(
+            folder=self.folder,
+            attempt=self.record.attempt,
+            model=self._model,
+            predictor=self.job.predictor,
+            vocabulary=self.job.vocabulary,
+            decode=self.job.decode,
+            max_bytes=self.job.max_bytes,
+            resources=self.resources,
+        )
+        for _ in dataset(plan, self.ledger).iter_batches(batch_size=None, batch_format="pyarrow"):
+            pass
+
+    def _plan(self) -> None:
+        """List the source into the manifest, in a thread of its own, while the stages work on it."""
+        try:
+            with _explained(self.record.source, "list the source"):
+                for totals in self.planned.write():
+                    self.progress.totals = totals
+                    if self._over.is_set():
+                        return
+        except Exception as error:  # noqa: BLE001  # told by the main thread, which it interrupts
+            self._interrupt(error)
+
+    def _interrupt(self, trouble: Exception | None) -> None:
+        """Wake the main thread, which waits inside Ray. (Not by SIGINT, which a process in the background of a
+        shell script ignores.)"""
+        self._trouble, self._woken = trouble, True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def terminated(self, *_: object) -> None:
+        """Handle SIGTERM as Ctrl-C is handled."""
+        woken, self._woken = self._woken, False
+        if not (woken and self._over.is_set()):  # else it comes too late to matter
+            raise KeyboardInterrupt
+
+    def _overtaken(self) -> bool:
+        self._superseded = self._superseded or self.folder.superseded(self.record.attempt)
+        return self._superseded
+
+    def _pulse(self) -> None:
+        """Show progress twice a second; now and then save the record and look for a later attempt."""
+        from botocore.exceptions import BotoCoreError
+
+        saved = time.monotonic()
+        while not self._over.wait(0.5):
+            self._refresh()
+            if time.monotonic() - saved < HEARTBEAT_S:
+                continue
+            saved = time.monotonic()
+            with contextlib.suppress(OSError, BotoCoreError):  # a heartbeat missed is no reason to stop
+                if self._overtaken():
+                    self._interrupt(None)
+                    return
+                self.folder.save(self._current("running", None))
+
+    def _refresh(self) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # Ray may be shutting down under a Ctrl-C
+            self.progress.snapshot = ray.get(self.ledger.snapshot.remote(), timeout=5)
+        self._metrics.update(self.progress.snapshot, self.progress.totals.images, self._before.counts)
+        self.progress.seconds = time.monotonic() - self._started
+        with contextlib.suppress(OSError):  # the terminal or the pipe is gone; the run is not
+            self.watch(self.progress)
+
+    def _verified(self) -> tuple[str, str | None]:
+        if self._overtaken():  # whose parts are not to be mended here
+            return "stopped", None
+        self._verification = verify(self.folder, self.planned.totals.images, self.record.attempt)
+        return "complete" if self._verification.whole else "incomplete", None
+
+    def _current(self, state: str, error: str | None) -> RunRecord:
+        before = self.job.record if self.job.resume else None
+        stages = {name: dict(figures) for name, figures in (before.stages if before else {}).items()}
+        for name, figures in self.progress.snapshot.get("stages", {}).items():
+            into = stages.setdefault(name, {})
+            for figure, value in figures.items():
+                into[figure] = round(into.get(figure, 0) + value, 3)
+        return replace(
+            self.record,
+            state=state,
+            error=redact(error) if error else None,
+            updated_at=now(),
+            finished_at=None if state == "running" else now(),
+            manifest=asdict(self.progress.totals),
+            counts=dict(self._before.counts + Counter(self.progress.snapshot.get("counts", {}))),
+            instances=self._before.instances + self.progress.snapshot.get("instances", 0),
+            stages=stages,
+            seconds=round((before.seconds if before else 0) + time.monotonic() - self._started, 3),
+        )
+
+    def _finish(self, state: str, error: str | None) -> RunRecord:
+        self._refresh()
+        with _explained(self.record.lake, "write the run's record"):
+            if self._overtaken():
+                return self._current("stopped", "a later attempt took over")
+            record = self._current(state, error)
+            if self._verification is not None:
+                record = replace(record, verification=asdict(self._verification))
+            found = tally(self.folder)
+            record = replace(record, counts=dict(found.counts), instances=found.instances)
+            self.folder.save(record)
+        return record
+
+
+def _cause(failure: BaseException) -> str:
+    """The innermost reason in one line: Ray wraps what a stage raised, and Ray Data adds advice below it."""
+    import ray
+
+    while isinstance(failure, ray.exceptions.RayTaskError) and failure.cause is not None:
+        failure = failure.cause
+    if isinstance(failure, UserError):
+        return str(failure)
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    if isinstance(failure, ray.exceptions.ActorDiedError) and lines:
+        # What an actor's constructor raised is only in the last line of the text, below its traceback.
+        raised, _, reason = lines[-1].partition(": ")
+        return reason if raised.endswith(".UserError") else lines[-1]
+    return f"{type(failure).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -1,0 +1,74 @@
+"""The Ray Data source: packets of manifest rows, while the manifest is still being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.proof import done_ids
+from masklake.pipeline.streams.packet import pack
+
+if TYPE_CHECKING:
+    from ray.data import Datasource
+
+_PACKET_BYTES = 256 * 2**20
+"""A task holds the objects of its packet, and then their pixels, all at once."""
+
+
+_ORDINARY_BYTES = 4 * 2**20
+"""An object of more bytes counts as several images: its pixels take as much more memory."""
+
+
+def load(rows: pa.Table) -> int:
+    """What the images of these rows weigh, in ordinary images. Objects of unknown size count as one."""
+    return sum(max(1, (size or 0) // _ORDINARY_BYTES) for size in rows["size_bytes"].to_pylist())
+
+
+def packets(manifest: Manifest, folder: RunFolder, attempt: int, packet_images: int) -> Iterator[pa.Table]:
+    """Packets of up to `packet_images` manifest rows, of 256 MiB of objects or one, that no earlier attempt has
+    committed.
+
+    Parts never change once written, so a restarted reader cuts the same packets again, which Ray's
+    reconstruction of lost outputs depends on.
+    """
+    done = done_ids(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
+    for part in manifest.follow():
+        ids = part["image_id"].to_numpy()
+        here = done[np.searchsorted(done, ids[0]) : np.searchsorted(done, ids[-1], side="right")]
+        todo = part.filter(pa.array(~np.isin(ids, here)))
+        for start, stop in _cuts(todo["size_bytes"].to_pylist(), packet_images):
+            yield pack(todo.slice(start, stop - start).combine_chunks())
+
+
+def _cuts(sizes: list[int | None], packet_images: int) -> Iterator[tuple[int, int]]:
+    start = held = 0
+    for i, size in enumerate(sizes):
+        if i - start == packet_images or (i > start and held + (size or 0) > _PACKET_BYTES):
+            yield start, i
+            start, held = i, 0
+        held += size or 0
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def datasource(read: Callable[[], Iterator[pa.Table]]) -> Datasource:
+    """A source of one task that yields what `read` yields, as it comes."""
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Packets(Datasource):
+        def get_name(self) -> str:
+            return "Manifest"
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None  # the listing may still be running
+
+        def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+            return [ReadTask(read, unknown)]
+
+    return Packets()

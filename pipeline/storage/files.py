@@ -1,0 +1,184 @@
+"""Object operations on directories, and on any other filesystem that fsspec opens."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
+
+_CONCURRENT_READS = 8
+
+
+def _info(path: str, found: os.stat_result) -> ObjectInfo:
+    modified = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
+    return ObjectInfo(path, f"{found.st_mtime_ns:x}-{found.st_size:x}", found.st_size, modified)
+
+
+class LocalStore:
+    """Files under absolute paths. Writes are atomic: a temporary file beside the target, then a rename."""
+
+    def _temporary(self, path: str, data: bytes) -> Path:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(data)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+    def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
+        def one(path: str) -> Fetched | Exception:
+            try:
+                mode = Path(path).stat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe waits for its writer
+                    raise OSError("not a regular file")
+                with Path(path).open("rb") as file:
+                    info = _info(path, os.fstat(file.fileno()))
+                    if max_bytes is not None and info.size is not None and info.size > max_bytes:
+                        raise TooLargeError(info.size, max_bytes)
+                    return Fetched(file.read(), info.etag, info.size or 0, info.modified)
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+                return error
+
+        with ThreadPoolExecutor(_CONCURRENT_READS) as threads:
+            return list(threads.map(one, uris))
+
+    def read(self, uri: str) -> bytes:
+        return Path(uri).read_bytes()
+
+    def write(self, uri: str, data: bytes) -> None:
+        self._temporary(uri, data).replace(uri)
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        temporary = self._temporary(uri, data)
+        try:
+            os.link(temporary, uri)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def replace(self, uri: str, data: bytes, etag: str) -> bool:
+        directory = os.open(Path(uri).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            info = self.stat(uri)
+            if info is None or info.etag != etag:
+                return False
+            self.write(uri, data)
+            return True
+        finally:
+            os.close(directory)
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        try:
+            return _info(uri, Path(uri).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def delete(self, uri: str) -> None:
+        Path(uri).unlink(missing_ok=True)
+
+    def walk(self, root: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ObjectInfo]:
+        """Files below `root`, a directory at a time, in the order of their paths. Links are followed, but not
+        into a directory that they lie in (`above`: device and inode of those)."""
+        directory = Path(root).stat()
+        here = (directory.st_dev, directory.st_ino)
+        if here in above:
+            return
+        with os.scandir(root) as entries:
+            # a directory sorts as S3 would sort its keys, so that the order equals that of object storage
+            found = sorted(entries, key=lambda e: e.name + "/" * e.is_dir())
+        for entry in found:
+            if entry.is_dir():
+                yield from self.walk(entry.path, above | {here})
+            elif entry.is_file():
+                with contextlib.suppress(FileNotFoundError):  # gone since the directory was read
+                    yield _info(entry.path, entry.stat())
+
+
+class FsspecStore:
+    """Any other fsspec filesystem. `put_new` is as atomic as the filesystem's own exclusive create;
+    `replace` compares and then writes, which two writers at once can both pass."""
+
+    def __init__(self, fs: Any, protocol: str) -> None:
+        self.fs = fs
+        self._protocol = protocol
+
+    def _uri(self, path: str) -> str:
+        return f"{self._protocol}://{path.lstrip('/')}"
+
+    def _info(self, uri: str, info: dict) -> ObjectInfo:
+        modified = info.get("LastModified") or info.get("mtime") or info.get("created") or info.get("updated")
+        if isinstance(modified, int | float):
+            modified = datetime.datetime.fromtimestamp(modified, datetime.UTC)
+        if not isinstance(modified, datetime.datetime):
+            modified = None
+        etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+        if etag is None and modified is not None:
+            etag = f"{modified.timestamp():f}-{info.get('size')}"
+        return ObjectInfo(uri, str(etag).strip('"') if etag is not None else None, info.get("size"), modified)
+
+    def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
+        def one(uri: str) -> Fetched | Exception:
+            try:
+                info = self._info(uri, self.fs.info(uri))
+                if max_bytes is not None and info.size is not None and info.size > max_bytes:
+                    raise TooLargeError(info.size, max_bytes)
+                data = self.fs.cat_file(uri)
+            except Exception as error:  # noqa: BLE001  # drivers raise errors of their own; this object's alone
+                return error
+            return Fetched(data, info.etag, len(data), info.modified)
+
+        with ThreadPoolExecutor(_CONCURRENT_READS) as threads:
+            return list(threads.map(one, uris))
+
+    def read(self, uri: str) -> bytes:
+        return self.fs.cat_file(uri)
+
+    def write(self, uri: str, data: bytes) -> None:
+        self.fs.makedirs(self.fs._parent(uri), exist_ok=True)
+        self.fs.pipe_file(uri, data)
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        if self.fs.exists(uri):
+            return False
+        self.fs.makedirs(self.fs._parent(uri), exist_ok=True)
+        try:
+            self.fs.pipe_file(uri, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, uri: str, data: bytes, etag: str) -> bool:
+        info = self.stat(uri)
+        if info is None or info.etag != etag:
+            return False
+        self.write(uri, data)
+        return True
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        try:
+            return self._info(uri, self.fs.info(uri))
+        except FileNotFoundError:
+            return None
+
+    def delete(self, uri: str) -> None:
+        self.fs.rm_file(uri)
+
+    def walk(self, root: str) -> Iterator[ObjectInfo]:
+        for _, _, files in self.fs.walk(root, detail=True):
+            for name in sorted(files):
+                yield self._info(self._uri(files[name]["name"]), files[name])

@@ -1,0 +1,31 @@
+"""Parquet files as single objects: written whole, read whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from masklake.pipeline.storage.store import Storage
+
+ROW_GROUP_ROWS = 100_000
+
+
+def encode(table: pa.Table) -> bytes:
+    """`table` as a Parquet file: zstd, statistics for pruning, row groups of 100,000 rows."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, store_schema=True)
+    return sink.getvalue()
+
+
+def write_table(table: pa.Table, uri: str, storage: Storage) -> int:
+    """Write `table` to `uri` in one atomic step; the number of bytes written."""
+    data = encode(table)
+    storage.write(uri, data)
+    return len(data)
+
+
+def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table at `uri`, or some of its columns."""
+    return pq.read_table(io.BytesIO(storage.read(uri)), columns=columns)

@@ -1,0 +1,192 @@
+"""S3 through s3fs's client, with keys taken exactly as they are.
+
+s3fs's own path functions strip trailing slashes and read `*?[` as globs, which loses objects whose keys hold
+such characters; calling the client by bucket and key does not. Listings come page by page, so that memory
+does not grow with the bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
+
+if TYPE_CHECKING:
+    import s3fs
+
+# Ceph 16 answers 411 to the chunked uploads that newer clients send to carry a checksum.
+_CLIENT_CONFIG = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+    "retries": {"max_attempts": 4, "mode": "standard"},
+    "max_pool_connections": 64,
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
+_CONCURRENT_GETS = 32
+_CONTENDED_TRIES = 5
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`, the key untouched."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key
+
+
+class S3Store:
+    """Object operations on S3. One per process and option set: s3fs is not fork-safe."""
+
+    def __init__(self, endpoint_url: str | None, profile: str | None, *, anonymous: bool) -> None:
+        self.endpoint_url = (
+            endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        )
+        self._profile = profile
+        self._anonymous = anonymous
+
+    @functools.cached_property
+    def fs(self) -> s3fs.S3FileSystem:
+        import s3fs
+
+        return s3fs.S3FileSystem(
+            anon=self._anonymous,
+            endpoint_url=self.endpoint_url,
+            profile=self._profile,
+            config_kwargs=_CLIENT_CONFIG,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def _sync(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        from fsspec.asyn import sync
+
+        async def run() -> Any:
+            return await coroutine
+
+        return sync(self.fs.loop, run)
+
+    def _call(self, method: str, **arguments: object) -> dict:
+        return self.fs.call_s3(method, **arguments)
+
+    async def _get(self, uri: str, max_bytes: int | None) -> Fetched:
+        import aiohttp
+
+        bucket, key = split(uri)
+        for attempt in range(self.fs.retries):
+            response = await self.fs._call_s3("get_object", Bucket=bucket, Key=key)
+            size = response["ContentLength"]
+            if max_bytes is not None and size > max_bytes:
+                response["Body"].close()
+                raise TooLargeError(size, max_bytes)
+            try:
+                async with response["Body"] as body:
+                    data = await body.read()
+            except (TimeoutError, aiohttp.ClientError, ConnectionError) as broken:
+                if attempt + 1 == self.fs.retries:
+                    raise OSError(f"the connection broke while reading: {broken}") from broken
+                await asyncio.sleep(0.2 * 2**attempt)
+                continue
+            return Fetched(data, response["ETag"].strip('"'), size, response["LastModified"])
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
+        """Objects in order; where one could not be had, the exception in its place."""
+
+        async def gather() -> list[Fetched | Exception]:
+            gate = asyncio.Semaphore(_CONCURRENT_GETS)
+
+            async def one(uri: str) -> Fetched:
+                async with gate:
+                    return await self._get(uri, max_bytes)
+
+            # gather(return_exceptions=True) also returns CancelledError, which must not pass for a bad image
+            results = await asyncio.gather(*map(one, uris), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException) and not isinstance(result, Exception):
+                    raise result
+            return results  # type: ignore[return-value]  # only Fetched and Exception are left
+
+        return self._sync(gather())
+
+    def read(self, uri: str) -> bytes:
+        return self._sync(self._get(uri, None)).data
+
+    def write(self, uri: str, data: bytes) -> None:
+        bucket, key = split(uri)
+        self._call("put_object", Bucket=bucket, Key=key, Body=data)
+
+    def _conditional_put(self, uri: str, data: bytes, condition: dict[str, str]) -> bool:
+        import time
+
+        from botocore.exceptions import ClientError
+
+        bucket, key = split(uri)
+        for attempt in range(_CONTENDED_TRIES):
+            try:
+                self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+            except OSError as error:  # what s3fs makes of botocore's ClientError, which it keeps as the cause
+                cause = error.__cause__
+                status = (
+                    cause.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if isinstance(cause, ClientError)
+                    else 0
+                )
+                if status == 412:
+                    # ours may have been the write that won, its answer lost: contents are unique to the writer
+                    try:
+                        return self.read(uri) == data
+                    except FileNotFoundError:  # Ceph says 412, not 404, of an object that is gone
+                        return False
+                if status == 404 and "IfMatch" in condition:
+                    return False
+                if status not in (409, 500, 503) or attempt + 1 == _CONTENDED_TRIES:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+            else:
+                return True
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        return self._conditional_put(uri, data, {"IfNoneMatch": "*"})
+
+    def replace(self, uri: str, data: bytes, etag: str) -> bool:
+        return self._conditional_put(uri, data, {"IfMatch": etag})  # unquoted: Ceph refuses the quoted form
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        bucket, key = split(uri)
+        try:
+            head = self._call("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+        return ObjectInfo(uri, head["ETag"].strip('"'), head["ContentLength"], head["LastModified"])
+
+    def delete(self, uri: str) -> None:
+        bucket, key = split(uri)
+        self._call("delete_object", Bucket=bucket, Key=key)
+
+    def pages(
+        self, bucket: str, prefix: str, *, start_after: str = "", delimiter: str = ""
+    ) -> Iterator[tuple[list[ObjectInfo], list[str]]]:
+        """(objects, common prefixes) of each page of up to 1,000 keys, in key order."""
+        arguments: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+        if start_after:
+            arguments["StartAfter"] = start_after
+        if delimiter:
+            arguments["Delimiter"] = delimiter
+        while True:
+            page = self._call("list_objects_v2", **arguments)
+            yield (
+                [
+                    ObjectInfo(
+                        f"s3://{bucket}/{o['Key']}", o["ETag"].strip('"'), o["Size"], o["LastModified"]
+                    )
+                    for o in page.get("Contents", ())
+                ],
+                [p["Prefix"] for p in page.get("CommonPrefixes", ())],
+            )
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]

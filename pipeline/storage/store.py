@@ -1,0 +1,205 @@
+"""One door to object storage: S3, local directories, and whatever else fsspec opens.
+
+A URI is `s3://bucket/key` with the key exactly as it is (nothing is percent-decoded), an absolute local path,
+or `protocol://…`. Credentials come from the standard AWS environment; none is kept here, so a `Storage` may
+be pickled, printed and recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.files import FsspecStore, LocalStore
+from masklake.pipeline.storage.objects import Fetched, ObjectInfo
+from masklake.pipeline.storage.s3 import S3Store, split
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+Store = S3Store | LocalStore | FsspecStore
+
+_SECRETS = re.compile(
+    r"(?i)((?:AWSAccessKeyId|Signature|X-Amz-[A-Za-z-]+|secret[^=\s]*|token)=)[^&\s\"']+|(://)[^/\s@]+:[^/\s@]+@"
+)
+
+
+def redact(text: str) -> str:
+    """`text` without the credentials that signed URLs and URLs with a password carry."""
+    return _SECRETS.sub(lambda m: f"{m[1] or m[2]}…", text)
+
+
+def normalise(uri: str) -> str:
+    """`uri` in the one form that is stored: s3://, an absolute path, or protocol://; no trailing slash lost."""
+    protocol, found, rest = uri.partition("://")
+    if not found:
+        path = Path(uri).expanduser().absolute()
+        return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
+    if protocol in ("file", "local"):
+        return normalise(rest if rest.startswith("/") else "/" + rest)
+    if protocol in ("s3", "s3a"):
+        if not split(uri)[0]:
+            raise UserError(f"{uri}: no bucket is named; write s3://BUCKET/PREFIX")
+        return f"s3://{rest}"
+    return uri
+
+
+def normalise_folder(uri: str) -> str:
+    """`normalise`d, without the slashes at its end: names are joined to it."""
+    return normalise(uri).rstrip("/") or "/"
+
+
+def join(base: str, *names: str) -> str:
+    """`base` and names below it, joined by single slashes."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+@functools.cache
+def _s3_store(endpoint_url: str | None, profile: str | None, anonymous: bool) -> S3Store:
+    return S3Store(endpoint_url, profile, anonymous=anonymous)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How to reach storage. Picklable: each process opens its own clients on first use."""
+
+    endpoint_url: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+
+    def store(self, uri: str) -> Store:
+        """The store that holds `uri`. Raises UserError for a protocol that fsspec cannot open."""
+        protocol, found, _ = uri.partition("://")
+        if not found:
+            return LocalStore()
+        if protocol in ("s3", "s3a"):
+            return _s3_store(self.endpoint_url, self.profile, self.anonymous)
+        import fsspec
+
+        try:
+            return FsspecStore(fsspec.filesystem(protocol), protocol)
+        except (ValueError, ImportError, TypeError) as error:  # TypeError: it wants a host or a token
+            raise UserError(
+                f"{uri}: cannot open {protocol}:// ({error}); use s3://, a path, or install the driver"
+            ) from error
+
+    def filesystem(self, uri: str) -> tuple[Any, str]:
+        """(fsspec filesystem, path) for libraries that want one."""
+        import fsspec
+
+        store = self.store(uri)
+        fs = fsspec.filesystem("file") if isinstance(store, LocalStore) else store.fs
+        return fs, fs._strip_protocol(uri)
+
+    def arrow(self, uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+        """(pyarrow filesystem, path): Arrow's own S3 client starts faster than s3fs and prunes by ranges."""
+        import pyarrow.fs
+
+        store = self.store(uri)
+        if isinstance(store, LocalStore):
+            return pyarrow.fs.LocalFileSystem(), uri
+        if isinstance(store, S3Store) and self.profile is None:
+            from urllib.parse import urlsplit
+
+            endpoint = urlsplit(store.endpoint_url) if store.endpoint_url else None
+            return pyarrow.fs.S3FileSystem(
+                anonymous=self.anonymous,
+                scheme=endpoint.scheme if endpoint else None,
+                endpoint_override=endpoint.netloc if endpoint else None,
+            ), uri.partition("://")[2]
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs)), store.fs._strip_protocol(uri)
+
+    def read(self, uri: str) -> bytes:
+        """The whole object. Raises FileNotFoundError, PermissionError or another OSError."""
+        return self.store(uri).read(uri)
+
+    def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
+        """Objects in order, read concurrently; an exception stands where one could not be had."""
+        return self.store(uris[0]).get_many(uris, max_bytes) if uris else []
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Write the object whole: a reader sees the old content or the new, never a part."""
+        self.store(uri).write(uri, data)
+
+    def put_new(self, uri: str, data: bytes) -> bool:
+        """Write only if absent; False when it was there. `data` must be unique to the writer (name it in it)."""
+        return self.store(uri).put_new(uri, data)
+
+    def replace(self, uri: str, data: bytes, etag: str) -> bool:
+        """Compare-and-set: write only while the object still has `etag`; False when it has changed or gone."""
+        return self.store(uri).replace(uri, data, etag)
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        """The object's version and size, or None when there is none."""
+        return self.store(uri).stat(uri)
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object of exactly this name."""
+        return self.stat(uri) is not None
+
+    def delete(self, uri: str) -> None:
+        """Remove one object; one that is already gone is no error."""
+        self.store(uri).delete(uri)
+
+    def walk(self, uri: str) -> Iterator[ObjectInfo]:
+        """Objects below the folder `uri`, as they are listed. An absent folder has none; an absent bucket raises."""
+        store = self.store(uri)
+        if isinstance(store, S3Store):
+            bucket, prefix = split(uri)
+            for objects, _ in store.pages(bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""):
+                yield from objects
+        else:
+            try:
+                yield from store.walk(uri.rstrip("/") or "/")
+            except (FileNotFoundError, NotADirectoryError):
+                return
+
+    def list(self, uri: str) -> list[str]:
+        """URIs of the objects below the folder `uri`."""
+        return [info.uri for info in self.walk(uri)]
+
+
+def explain(error: Exception, uri: str, doing: str) -> UserError:
+    """A storage error in one line: what was being done to what, why it failed, what to do."""
+    from botocore.exceptions import (
+        ClientError,
+        EndpointConnectionError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        ProfileNotFound,
+    )
+
+    cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error
+    code = cause.response["Error"].get("Code", "") if isinstance(cause, ClientError) else ""
+    text = " ".join(redact(str(error)).split()) or type(error).__name__
+    place = f"bucket {split(uri)[0]!r}" if uri.startswith("s3://") else repr(uri)
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidToken", "ExpiredToken"):
+        return UserError(
+            f"{uri}: cannot {doing}: the server refuses the credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --profile"
+        )
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return UserError(
+            f"{uri}: cannot {doing}: no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile, or --anonymous for a public bucket"
+        )
+    if isinstance(error, ProfileNotFound):
+        return UserError(f"{uri}: cannot {doing}: {text}; check --profile against ~/.aws/config")
+    if code == "NoSuchBucket":
+        return UserError(
+            f"{uri}: cannot {doing}: {place} does not exist; check the name, or --endpoint-url for another S3 service"
+        )
+    if isinstance(error, PermissionError):
+        return UserError(
+            f"{uri}: cannot {doing}: permission denied ({code or text}); these credentials need {'s3:PutObject' if 'write' in doing else 's3:ListBucket and s3:GetObject'}"
+        )
+    if isinstance(error, EndpointConnectionError) or "connect" in text.lower():
+        return UserError(
+            f"{uri}: cannot {doing}: the endpoint does not answer ({text}); check --endpoint-url and the network"
+        )
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{uri}: cannot {doing}: it does not exist; check the name")
+    return UserError(f"{uri}: cannot {doing}: {text}")

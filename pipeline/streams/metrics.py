@@ -1,0 +1,149 @@
+"""Prometheus metrics of runs and trainings, through Ray: each node's agent exports them, as `ray_masklake_…`.
+
+So that their number stays bounded however many runs a cluster sees, only gauges have the label `run`: Ray forgets a
+gauge some 20 s after it was last set. Counters have labels of few values, and the model. The driver sets them twice a
+second from what it shows anyway; no image and no stage pays for them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from masklake.pipeline.schema import Status
+from masklake.pipeline.segment.ledger import STAGES
+
+_RUN = ("run", "model")
+_FIGURES = {
+    "images": "images that a stage is through with",
+    "batches": "calls of a stage, with a packet of images each",
+    "seconds": "seconds that a stage's workers were at work, waits for storage included",
+    "cpu_seconds": "CPU seconds of a stage's workers",
+    "idle_seconds": "seconds that predictors waited for images",
+    "bytes": "bytes that a stage read from or wrote to storage",
+}
+"""Figures of the ledger's stages, which name the metrics after `masklake_stage_`, and their descriptions."""
+
+
+class RunMetrics:
+    """What the driver of a run tells. `model` is name@fingerprint. Ray must be initialised."""
+
+    def __init__(self, run: str, model: str) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        self._labels = {"run": run, "model": model}
+        self._model = {"model": model}
+        self._last: dict[tuple[str, str], float] = {}
+        self._planned = Gauge("masklake_run_planned_images", "images that the run is to process", _RUN)
+        self._rows = Gauge("masklake_run_images", "rows of the run in the lake, by status", (*_RUN, "status"))
+        self._done = Gauge(
+            "masklake_run_stage_images", "images a stage is through with in this attempt", (*_RUN, "stage")
+        )
+        self._queue = Gauge(
+            "masklake_run_queue_images",
+            "images that wait for a stage or are in it, since the stage before it is through with them",
+            (*_RUN, "stage"),
+        )
+        self._images = Counter("masklake_images", "rows committed to a lake", ("model", "status"))
+        self._instances = Counter("masklake_instances", "instances committed to a lake", ("model",))
+        self._runs = Counter("masklake_runs", "attempts at runs that have ended", ("model", "state"))
+        self._stages = {
+            figure: Counter(f"masklake_stage_{figure}", description, ("model", "stage"))
+            for figure, description in _FIGURES.items()
+        }
+
+    def update(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
+        """Tell of the ledger's `snapshot`; `before` are rows by status that earlier attempts have committed."""
+        counts = snapshot.get("counts", {})
+        self._planned.set(planned, self._labels)
+        for status in Status:
+            rows = before.get(status, 0) + counts.get(status, 0)
+            self._rows.set(rows, self._labels | {"status": str(status)})
+            self._add(self._images, counts.get(status, 0), status=str(status))
+        self._add(self._instances, snapshot.get("instances", 0))
+        stages = snapshot.get("stages", {})
+        through = 0.0
+        for at, stage in enumerate(STAGES):
+            figures = stages.get(stage, {})
+            for figure, counter in self._stages.items():
+                self._add(counter, figures.get(figure, 0), stage=stage)
+            came, through = through, figures.get("images", 0)
+            self._done.set(through, self._labels | {"stage": stage})
+            if at:  # what waits for the first stage is all that is not done
+                self._queue.set(max(0, came - through), self._labels | {"stage": stage})
+
+    def ended(self, state: str) -> None:
+        """Tell how the attempt ended."""
+        self._runs.inc(1, self._model | {"state": state})
+
+    def _add(self, counter: Any, total: float, **labels: str) -> None:
+        """Raise `counter` to the ledger's `total`; a ledger that was killed counts from nothing again."""
+        key = (counter.info["name"], "".join(labels.values()))
+        last = self._last.get(key, 0)
+        more = total - last if total >= last else total
+        self._last[key] = total
+        if more > 0:
+            counter.inc(more, self._model | labels)
+
+
+def _reserved() -> int | None:
+    """Bytes of GPU memory that torch holds in this process; None where it uses no GPU."""
+    torch = sys.modules.get("torch")  # the pipeline does not import it: a predictor has, or there is none
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    held: int = torch.cuda.memory_reserved()
+    return held
+
+
+class GpuMemory:
+    """What a predictor's actor tells: the GPU memory that it holds. `read` gives bytes, or None without a GPU."""
+
+    def __init__(self, run: str, model: str, read: Callable[[], int | None] = _reserved) -> None:
+        from ray.util.metrics import Gauge
+
+        self._labels = {"run": run, "model": model}
+        self._read = read
+        self._gauge = Gauge("masklake_gpu_memory_bytes", "GPU memory that a predictor's process holds", _RUN)
+
+    def observe(self) -> None:
+        """Tell it as it is now."""
+        held = self._read()
+        if held is not None:
+            self._gauge.set(held, self._labels)
+
+
+class TrainingMetrics:
+    """What the driver of a training tells. Ray must be initialised."""
+
+    def __init__(self, run: str) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        self._labels = {"run": run}
+        self._last: dict[str, int] = {}
+        self._step = Gauge("masklake_train_step", "the step that the training is at", ("run",))
+        self._rate = Gauge("masklake_train_learning_rate", "the learning rate", ("run",))
+        self._loss = Gauge("masklake_train_loss", "the last step's losses", ("run", "loss"))
+        self._steps = Counter("masklake_train_steps", "steps that trainings have taken")
+        self._images = Counter("masklake_train_images", "images that trainings have learnt from")
+        self._ended = Counter("masklake_trainings", "attempts at trainings that have ended", ("state",))
+
+    def update(self, step: int, images: int, losses: Mapping[str, float]) -> None:
+        """Tell where the training is: steps and images since its beginning; losses by name, `rate` among them."""
+        self._step.set(step, self._labels)
+        for counter, total in ((self._steps, step), (self._images, images)):
+            name = counter.info["name"]
+            # What came before this process started, another has told.
+            more = total - self._last.get(name, total)
+            self._last[name] = total
+            if more > 0:
+                counter.inc(more)
+        for name, value in losses.items():
+            if name == "rate":
+                self._rate.set(value, self._labels)
+            else:
+                self._loss.set(value, self._labels | {"loss": name.removeprefix("loss_")})
+
+    def ended(self, state: str) -> None:
+        """Tell how the attempt ended."""
+        self._ended.inc(1, {"state": state})

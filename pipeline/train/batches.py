@@ -1,0 +1,219 @@
+"""The batches of a training, streamed by Ray Data: labels and images in, packed examples out, step by step, in order.
+
+Each worker of a training streams its own part of every batch. Tasks fetch the images where they lie, decode and augment
+them while the worker learns from what is there already.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from masklake.pipeline.decode import DecodeOptions, UndecodableError, decode
+from masklake.pipeline.segment.source import datasource
+from masklake.pipeline.storage.store import Storage, redact
+from masklake.pipeline.streams.packet import pack, unpack
+from masklake.pipeline.train.dataset import TrainingSet
+from masklake.pipeline.train.shuffle import Order
+
+if TYPE_CHECKING:
+    from masklake.model.spec import Preprocessing
+    from masklake.model.train.augment import Augment, Truth
+    from masklake.model.train.examples import Example
+    from masklake.model.train.recipe import Recipe
+    from masklake.pipeline.labels.sets import LabelSet
+
+_IMAGES_A_TASK = 32
+_STEPS_AHEAD = 16
+_LOOK_AGAIN_S = 0.1
+_AHEAD_BYTES = 256 * 2**20
+"""Of the object store: what a worker's batches may take before they are learnt from."""
+
+_SKIPPED = pa.list_(pa.struct([("uri", pa.string()), ("reason", pa.string())]))
+BATCH = pa.schema([("step", pa.int64()), ("examples", pa.large_binary()), ("skipped", _SKIPPED)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """What makes the batches of a training. `outputs` is the box head's output of each class that is learnt."""
+
+    order: Order
+    recipe: Recipe
+    preprocessing: Preprocessing
+    outputs: dict[str, int]
+    joints: tuple[str, ...]
+    storage: Storage
+    max_pixels: int = 128_000_000
+    max_bytes: int = 512_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """One worker's part of the batch of a step. `skipped`: (uri, reason) of images that could not be had."""
+
+    step: int
+    examples: list[Example]
+    skipped: list[tuple[str, str]]
+
+
+def stream(
+    batches: Batches,
+    truth: Any,
+    board: Any,
+    first: int,
+    *,
+    worker: int,
+    workers: int,
+    loader_cpus: float,
+    loaders: int,
+) -> Iterator[StepBatch]:
+    """The batches of steps `first`, `first` + 1, …, without end. `truth`: an object reference to the TrainingSet;
+    `board`: the training's Board, by which no more is made than will soon be learnt from.
+
+    loaders: actors that make examples, each asking Ray for `loader_cpus`.
+    """
+    from masklake.model.train.examples import unpack as unpack_examples
+    from ray.data import ActorPoolStrategy, DataContext, read_datasource
+
+    context = DataContext.get_current()
+    context.target_max_block_size = 1  # a packet is a block: see pipeline.packet
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        object_store_memory=_AHEAD_BYTES
+    )
+    ours = max(1, batches.order.batch // workers)
+    at_once = max(1, _IMAGES_A_TASK // ours)
+    ahead = max(_STEPS_AHEAD, 3 * at_once * loaders)
+
+    def read() -> Iterator[pa.Table]:
+        import ray
+
+        for step in itertools.count(first, at_once):
+            while step - max(first, ray.get(board.step.remote())) > ahead:
+                time.sleep(_LOOK_AGAIN_S)
+            yield pack(pa.table({"step": np.arange(step, step + at_once)}))
+
+    ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=0.01)
+    # Actors: Ray ends a task's process that was idle for a second, and the next would import torch again.
+    ds = ds.map_batches(
+        _Loader,
+        fn_constructor_args=(batches, truth, worker, workers),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=loader_cpus,
+        compute=ActorPoolStrategy(size=loaders),
+    )
+    for packet in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in unpack(packet).to_pylist():
+            yield StepBatch(
+                step=row["step"],
+                examples=unpack_examples(row["examples"]),
+                skipped=[(one["uri"], one["reason"]) for one in row["skipped"]],
+            )
+
+
+class _Loader:
+    """Makes the rows of steps, as Ray Data calls it."""
+
+    def __init__(self, batches: Batches, truth: Any, worker: int, workers: int) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        self._batches, self._worker, self._workers = batches, worker, workers
+        self._labels: TrainingSet = ray.get(truth)
+
+    def __call__(self, packet: pa.Table) -> pa.Table:
+        rows = [
+            load_step(self._batches, self._labels, step, worker=self._worker, workers=self._workers)
+            for step in unpack(packet)["step"].to_pylist()
+        ]
+        return pack(pa.Table.from_pylist(rows, BATCH))
+
+
+def load_step(
+    batches: Batches, labels: TrainingSet, step: int, *, worker: int, workers: int
+) -> dict[str, Any]:
+    """A row of BATCH: the examples of one step and worker."""
+    from masklake.model.train.augment import Augment
+    from masklake.model.train.examples import pack as pack_examples
+
+    positions = batches.order.share(step, worker, workers)
+    sets = labels.sets(positions)
+    augment = Augment(batches.recipe, batches.preprocessing, batches.joints)
+    scale = batches.recipe.jitter[1]
+    options = DecodeOptions(
+        max_pixels=batches.max_pixels,
+        target=(
+            round(scale * batches.preprocessing.min_size),
+            round(scale * batches.preprocessing.max_size),
+        ),
+    )
+    examples: list[Example] = []
+    skipped = []
+    found = batches.storage.get_many([one.uri for one in sets], batches.max_bytes)
+    for at, one, fetched in zip(positions.tolist(), sets, found, strict=True):
+        seed = int(np.random.SeedSequence([batches.recipe.seed, step, at]).generate_state(1)[0])
+        outcome = _example(one, fetched, batches, options, augment, seed)
+        if isinstance(outcome, str):
+            skipped.append({"uri": one.uri, "reason": redact(outcome)})
+        else:
+            examples.append(outcome)
+    return {"step": step, "examples": pack_examples(examples), "skipped": skipped}
+
+
+def _example(
+    labels: LabelSet, fetched: Any, batches: Batches, options: DecodeOptions, augment: Augment, seed: int
+) -> Example | str:
+    """The example, or why there is none."""
+    if isinstance(fetched, FileNotFoundError):
+        return "gone since it was labelled"
+    if isinstance(fetched, Exception):
+        return f"could not be read: {type(fetched).__name__}: {fetched}"
+    try:
+        pixels, (width, height) = decode(fetched.data, options)
+    except UndecodableError as error:
+        return f"cannot be decoded: {error}"
+    told = (labels.width or width, labels.height or height)
+    if told != (width, height):
+        return f"is {width}×{height} now, and was {told[0]}×{told[1]} when it was labelled"
+    return augment(pixels, truth_of(labels, width, height, batches.outputs, batches.joints), seed)
+
+
+def truth_of(
+    labels: LabelSet, width: int, height: int, outputs: dict[str, int], joints: tuple[str, ...]
+) -> Truth:
+    """The truth for the classes in `outputs`; instances of others are left out, and are background."""
+    from masklake.model.train.augment import Truth
+
+    known = [one for one in labels.instances if one.label in outputs and not one.iscrowd]
+    at = {name: i for i, name in enumerate(joints)}
+    joints_GK3 = np.zeros((len(known), len(joints), 3), np.float32)
+    for row, one in zip(joints_GK3, known, strict=True):
+        for joint in one.joints:
+            if joint.visibility and joint.name in at:
+                row[at[joint.name]] = joint.x, joint.y, joint.visibility
+    return Truth(
+        width=width,
+        height=height,
+        boxes=_xyxy([one.box for one in known]),
+        outputs=[outputs[one.label] for one in known],
+        masks=[one.mask.as_coco() if one.mask is not None and one.mask.area else None for one in known],
+        joints=joints_GK3,
+        crowds=_xyxy([one.box for one in labels.instances if one.iscrowd]),
+    )
+
+
+def _xyxy(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
+    found = np.array(boxes, np.float32).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]
+    return found

@@ -1,0 +1,158 @@
+"""The labels that a model is trained on, as one table that workers read slices of."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels import sets as labels
+from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.lake.lake import Lake
+from numpy.typing import NDArray
+
+_COLUMNS = (
+    "uri", "width", "height", "instance", "label_id", "label", "x", "y", "w", "h", "mask", "keypoints", "iscrowd",
+    "source", "split",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Label sets of one split. `rows` are rows of labels, those of an image together; `starts` (images + 1) where each
+    image's begin. `wide` says which images are wider than high."""
+
+    rows: pa.Table
+    starts: NDArray[np.int64]
+    wide: NDArray[np.bool_]
+    counts: Mapping[str, int]
+    """Instances by class, crowds left out."""
+    ids: Mapping[str, int]
+    """The id of each class in the labels."""
+    joints: tuple[str, ...]
+    """The names of the joints that any instance has, in the order of the first that has them all."""
+    with_joints: frozenset[str]
+    """Classes of which any instance has joints."""
+    masks: int
+    """Instances with a mask."""
+    as_of: datetime.datetime
+    """When the newest of the labels were given."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def uris(self, positions: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The images at these positions."""
+        return self.rows["uri"].take(pa.array(self.starts[np.asarray(positions)])).to_pylist()
+
+    def sets(self, positions: Sequence[int] | NDArray[np.int64]) -> list[LabelSet]:
+        """The label sets at these positions."""
+        return [
+            labels.from_table(self.rows.slice(self.starts[at], self.starts[at + 1] - self.starts[at]))[0]
+            for at in map(int, positions)
+        ]
+
+
+def gather(
+    lake: Lake,
+    split: str = "train",
+    *,
+    classes: Sequence[str] | None = None,
+    as_of: datetime.datetime | None = None,
+    shuffled: int | None = None,
+) -> TrainingSet:
+    """The newest labels of `split`, or the newest at the time `as_of`; of `classes` only, the others being background. `shuffled`, a seed, gives each instance the class of another: a training on it
+    must fail its evaluation. Raises UserError when there is nothing to learn from."""
+    import pyarrow.compute as pc
+
+    lake.require()
+    every = label_store.newest_rows(lake, as_of=as_of)
+    rows = every.filter(pc.equal(every["split"], split)).select(_COLUMNS)
+    if not rows.num_rows:
+        others = Counter(every["split"].to_pylist())
+        has = f"; all of its labelled images are of split {min(others)}" if others else ""
+        raise UserError(
+            f"{lake.uri}: has no labels of split {split}{has}; `masklake labels import FILE {lake.uri}` takes some in"
+        )
+    rows = rows.set_column(rows.schema.get_field_index("label"), "label", rows["label"].cast(pa.string()))
+    rows = rows.sort_by([("uri", "ascending"), ("instance", "ascending")]).combine_chunks()
+    single = rows.filter(
+        pc.and_(pc.greater_equal(rows["instance"], 0), pc.invert(pc.fill_null(rows["iscrowd"], False)))
+    )
+    if not single.num_rows:
+        images = len(pc.unique(rows["uri"]))
+        raise UserError(
+            f"{lake.uri}: the {images:,} labelled images of split {split} hold no instance (crowds aside), so there is "
+            "nothing to learn; label some objects"
+        )
+    if classes is not None:
+        single = single.filter(pc.is_in(single["label"], pa.array(list(classes), pa.string())))
+        if unknown := sorted(set(classes) - set(single["label"].to_pylist())):
+            raise UserError(
+                f"--classes {','.join(unknown)}: no instance of split {split} has such a class; `masklake labels stats "
+                f"{lake.uri}` tells which there are"
+            )
+    if shuffled is not None:
+        rows = _shuffled(rows, shuffled)
+    encoded = pc.run_end_encode(rows["uri"]).combine_chunks()
+    starts = np.concatenate([[0], np.asarray(encoded.run_ends)]).astype(np.int64)
+    first = rows.take(pa.array(starts[:-1])).select(["width", "height"])
+    wide = np.asarray(pc.fill_null(pc.greater(first["width"], first["height"]), True))
+    counts = Counter(single["label"].to_pylist())
+    joints, with_joints = _joints(single)
+    return TrainingSet(
+        rows=rows,
+        starts=starts,
+        wide=wide,
+        counts=dict(counts),
+        ids=dict(zip(single["label"].to_pylist(), single["label_id"].to_pylist(), strict=True)),
+        joints=joints,
+        with_joints=with_joints,
+        as_of=pc.max(every["labelled_at"]).as_py(),
+        masks=single.num_rows - single["mask"].null_count,
+    )
+
+
+def _joints(single: pa.Table) -> tuple[tuple[str, ...], frozenset[str]]:
+    having = single.filter(single["keypoints"].is_valid()).select(["label", "keypoints"])
+    names: dict[str, None] = {}
+    longest: tuple[str, ...] = ()
+    for row in having["keypoints"].to_pylist():
+        of = tuple(joint["name"] for joint in row)
+        names |= dict.fromkeys(of)
+        longest = max(longest, of, key=len)
+    return tuple(dict.fromkeys([*longest, *names])), frozenset(having["label"].to_pylist())
+
+
+def _shuffled(rows: pa.Table, seed: int) -> pa.Table:
+    """`rows` with the labels (class and place) of all instances dealt anew among the images."""
+    moved = [
+        name
+        for name in rows.column_names
+        if name not in ("uri", "width", "height", "instance", "source", "split")
+    ]
+    held = np.flatnonzero(np.asarray(rows["instance"]) >= 0)
+    at = np.arange(rows.num_rows)
+    at[held] = np.random.default_rng(seed).permutation(held)
+    dealt = rows.take(pa.array(at))
+    for name in moved:
+        rows = rows.set_column(rows.schema.get_field_index(name), name, dealt[name])
+    return rows
+
+
+def as_record(found: TrainingSet) -> dict[str, Any]:
+    """What the record of a training says of its labels."""
+    return {
+        "as_of": found.as_of.isoformat(),
+        "images": len(found),
+        "instances": sum(found.counts.values()),
+        "with_masks": found.masks,
+        "classes": dict(sorted(found.counts.items())),
+        "joints": list(found.joints),
+    }

@@ -1,0 +1,66 @@
+"""Labels move with their pixels."""
+
+import numpy as np
+import torch
+from masklake.model.coco import FLIP_PAIRS, KEYPOINT_NAMES
+from masklake.model.spec import Preprocessing
+from masklake.model.train.augment import Augment, Truth, mirrored
+from masklake.model.train.recipe import Recipe
+from masklake.pipeline.labels.masks import from_pixels
+
+
+def test_left_and_right_change_places_as_coco_says() -> None:
+    swapped = list(range(17))
+    for a, b in FLIP_PAIRS:
+        swapped[a], swapped[b] = b, a
+    assert mirrored(KEYPOINT_NAMES) == swapped
+    assert mirrored(("front_left_paw", "nose", "front_right_paw")) == [2, 1, 0]
+
+
+def _scene() -> tuple[np.ndarray, Truth]:
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[10:30, 20:50] = 255
+    truth = Truth(
+        width=80,
+        height=60,
+        boxes=np.array([[20, 10, 50, 30]], np.float32),
+        outputs=[1],
+        masks=[from_pixels(pixels[..., 0] > 0).as_coco()],
+        joints=np.array([[[21, 11, 2], [49, 29, 1]]], np.float32),
+        crowds=np.array([[0, 0, 8, 6]], np.float32),
+    )
+    return pixels, truth
+
+
+def test_mirrored_and_enlarged() -> None:
+    pixels, truth = _scene()
+    recipe = Recipe(flip=1, jitter=(1, 1), colour=0)
+    found = Augment(recipe, Preprocessing(min_size=120, max_size=400), ("left_eye", "right_eye"))(
+        pixels, truth, 0
+    )
+    assert found.image.shape == (3, 120, 160)
+    assert found.boxes.tolist() == [[60, 20, 120, 60]]
+    assert found.crowds.tolist() == [[144, 0, 160, 12]]
+    # what was the left eye is the right one in the mirror
+    assert found.joints.tolist() == [[[62, 58, 1], [118, 22, 2]]]
+    (crop,), ((x, y),) = found.crops, found.corners.tolist()
+    mask = torch.zeros(120, 160, dtype=torch.uint8)
+    mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    assert torch.equal(mask, (found.image[0] > 127).to(torch.uint8))
+
+
+def test_the_same_seed_gives_the_same_example() -> None:
+    pixels, truth = _scene()
+    augment = Augment(Recipe(), Preprocessing(min_size=100, max_size=400), ("left_eye", "right_eye"))
+    a, b, other = (augment(pixels, truth, seed) for seed in (3, 3, 4))
+    assert torch.equal(a.image, b.image)
+    assert torch.equal(a.boxes, b.boxes)
+    assert a.image.shape != other.image.shape or not torch.equal(a.image, other.image)
+
+
+def test_what_becomes_too_small_is_left_out() -> None:
+    pixels, truth = _scene()
+    found = Augment(Recipe(flip=0, jitter=(1, 1), min_box=2), Preprocessing(min_size=4, max_size=8), ())(
+        pixels, Truth(**{**vars(truth), "joints": np.zeros((1, 0, 3), np.float32)}), 0
+    )
+    assert len(found.boxes) == len(found.crops) == 0

@@ -1,0 +1,119 @@
+"""A training step, and that a checkpoint holds all there is of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from masklake.model.networks.build import build
+from masklake.model.networks.config import TINY, Network
+from masklake.model.train.learner import OPTIMIZER, Learner, NotFiniteError
+from masklake.model.train.recipe import Recipe
+
+from tests.model.train.test_losses import SPEC, _examples
+
+RECIPE = Recipe(batch=2, learning_rate=1e-3, warm_up=0, precision="float32", rois=32, anchors=32)
+
+
+def learner(recipe: Recipe = RECIPE) -> Learner:
+    torch.manual_seed(0)
+    return Learner(
+        build(replace(SPEC, architecture=Network(family="joint", **TINY).to_dict())),
+        recipe,
+        torch.device("cpu"),
+    )
+
+
+def tensors(one: Learner) -> dict[str, torch.Tensor]:
+    return {
+        f"{kind}.{name}": tensor.clone()
+        for kind, module in (("network", one.network), ("average", one.average))
+        if module is not None
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def assert_equal(a: Learner, b: Learner) -> None:
+    theirs = tensors(b)
+    for name, tensor in tensors(a).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_what_it_sees(precision: str) -> None:
+    one, examples = learner(replace(RECIPE, precision=precision)), _examples()
+    first = one.step(examples, 0, 0.0)
+    for step in range(1, 25):
+        last = one.step(examples, step, 0.0)
+    names = [name for name in first if name.startswith("loss_")]
+    assert sum(last[name] for name in names) < 0.75 * sum(first[name] for name in names)
+
+
+def test_a_checkpoint_holds_everything(tmp_path: Path) -> None:
+    """Four steps at once are four steps with a save and a restore between, bit by bit."""
+    examples = _examples()
+    whole, before, after = learner(), learner(), learner()
+    for step in range(4):
+        whole.step(examples, step, step / 4)
+    for step in range(2):
+        before.step(examples, step, step / 4)
+    before.save(tmp_path)
+    after.restore(tmp_path)
+    assert_equal(after, before)
+    for step in range(2, 4):
+        after.step(examples, step, step / 4)
+    assert_equal(after, whole)
+
+
+def test_a_step_depends_on_nothing_but_its_number() -> None:
+    """RoIs are drawn at random: by the seed and the step, not by what was drawn before."""
+    a, b = learner(), learner()
+    torch.rand(17)
+    assert a.step(_examples(), 5, 0.0) == b.step(_examples(), 5, 0.0)
+    c = learner(replace(RECIPE, seed=2))
+    assert a.step(_examples(), 6, 0.0) != c.step(_examples(), 6, 0.0)
+
+
+def test_a_loss_that_is_no_number_changes_nothing() -> None:
+    one, examples = learner(), _examples()
+    one.step(examples, 0, 0.0)
+    with torch.no_grad():
+        next(one.network.roi_heads.mask_predictor.parameters()).fill_(float("nan"))
+    before = {name: parameter.detach().clone() for name, parameter in one._parameters.items()}
+    with pytest.raises(NotFiniteError, match="loss_mask nan"):
+        one.step(examples, 1, 0.0)
+    for name, parameter in one._parameters.items():
+        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_a_worker_without_examples_takes_part() -> None:
+    """All images of its share were gone: its gradient is zero, and every parameter has one."""
+    one = learner()
+    before = tensors(one)
+    one.step([], 0, 0.0)
+    assert all(p.grad is not None and not p.grad.any() for p in one._parameters.values())
+    assert before.keys() == tensors(one).keys()
+
+
+def test_frozen_parameters_stay() -> None:
+    torch.manual_seed(0)
+    network = build(SPEC)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith("backbone."))
+    one = Learner(network, RECIPE, torch.device("cpu"))
+    before = {n: p.clone() for n, p in network.named_parameters()}
+    one.step(_examples(), 0, 0.0)
+    changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert not any(name.startswith("backbone.") for name in changed)
+
+
+def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
+    from masklake.model.errors import ModelError
+
+    learner().save(tmp_path)
+    assert (tmp_path / OPTIMIZER).is_file()
+    other = replace(SPEC, architecture=Network(family="mask_rcnn", **TINY).to_dict(), keypoint_names=(),
+                    classes=tuple(replace(one, keypoints=False) for one in SPEC.classes))  # fmt: skip
+    with pytest.raises(ModelError, match="is of another network"):
+        Learner(build(other), RECIPE, torch.device("cpu")).restore(tmp_path)

@@ -1,0 +1,180 @@
+"""The losses are torchvision's: the same RoIs give the same numbers and gradients."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from masklake.model.coco import KEYPOINT_NAMES
+from masklake.model.networks.build import build
+from masklake.model.networks.config import TINY, Network
+from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
+from masklake.model.train import losses as ours
+from masklake.model.train.augment import Augment, Truth
+from masklake.model.train.examples import Example, pack, unpack
+from masklake.model.train.losses import Losses
+from masklake.model.train.recipe import Recipe
+from masklake.pipeline.labels.masks import from_pixels
+from torchvision.models.detection.roi_heads import keypointrcnn_loss, maskrcnn_loss
+
+SPEC = ModelSpec(
+    name="t",
+    architecture=Network(family="joint", **TINY).to_dict(),
+    classes=(ClassInfo(1, "person", True), ClassInfo(2, "square")),
+    keypoint_names=KEYPOINT_NAMES,
+    preprocessing=Preprocessing(min_size=128, max_size=256),
+)
+RECIPE = Recipe(flip=0, jitter=(1, 1), colour=0, precision="float32", rois=64)
+
+
+def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> Truth:
+    low = rng.uniform(0, 80, (n, 2))
+    boxes = np.concatenate([low, low + rng.uniform(16, 44, (n, 2))], 1).astype(np.float32)
+    masks = []
+    for x1, y1, x2, y2 in boxes.astype(int):
+        pixels = np.zeros((128, 160), np.uint8)
+        pixels[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) > 0.3
+        masks.append(from_pixels(pixels).as_coco())
+    points = rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (n, 17, 2))
+    seen = rng.integers(0, 3, (n, 17, 1)) * (np.arange(n) % 2 == 0)[:, None, None] * joints
+    return Truth(
+        width=160,
+        height=128,
+        boxes=boxes,
+        outputs=[1 + i % 2 for i in range(n)],
+        masks=masks,
+        joints=np.concatenate([points * (seen > 0), seen], 2).astype(np.float32),
+        crowds=np.zeros((0, 4), np.float32),
+    )
+
+
+def _examples(n: int = 2, *, joints: bool = True) -> list[Example]:
+    rng = np.random.default_rng(0)
+    augment = Augment(RECIPE, SPEC.preprocessing, KEYPOINT_NAMES)
+    image = rng.integers(0, 255, (128, 160, 3)).astype(np.uint8)
+    return [augment(image, _truth(rng, joints=joints), seed) for seed in range(n)]
+
+
+def _whole_masks(example: Example) -> torch.Tensor:
+    masks = torch.zeros(len(example.boxes), *example.image.shape[1:], dtype=torch.uint8)
+    for mask, crop, (x, y) in zip(masks, example.crops, example.corners.tolist(), strict=True):
+        mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    return masks
+
+
+def _as_targets(examples: list[Example]) -> list[dict[str, torch.Tensor]]:
+    return [
+        {
+            "boxes": e.boxes,
+            "labels": e.outputs,
+            "masks": _whole_masks(e),
+            "keypoints": e.joints,
+        }
+        for e in examples
+    ]
+
+
+def test_bytes_carry_examples_unchanged() -> None:
+    before = _examples()
+    for a, b in zip(before, unpack(pack(before)), strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.joints, b.joints)
+        assert torch.equal(_whole_masks(a), _whole_masks(b))
+
+
+def _network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(SPEC)
+
+
+def _rois(examples: list[Example]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    torch.manual_seed(1)
+    rois, matches = [], []
+    for e in examples:
+        boxes = e.boxes.repeat(3, 1)
+        rois.append(boxes + torch.rand_like(boxes) * 4)
+        matches.append(torch.arange(len(e.boxes)).repeat(3))
+    return rois, matches
+
+
+def test_mask_loss_is_torchvisions() -> None:
+    network, examples = _network(), _examples()
+    rois, matches = _rois(examples)
+    features = {"0": torch.randn(2, 64, 16, 20, requires_grad=True)}
+    found = Losses(network, RECIPE)._mask_loss(features, rois, matches, examples)
+    heads = network.roi_heads
+    logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, rois, [(128, 160)] * 2)))
+    targets = _as_targets(examples)
+    expected = maskrcnn_loss(
+        logits, rois, [t["masks"] for t in targets], [t["labels"] for t in targets], matches
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(loss, features["0"])[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_keypoint_loss_is_torchvisions_on_fewer_rois() -> None:
+    network, examples = _network(), _examples()
+    rois, matches = _rois(examples)
+    features = {"0": torch.randn(2, 64, 16, 20, requires_grad=True)}
+    found = Losses(network, RECIPE)._keypoint_loss(features, rois, matches, examples)
+    heads = network.roi_heads
+    pooled = heads.keypoint_roi_pool(features, rois, [(128, 160)] * 2)
+    logits = heads.keypoint_predictor(heads.keypoint_head(pooled))
+    expected = keypointrcnn_loss(logits, rois, [e.joints for e in examples], matches)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(loss, features["0"])[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_box_losses_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything sampled, nothing is left to chance."""
+    network, examples = _network(), _examples()
+    network.rpn._pre_nms_top_n = {"training": 1000, "testing": 1000}
+    network.rpn._post_nms_top_n = {"training": 500, "testing": 500}
+    for sampler in (network.rpn.fg_bg_sampler, network.roi_heads.fg_bg_sampler):
+        sampler.batch_size_per_image, sampler.positive_fraction = 10**6, 0.5
+    everything = replace(RECIPE, proposals=500, rois=10**6, anchors=10**6, positives=0.5)
+    module = Losses(network, everything)
+    network.train()
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.eval()
+    mine = module(examples)
+    network.transform.min_size = (128,)
+    theirs = network([e.image / 255 for e in examples], _as_targets(examples))
+    for name in ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"):
+        assert mine[name].item() == pytest.approx(theirs[name].item(), rel=1e-3), name
+
+
+def test_an_image_without_joints_has_no_keypoint_loss() -> None:
+    module = Losses(_network(), RECIPE)
+    loss = module(_examples(joints=False))["loss_keypoint"]
+    assert loss.item() == 0
+    loss.backward()  # and yet every parameter of the head has a gradient
+    assert all(p.grad is not None for p in module.network.roi_heads.keypoint_head.parameters())
+
+
+def test_nothing_labelled_can_be_learnt_from() -> None:
+    empty = Truth(
+        width=160,
+        height=128,
+        boxes=np.zeros((0, 4), np.float32),
+        outputs=[],
+        masks=[],
+        joints=np.zeros((0, 17, 3), np.float32),
+        crowds=np.zeros((0, 4), np.float32),
+    )
+    augment = Augment(RECIPE, SPEC.preprocessing, KEYPOINT_NAMES)
+    example = augment(np.zeros((128, 160, 3), np.uint8), empty, 0)
+    found = Losses(_network(), RECIPE)([example])
+    assert all(torch.isfinite(v) for v in found.values())
+    assert found["loss_objectness"] > 0
+
+
+def test_what_lies_in_a_crowd_is_no_background() -> None:
+    matcher = _network().roi_heads.proposal_matcher
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    crowd = torch.tensor([[45.0, 45, 80, 80]])
+    _, kinds = ours._matched(matcher, torch.zeros(0, 4), boxes, crowd)
+    assert kinds.tolist() == [0, -1]

@@ -1,0 +1,175 @@
+"""What a training starts from: what is kept of the weights when classes, joints and heads change."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from masklake.model import presets
+from masklake.model.coco import KEYPOINT_NAMES, SKELETON
+from masklake.model.errors import ModelError
+from masklake.model.networks.config import Network, parse
+from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
+from masklake.model.train.start import BACKBONES, freeze, from_backbone, from_model, new_network
+
+from tests.helpers.paths import SHARED
+
+BOX, MASK = "roi_heads.box_predictor.cls_score.weight", "roi_heads.mask_predictor.mask_fcn_logits.weight"
+JOINTS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
+WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return presets.load_model("demo")
+
+
+def spec_of(
+    *names: str, joints: tuple[str, ...] = KEYPOINT_NAMES, persons: tuple[str, ...] = ("person",)
+) -> ModelSpec:
+    return ModelSpec(
+        name="t",
+        architecture={},
+        classes=tuple(ClassInfo(10 + i, name, name in persons) for i, name in enumerate(names)),
+        keypoint_names=joints,
+        skeleton=SKELETON if joints == KEYPOINT_NAMES else (),
+        preprocessing=Preprocessing(),
+    )
+
+
+def outputs(state: dict[str, torch.Tensor], key: str, at: int) -> torch.Tensor:
+    return state[key][at]
+
+
+def test_classes_that_are_known_keep_their_outputs(demo) -> None:
+    """Another order, one less, one new: background and the known ones are where they belong now."""
+    start = from_model(demo, spec_of("star", "dragon", "person"), masks=True, joints=True)
+    old, new = demo.module.state_dict(), start.module.state_dict()
+    for key in (BOX, MASK):
+        for at, was in ((0, 0), (1, 5), (3, 1)):
+            assert torch.equal(outputs(new, key, at), outputs(old, key, was)), key
+        assert not any(torch.equal(outputs(new, key, 2), row) for row in old[key])
+    assert start.fresh == ("class dragon",)
+    assert start.spec.preprocessing == demo.spec.preprocessing
+    shared = [k for k in new if "predictor" not in k]
+    assert all(torch.equal(new[k], old[k]) for k in shared)
+
+
+def test_nothing_new_is_nothing_fresh(demo) -> None:
+    names = [one.name for one in demo.spec.classes]
+    start = from_model(demo, spec_of(*names), masks=True, joints=True)
+    old = demo.module.state_dict()
+    assert start.fresh == ()
+    assert all(torch.equal(t, old[k]) for k, t in start.module.state_dict().items())
+
+
+def test_joints_are_known_by_their_names(demo) -> None:
+    joints = ("left_wrist", "tail", "nose")
+    start = from_model(demo, spec_of("person", joints=joints), masks=True, joints=True)
+    old, new = demo.module.state_dict()[JOINTS], start.module.state_dict()[JOINTS]
+    assert torch.equal(new[:, 0], old[:, KEYPOINT_NAMES.index("left_wrist")])
+    assert torch.equal(new[:, 2], old[:, KEYPOINT_NAMES.index("nose")])
+    assert start.fresh == ("joint tail",)
+
+
+def test_heads_without_labels_are_kept_as_they_are(demo) -> None:
+    names = [one.name for one in demo.spec.classes]
+    start = from_model(demo, spec_of(*names), masks=False, joints=False)
+    assert parse(start.spec.architecture).family == "joint"
+    freeze(start.module, start.frozen)
+    still = {n for n, p in start.module.named_parameters() if not p.requires_grad}
+    assert {n.split(".")[1] for n in still} == {
+        "mask_head",
+        "mask_predictor",
+        "keypoint_head",
+        "keypoint_predictor",
+    }
+
+
+@pytest.mark.parametrize(
+    ("masks", "joints", "family"),
+    [
+        (True, True, "joint"),
+        (True, False, "mask_rcnn"),
+        (False, True, "keypoint_rcnn"),
+        (False, False, "faster_rcnn"),
+    ],
+)
+def test_a_new_network_has_the_heads_that_are_labelled(masks: bool, joints: bool, family: str) -> None:
+    assert new_network("tiny", masks=masks, joints=joints, pretrained=False).family == family
+
+
+def test_a_backbone_from_nothing_has_group_norm() -> None:
+    assert new_network("resnet18", masks=True, joints=False, pretrained=False).backbone_norm == "group"
+    assert new_network("resnet18", masks=True, joints=False, pretrained=True).backbone_norm == "frozen"
+
+
+def test_an_unknown_backbone() -> None:
+    with pytest.raises(ModelError, match="--backbone vgg: unknown; known: resnet18"):
+        new_network("vgg", masks=True, joints=False, pretrained=False)
+    assert "mobilenet_v2" in BACKBONES
+
+
+def backbone(name: str, *, pretrained: bool) -> ModelSpec:
+    network = new_network(name, masks=True, joints=True, pretrained=pretrained)
+    return replace(spec_of("person"), architecture=network.to_dict())
+
+
+def test_imagenet_weights_of_this_machine() -> None:
+    if not WEIGHTS.is_file():
+        pytest.skip("the MobileNetV2 weights are not on this machine")
+    start = from_backbone(backbone("mobilenet_v2", pretrained=True), WEIGHTS)
+    given = torch.load(WEIGHTS, weights_only=True)
+    body = start.module.backbone.body.state_dict()
+    assert body
+    for key, tensor in body.items():
+        of = given.get(f"features.{key}", given.get(key))
+        assert torch.equal(tensor, of), key
+    assert start.fresh == ("everything but the backbone",)
+    freeze(start.module, start.frozen)
+    assert not start.module.backbone.body["0"][0].weight.requires_grad
+    assert isinstance(parse(start.spec.architecture), Network)
+
+
+def test_weights_that_are_of_another_backbone(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    file = tmp_path / "resnet18.pth"
+    torch.save(resnet18().state_dict(), file)
+    with pytest.raises(ModelError, match="it is another backbone's"):
+        from_backbone(backbone("mobilenet_v2", pretrained=True), file)
+    start = from_backbone(backbone("resnet18", pretrained=True), file)
+    assert start.fresh == ("everything but the backbone",)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"not weights at all"])
+def test_a_file_that_is_no_weights(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "w.pth"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="damaged, or more than weights"):
+        from_backbone(backbone("resnet18", pretrained=True), file)
+
+
+def test_the_published_pair_becomes_one_network_with_three_heads() -> None:
+    """`--model coco`: the detector keeps everything, the keypoint head comes from the other network."""
+    from masklake.model.checkpoint import LoadedModel
+    from masklake.model.networks.build import build
+
+    from tests.model.networks.test_composed import SPEC
+
+    torch.manual_seed(0)
+    pair = LoadedModel(SPEC, build(SPEC))
+    known = [one.name for one in SPEC.classes]
+    start = from_model(pair, spec_of("dragon", *known[:2], persons=tuple(known[:1])), masks=True, joints=True)
+    network = parse(start.spec.architecture)
+    assert isinstance(network, Network)
+    assert (network.family, network.class_index) == ("joint", "position")
+    state = start.module.state_dict()
+    detector, joints = pair.module.detector.state_dict(), pair.module.joints.state_dict()
+    assert torch.equal(state[JOINTS], joints[JOINTS])
+    for key in (k for k in state if k.startswith("backbone.") and k in detector):
+        assert torch.equal(state[key], detector[key]), key
+    assert torch.equal(state[MASK][2], detector[MASK][SPEC.classes[0].id])
+    assert start.fresh == ("class dragon",)
+    without = from_model(pair, spec_of(*known[:2], joints=(), persons=()), masks=True, joints=False)
+    assert parse(without.spec.architecture).family == "mask_rcnn"

@@ -1,0 +1,220 @@
+"""Label Studio tasks into labels, what is refused or left out, and the way back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels.formats import brush_rle
+from masklake.pipeline.labels.formats.studio_writer import labelling_interface, to_label_studio
+from masklake.pipeline.labels.masks import to_pixels
+from masklake.pipeline.labels.sets import Joint, LabelledImage, LabelSet, digest
+
+from tests.helpers.label_sets import HEIGHT, WIDTH, an_instance, label_set, label_sets, rectangle
+from tests.pipeline.labels.formats.test_coco_reader import parsed, returned
+
+BOX = {"x": 12.5, "y": 25, "width": 50, "height": 25}  # 8, 12, 32, 12 in pixels
+
+
+def result(
+    id_: str, type_: str, value: dict[str, Any], label: str | None = "dog", **given: Any
+) -> dict[str, Any]:
+    base = {
+        "id": id_, "type": type_, "from_name": "x", "to_name": "image", "original_width": WIDTH, "original_height": HEIGHT,
+        "image_rotation": 0, "value": value | ({type_: [label]} if label else {}),
+    }  # fmt: skip
+    return base | given
+
+
+def point(id_: str, joint: str, x: float, y: float, **given: Any) -> dict[str, Any]:
+    hidden = {"hidden": True} if given.pop("hidden", False) else {}
+    return result(id_, "keypointlabels", {"x": x, "y": y, "width": 0.5} | hidden, joint, **given)
+
+
+def task(*results: Any, image: str = "s3://b/a.jpg", **given: Any) -> dict[str, Any]:
+    return {"id": 5, "data": {"image": image}, "annotations": [{"id": 9, "result": list(results)}]} | given
+
+
+def one(*results: Any) -> LabelledImage:
+    [image] = parsed([task(*results)]).images
+    return image
+
+
+def test_brushes_polygons_and_rectangles_are_instances() -> None:
+    mask = rectangle(8, 12, 32, 12)
+    corners = [[12.5, 25], [62.5, 25], [62.5, 50], [12.5, 50]]
+    image = one(
+        result("a", "brushlabels", {"format": "rle", "rle": brush_rle.encode(to_pixels(mask))}),
+        result("b", "polygonlabels", {"points": corners, "closed": True}),
+        result(
+            "c",
+            "rectanglelabels",
+            BOX | {"rotation": 0},
+            "person",
+            meta={"text": ["seen from afar", "Crowd "]},
+        ),
+    )
+    assert (image.width, image.height) == (WIDTH, HEIGHT)
+    assert [(i.label, i.mask, i.box, i.iscrowd) for i in image.instances] == [
+        ("dog", mask, (8, 12, 32, 12), False), ("dog", mask, (8, 12, 32, 12), False), ("person", None, (8, 12, 32, 12), True),
+    ]  # fmt: skip
+
+
+def test_results_of_one_id_are_one_region() -> None:
+    """As the tags Rectangle and Labels, or Brush and Labels, write them."""
+    image = one(result("a", "rectangle", BOX, None), result("a", "labels", BOX, "cat"))
+    assert [(i.label, i.box) for i in image.instances] == [("cat", (8, 12, 32, 12))]
+
+
+def test_a_turned_rectangle_is_the_upright_box_around_it() -> None:
+    found = parsed([task(result("a", "rectanglelabels", BOX | {"rotation": 90}))])
+    assert found.images[0].instances[0].box == pytest.approx((-4, 12, 12, 32))
+    assert found.notes == {"rotated rectangles became the upright boxes around them": 1}
+
+
+def test_joints_find_their_instance() -> None:
+    """By parent, by relation in either direction, and by the only box around them."""
+    image = one(
+        result("a", "rectanglelabels", BOX, "person"),
+        result("b", "rectanglelabels", BOX | {"x": 0}, "person"),
+        point("1", "nose", 20, 30, parentID="b"),
+        point("2", "nose", 20, 30),
+        point("3", "left_eye", 20, 30, hidden=True),
+        point("4", "right_eye", 60, 30),
+        {"type": "relation", "from_id": "2", "to_id": "a", "direction": "right"},
+        {"type": "relation", "from_id": "b", "to_id": "3", "direction": "right"},
+    )
+    names = ("nose", "right_eye", "left_eye")
+    first, second = (tuple(joint for joint in i.joints) for i in image.instances)
+    assert tuple(joint.name for joint in first) == tuple(joint.name for joint in second) == names
+    x, y = (float(np.float32(v)) for v in (12.8, 14.4))
+    assert first == (
+        Joint("nose", x, y, 2),
+        Joint("right_eye", float(np.float32(38.4)), y, 2),
+        Joint("left_eye", 0, 0, 0),
+    )
+    assert second == (Joint("nose", x, y, 2), Joint("right_eye", 0, 0, 0), Joint("left_eye", x, y, 1))
+
+
+def test_which_annotation_of_a_task_counts() -> None:
+    def annotation(label: str, **given: Any) -> dict[str, Any]:
+        return {"id": 1, "result": [result("a", "rectanglelabels", BOX, label)]} | given
+
+    def counted(*annotations: dict[str, Any]) -> list[str]:
+        return [
+            i.label for image in parsed([task(annotations=list(annotations))]).images for i in image.instances
+        ]
+
+    older, newer = ({"updated_at": f"2026-11-0{day}T00:00:00Z"} for day in (1, 2))
+    assert counted(annotation("new", **newer), annotation("old", **older)) == ["new"]
+    assert counted(annotation("first"), annotation("second")) == ["second"]
+    assert counted(annotation("truth", ground_truth=True, **older), annotation("other", **newer)) == ["truth"]
+    assert counted(annotation("a", **older), annotation("b", was_cancelled=True, **newer)) == ["a"]
+
+
+def test_what_is_left_out_is_counted() -> None:
+    content = [
+        task(predictions=[{"result": []}], annotations=[]),
+        task(annotations=[{"result": [], "was_cancelled": True}]),
+        task(image="s3://b/b.jpg", annotations=[{"result": []}, {"result": []}]),
+        task(
+            result("a", "ellipselabels", {"x": 1, "y": 1, "radiusX": 2, "radiusY": 2}),
+            result("b", "rectanglelabels", BOX, None),
+            result("c", "keypointlabels", {}, "nose"),
+            {"type": "choices", "value": {"choices": ["outdoors"]}},
+            image="s3://b/c.jpg",
+        ),
+    ]
+    found = parsed(content)
+    assert [(image.name, image.instances, image.width) for image in found.images] == [
+        ("s3://b/b.jpg", [], None), ("s3://b/c.jpg", [], None),
+    ]  # fmt: skip
+    assert {note.partition(" left out")[0]: n for note, n in found.notes.items()} == {
+        "predictions": 1, "cancelled annotations": 1, "tasks without annotations": 2, "older annotations of the same task": 1,
+        "results of type 'ellipselabels'": 1, "regions without a label": 1, "regions without a shape": 1,
+        "results of type 'choices'": 1,
+    }  # fmt: skip
+
+
+def test_names_that_images_had_before() -> None:
+    def aliases(name: str) -> tuple[str, ...]:
+        return parsed([task(image=name)]).images[0].aliases
+
+    assert aliases("s3://b/a%20b.jpg") == ()
+    assert aliases("/data/local-files/?d=photos/a%20b.jpg") == ("photos/a b.jpg",)
+    assert aliases("/data/upload/3/0a1b2c3d-a-b.jpg") == ("0a1b2c3d-a-b.jpg", "a-b.jpg")
+    assert aliases("/data/upload/3/a-b.jpg") == ("a-b.jpg",)
+    assert aliases("https://studio.example/data/upload/3/0a1b2c3d-a.jpg") == ("0a1b2c3d-a.jpg", "a.jpg")
+    assert aliases("https://s3.example/p/x/a%20b.jpg?X-Amz-Signature=1/2") == ("p/x/a b.jpg",)
+    assert aliases("https://s3.example/") == ()
+    [image] = parsed([task() | {"data": {"picture": "p.jpg", "n": 3}}]).images
+    assert image.name == "p.jpg"
+
+
+@pytest.mark.parametrize(("tasks", "problem"), [
+    (task(result("a", "brushlabels", {"rle": [1, 2]})), "task 5: annotation: region 'a': the brush mask ends before all of its pixels"),
+    (task(result("a", "brushlabels", {"rle": brush_rle.encode(np.ones((2, 2)))})), "has 16 values, and an image of 64×48 needs 12288"),
+    (task(result("a", "polygonlabels", {"points": [[1, 1], [2, 2]]})), "a polygon has 2 points"),
+    (task(result("a", "polygonlabels", {"points": [[1, 1, 3], [2, 2]]})), "points is a list of 3, not a list of 2 numbers"),
+    (task(result("a", "rectanglelabels", BOX | {"width": -1})), "negative width or height"),
+    (task(result("a", "rectanglelabels", BOX | {"rectanglelabels": ["a", "b"]}, None)), "region 'a': has 2 labels"),
+    (task(result("a", "rectanglelabels", BOX | {"rectanglelabels": [7]}, None)), "its label is a number, not a text"),
+    (task(result("a", "rectanglelabels", BOX, original_width=None)), "original_width is missing or null"),
+    (task(result("a", "rectanglelabels", BOX, image_rotation=90)), "turn it back there"),
+    (task(result("a", "rectanglelabels", BOX), result("b", "rectanglelabels", BOX, original_width=32)), "different original sizes"),
+    (task(point("p", "nose", 1, 1)), "the key point 'nose' belongs to 0 regions"),
+    (task(result("a", "rectanglelabels", BOX), result("b", "rectanglelabels", BOX), point("p", "nose", 30, 30)), "the key point 'nose' belongs to 2 regions"),
+    (task(result("a", "rectanglelabels", BOX), point("p", "nose", 30, 30), point("q", "nose", 30, 30)), "region 'q': is a second 'nose' of region 'a'"),
+    (task(annotations={}), "task 5: annotations is an object, not a list"),
+    (task("x"), "annotation: result 1: is a text, not an object"),
+    (task() | {"data": {}}, "data: does not tell which of its 0 texts is the image"),
+    (task() | {"data": {"a": "x", "b": "y"}}, "does not tell which of its 2 texts is the image"),
+])  # fmt: skip
+def test_what_cannot_be_understood_is_named(tasks: Any, problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed([tasks])
+    assert problem in str(error.value)
+    assert str(error.value).startswith("0.json: task 5: ")
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_sets())
+def test_what_is_exported_comes_back_equal(sets: list[LabelSet]) -> None:
+    assert returned(sets, to_label_studio(sets)) == sets
+
+
+def test_what_was_changed_is_not_what_was_exported() -> None:
+    """A mask drawn anew has its own box, a new label no old id, and the labels no longer the source that they had."""
+    before = label_set(
+        "s3://b/a.jpg", an_instance("dog", box=(8, 4, 16, 12)), an_instance("cat", box=(0, 0, 4, 4))
+    )
+    before = replace(before, instances=tuple(replace(i, box=(1.5, 2.5, 30, 20)) for i in before.instances))
+    tasks = json.loads(json.dumps(to_label_studio([before])))
+    [image] = parsed(tasks).images
+    assert (image.digest, tuple(image.instances)) == (digest(before.instances), before.instances)
+    dog, cat = tasks[0]["annotations"][0]["result"]
+    dog["value"]["rle"] = brush_rle.encode(to_pixels(rectangle(20, 20, 5, 5)))
+    cat["value"]["brushlabels"] = ["bird"]
+    [image] = parsed(tasks).images
+    assert [(i.label, i.label_id, i.box) for i in image.instances] == [
+        ("dog", 18, (20, 20, 5, 5)), ("bird", None, (1.5, 2.5, 30, 20)),
+    ]  # fmt: skip
+    assert image.digest != digest(image.instances)
+
+
+def test_the_labelling_interface_names_every_label() -> None:
+    sets = [
+        label_set("a", an_instance("person", joints=True), replace(an_instance("dog"), label='a "b" <&>'))
+    ]
+    view = ElementTree.fromstring(labelling_interface(sets))  # noqa: S314  # our own text
+    named = {tag.tag: [label.get("value") for label in tag] for tag in view}
+    assert named == {
+        "Image": [], "BrushLabels": ['a "b" <&>', "person"], "RectangleLabels": ['a "b" <&>', "person"],
+        "KeyPointLabels": ["left_eye", "nose", "right_eye"],
+    }  # fmt: skip

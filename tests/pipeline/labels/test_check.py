@@ -1,0 +1,60 @@
+"""What `masklake labels check` calls wrong, and what it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from masklake.pipeline.labels.check import problems
+from masklake.pipeline.labels.masks import from_pixels
+from masklake.pipeline.labels.sets import Instance, Joint
+
+from tests.helpers.label_sets import HEIGHT, WIDTH, an_instance, label_set, rectangle
+
+EMPTY = from_pixels(np.zeros((HEIGHT, WIDTH)))
+
+
+def found(*instances: Instance, classes: set[str] | None = None, **given: object) -> list[tuple[int, str]]:
+    sets = [label_set("s3://p/a", *instances, **given)]
+    return [(one.instance, one.problem) for one in problems(sets, classes)]
+
+
+def test_good_labels_have_no_problems() -> None:
+    edge = replace(an_instance("cat", (0, 0, 9, 9)), box=(-0.5, -0.5, WIDTH + 1, HEIGHT + 1))
+    hidden = replace(
+        an_instance("person", joints=True), joints=(Joint("a", WIDTH + 0.9, 0, 1), Joint("b", 0, 0, 0))
+    )
+    assert found(an_instance("dog"), an_instance("dog", (0, 0, 4, 4)), an_instance("cat"), edge, hidden) == []
+    assert found() == []
+    assert found(an_instance("dog", mask=None), classes={"dog"}) == []
+
+
+@pytest.mark.parametrize(("instance", "problem"), [
+    (an_instance(mask=EMPTY), "the mask is empty"),
+    (an_instance(mask=rectangle(0, 0, 2, 2, width=10, height=20)), "the mask is 10×20, the image 64×48"),
+    (replace(an_instance(), box=(1, 1, 0, 5)), "the box has no area"),
+    (replace(an_instance(), box=(-2, 1, 5, 5)), "the box [-2, 1, 5, 5] leaves the 64×48 image"),
+    (replace(an_instance(), box=(60, 40, 3, 9.5)), "the box [60, 40, 3, 9.5] leaves the 64×48 image"),
+    (replace(an_instance(), joints=(Joint("a", 1, 1, 2), Joint("b", 70, 1, 1), Joint("c", 1, -9, 2))), "joints outside the image: b, c"),
+])  # fmt: skip
+def test_each_mistake_is_told(instance: Instance, problem: str) -> None:
+    assert found(an_instance("cat", (0, 0, 9, 9)), instance) == [(1, problem)]
+
+
+def test_instances_that_are_there_twice_are_told() -> None:
+    box = an_instance("dog", mask=None)
+    assert found(an_instance("dog"), an_instance("cat"), an_instance("dog"), an_instance("dog")) == [
+        (2, "is the same as instance 0"), (3, "is the same as instance 0"),
+    ]  # fmt: skip
+    assert found(box, box) == [(1, "is the same as instance 0")]
+
+
+def test_classes_that_the_model_does_not_know_are_told() -> None:
+    assert found(an_instance("dog"), an_instance("cat"), classes={"dog"}) == [
+        (1, "the model has no such class")
+    ]
+
+
+def test_without_a_size_nothing_is_outside() -> None:
+    assert found(replace(an_instance(mask=None), box=(900, 900, 5, 5)), width=None, height=None) == []

@@ -1,0 +1,157 @@
+"""Models in a lake: versions that never change, aliases that one of two moves."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.registry import Registry
+from masklake.pipeline.storage.store import Storage
+
+from tests.conftest import Bucket
+
+V1, V2, V3 = "0123456789ab", "ba9876543210", "aaaaaaaaaaaa"
+FILES = {"model.json": b'{"name": "m"}', "model.safetensors": b"weights"}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    made = Registry(str(tmp_path / "lake"), Storage())
+    for version in (V1, V2, V3):
+        made.add("photos", version, FILES)
+    return made
+
+
+def names(registry: Registry) -> set[str]:
+    return {str(one) for one in registry.versions()}
+
+
+def test_versions_are_added_once(registry: Registry, tmp_path: Path) -> None:
+    assert names(registry) == {f"photos@{v}" for v in (V1, V2, V3)}
+    assert not registry.add("photos", V1, FILES | {"model.json": b"other metrics"})
+    folder = tmp_path / "lake" / "models" / "photos" / V1
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+    with pytest.raises(UserError, match=r"model\.safetensors: is there with another content"):
+        registry.add("photos", V1, FILES | {"model.safetensors": b"else"})
+
+
+def test_a_version_without_its_spec_is_none_and_can_be_completed(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "lake" / "models" / "photos" / V1 / "model.json").unlink()
+    assert f"photos@{V1}" not in names(registry)
+    assert registry.add("photos", V1, FILES)
+    assert f"photos@{V1}" in names(registry)
+
+
+def test_aliases_go_forth_and_back(registry: Registry) -> None:
+    for version in (V1, V2, V3):
+        found = registry.find(f"photos@{version}")
+        assert found is not None
+        registry.promote(found, "production", registry.aliases("photos"))
+        assert registry.find("photos:production") == registry.find("production") == found
+    assert registry.rollback("photos", "production", registry.aliases("photos")) == V2
+    assert registry.rollback("photos", "production", registry.aliases("photos")) == V1
+    with pytest.raises(UserError, match="photos:production has no version before"):
+        registry.rollback("photos", "production", registry.aliases("photos"))
+    aliases = registry.aliases("photos")
+    assert aliases.version("production") == V1
+    assert [(move["from"], move["to"]) for move in aliases.log] == [
+        (None, V1),
+        (V1, V2),
+        (V2, V3),
+        (V3, V2),
+        (V2, V1),
+    ]
+    assert aliases.version("staging") is None
+
+
+def test_what_is_not_there_is_told(registry: Registry) -> None:
+    for text in ("production", "x/y", "s3://b/m", "", "../photos", "other@0123456789ab", "photos"):
+        assert registry.find(text) is None
+    with pytest.raises(
+        UserError, match=r"model 'photos' has no version 'cccccccccccc'; `masklake models list"
+    ):
+        registry.find("photos@cccccccccccc")
+    with pytest.raises(UserError, match="model 'photos' has no alias 'staging'"):
+        registry.find("photos:staging")
+    with pytest.raises(UserError, match="has no version before"):
+        registry.rollback("none", "production", registry.aliases("none"))
+
+
+def test_an_alias_of_two_models_must_be_told_apart(registry: Registry) -> None:
+    registry.add("scans", V1, FILES)
+    for text in (f"photos@{V1}", f"scans@{V1}"):
+        found = registry.find(text)
+        assert found is not None
+        registry.promote(found, "production", registry.aliases(found.name))
+    with pytest.raises(UserError, match=r"2 models have an alias 'production'; write photos:production"):
+        registry.find("production")
+    assert str(registry.find("scans:production")) == f"scans@{V1}"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".hidden", "ü", "a\n", "x" * 101])
+def test_names_that_could_be_no_folder_are_refused(registry: Registry, name: str) -> None:
+    with pytest.raises(UserError, match="use letters, digits, dots"):
+        registry.add(name, V1, FILES)
+    found = registry.find(f"photos@{V1}")
+    assert found is not None
+    with pytest.raises(UserError, match="use letters, digits, dots"):
+        registry.promote(found, name, registry.aliases("photos"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"{}", b'{"schema_version": 1, "aliases": [], "log": []}', b'{"schema_version": "1"}'],
+)
+def test_broken_aliases_are_told(registry: Registry, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lake" / "models" / "photos" / "aliases.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"aliases\.json: is not a file of aliases"):
+        registry.aliases("photos")
+
+
+def test_newer_aliases_are_left_alone(registry: Registry, tmp_path: Path) -> None:
+    newer = {"schema_version": 2, "aliases": {}, "log": []}
+    (tmp_path / "lake" / "models" / "photos" / "aliases.json").write_text(json.dumps(newer))
+    with pytest.raises(UserError, match="upgrade this one"):
+        registry.aliases("photos")
+
+
+def test_of_two_promoters_one_wins(registry: Registry) -> None:
+    _race(registry)
+
+
+def test_of_two_promoters_one_wins_in_s3(s3_bucket: Bucket) -> None:
+    made = Registry(f"{s3_bucket.uri}/lake", Storage())
+    for version in (V1, V2, V3):
+        made.add("photos", version, FILES)
+    _race(made)
+
+
+def _race(registry: Registry) -> None:
+    """The first promotion (there is no file yet), and then one over another: each time one of four wins."""
+    for round_ in (1, 2):
+        seen = registry.aliases("photos")
+        start, told = threading.Barrier(4), []
+
+        def promote(
+            version: str, seen: object = seen, start: threading.Barrier = start, told: list[str] = told
+        ) -> None:
+            found = registry.find(f"photos@{version}")
+            start.wait()
+            try:
+                registry.promote(found, "production", seen)  # type: ignore[arg-type]
+                told.append(f"won {version}")
+            except UserError as error:
+                told.append(str(error))
+
+        threads = [threading.Thread(target=promote, args=(version,)) for version in (V1, V2, V3, V1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [winner] = [text.removeprefix("won ") for text in told if text.startswith("won ")]
+        assert sum("were moved by someone else just now (production is" in text for text in told) == 3
+        after = registry.aliases("photos")
+        assert (after.version("production"), len(after.log)) == (winner, round_)

@@ -1,0 +1,57 @@
+"""Local files as objects: what a directory may hold beside files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from masklake.pipeline.storage.store import Storage
+
+
+def _names(folder: Path) -> list[str]:
+    return [info.uri.removeprefix(f"{folder}/") for info in Storage().walk(str(folder))]
+
+
+def test_a_tree_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    for name in ("b/1.jpg", "b/2/x.jpg", "a.jpg", "b-c/y.jpg", "b.jpg", "b0.jpg", "é/z.jpg", "B.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert _names(tmp_path) == sorted(_names(tmp_path))
+    assert len(_names(tmp_path)) == 8
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "1.jpg").touch()
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "real" / "here").symlink_to(".")
+    (tmp_path / "also").symlink_to("real")
+    (tmp_path / "one.jpg").symlink_to("real/deep/1.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    assert _names(tmp_path) == ["also/deep/1.jpg", "one.jpg", "real/deep/1.jpg"]
+
+
+def test_what_is_no_file_is_not_listed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "file.jpg").touch()
+    assert _names(tmp_path) == ["file.jpg"]
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A list may name anything: a pipe that nobody writes to would be waited for, a device read for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    found = Storage().get_many([str(tmp_path / "pipe"), "/dev/zero", str(tmp_path)], 1000)
+    assert [isinstance(one, OSError) for one in found] == [True] * 3
+    assert "not a regular file" in str(found[0])
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"abc")
+    (fetched,) = Storage().get_many([str(file)])
+    assert not isinstance(fetched, Exception)
+    assert (fetched.data, fetched.size) == (b"abc", 3)
