@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from masklake.model.errors import ModelError
+from masklake.model.flip_pairs import mirrored
 
 FORMAT = "masklake.model"
 FORMAT_VERSION = 1
@@ -66,7 +67,8 @@ class ModelSpec:
     """Everything that `model.json` says.
 
     `architecture` is read by `model.networks.config`. `skeleton` holds pairs of positions in `keypoint_names`,
-    counted from 0, for drawing. `lineage` (where the weights come from) and `metrics` are free JSON objects.
+    counted from 0, for drawing. `flip_pairs` holds pairs of such positions that change places when an image is mirrored;
+    None, as in files without it, for those that the names tell. `lineage` (where the weights come from) and `metrics` are free JSON objects.
     Raises ModelError where the parts contradict each other.
     """
 
@@ -75,6 +77,7 @@ class ModelSpec:
     classes: tuple[ClassInfo, ...]
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -94,11 +97,25 @@ class ModelSpec:
             raise ModelError(f"model {self.name!r} has classes with joints but no keypoint_names")
         if any(not 0 <= end < len(self.keypoint_names) for pair in self.skeleton for end in pair):
             raise ModelError(f"model {self.name!r}: skeleton names a joint beyond {len(self.keypoint_names)}")
+        if self.flip_pairs is not None:
+            object.__setattr__(self, "flip_pairs", tuple((int(a), int(b)) for a, b in self.flip_pairs))
+            ends = [end for pair in self.flip_pairs for end in pair]
+            if len(set(ends)) < len(ends) or any(not 0 <= end < len(self.keypoint_names) for end in ends):
+                raise ModelError(
+                    f"model {self.name!r}: flip_pairs names a keypoint twice, or beyond {len(self.keypoint_names)}"
+                )
+
+    @property
+    def mirror(self) -> list[int] | None:
+        """For each keypoint the position of the one whose place it takes in a mirror; None where nobody knows."""
+        return mirrored(self.keypoint_names, self.flip_pairs)
 
     def to_json(self) -> str:
         """The text of `model.json`. Raises ModelError for lineage or metrics that JSON cannot hold."""
         body = {"format": FORMAT, "version": FORMAT_VERSION}
         body |= {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.flip_pairs is None:  # so that older readers, which do not know the field, read the file
+            del body["flip_pairs"]
         try:
             return json.dumps(body, indent=2, allow_nan=False, default=_plain) + "\n"
         except (TypeError, ValueError) as err:

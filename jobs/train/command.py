@@ -81,6 +81,12 @@ def _run(args: argparse.Namespace) -> int:
     if record is None:
         record = _new(args, lake.uri, storage, labels)
     say(console, _heading(record, labels, target, storage))
+    if not record.options.get("mirrored", True):
+        say(
+            console,
+            "note: images are not mirrored: the keypoints' names do not tell which change places in a mirror; --flip-pairs "
+            f"says it (`masklake labels stats {lake.uri}` shows the names)",
+        )
     with ray_cluster(args.address, args.gpus) as cluster:
         record = train_run.train(args, record, labels, cluster, storage, console)
         if record.state == "trained":
@@ -140,7 +146,7 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
     size = None if args.min_size is None else (args.min_size, args.max_size or -(-args.min_size * 5 // 3))
     if size is None and args.max_size is not None:
         raise UserError("--max-size: give --min-size too")
-    start = train_start.build(origin, labels, name, size, args.seed or 1)
+    start = train_start.build(origin, labels, name, size, args.seed or 1, args.flip_pairs)
     recipe = _recipe(args, origin, start.spec.preprocessing.min_size)
     order = Order(len(labels), recipe.batch, recipe.seed, labels.wide)
     epochs = args.epochs if args.epochs or args.steps or args.minutes else DEFAULT_EPOCHS
@@ -161,6 +167,8 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
             "classes": list(args.classes) if args.classes else None,
             "shuffled": args.shuffle_labels,
             "frozen": list(start.frozen),
+            "flip_pairs": args.flip_pairs,
+            "mirrored": start.spec.mirror is not None,
             "half": args.half,
         },
         start={
@@ -209,11 +217,12 @@ def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingR
         "steps": record.options["steps"],
         "minutes": record.options["minutes"],
         "classes": record.options["classes"],
+        "flip_pairs": record.options.get("flip_pairs"),
     }
     named = {"batch_size": "batch"}
     for option in (
         "steps", "minutes", "classes", "batch_size", "learning_rate", "schedule", "warm_up", "average", "precision",
-        "jitter", "colour", "seed", "epochs", "min_size", "max_size", "name",
+        "jitter", "colour", "seed", "epochs", "min_size", "max_size", "name", "flip_pairs",
     ):  # fmt: skip
         value = getattr(args, option)
         if value is not None and kept.get(named.get(option, option)) != value:

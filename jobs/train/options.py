@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", type=names, metavar="A,B", help="only these classes (default all that are labelled)"
     )
     what.add_argument(
+        "--flip-pairs",
+        metavar="A:B,…",
+        help="keypoints that change places in a mirror, by name; none: they all stay (default: by their names; `labels stats` shows them)",
+    )
+    what.add_argument(
         "--name",
         metavar="NAME",
         help="of the result in the lake (default: that of the model it started from)",

@@ -64,6 +64,7 @@ def train(
                 preprocessing=spec.preprocessing,
                 outputs={one.name: at for at, one in enumerate(spec.classes, start=1)},
                 joints=spec.keypoint_names,
+                mirror=spec.mirror,
                 storage=storage,
             ),
             truth=truth,

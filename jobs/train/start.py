@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.models import resolve as models
+from masklake.model.flip_pairs import parse as parse_pairs
+from masklake.model.flip_pairs import propose
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.storage.store import Storage, explain, join
@@ -73,8 +75,32 @@ def origin(args: argparse.Namespace, lake: str, storage: Storage) -> Origin:
     return Origin(model=models.resolve(name, storage, args.weights_dir, lake=lake))
 
 
-def build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] | None, seed: int) -> Start:
-    """The network for these labels. Raises ModelError when the weights cannot be had, or do not fit."""
+def build(
+    from_: Origin,
+    labels: TrainingSet,
+    name: str,
+    size: tuple[int, int] | None,
+    seed: int,
+    flip_pairs: str | None = None,
+) -> Start:
+    """The network for these labels. `flip_pairs` is the option's text; without it they are those of the model it starts
+    from, or those that the names tell.
+
+    Raises ModelError when the weights cannot be had or do not fit, and for pairs of keypoints that there are not.
+    """
+    start = _build(from_, labels, name, size, seed)
+    names = start.spec.keypoint_names
+    if flip_pairs is not None:
+        pairs: tuple[tuple[int, int], ...] | None = parse_pairs(flip_pairs, names)
+    elif start.spec.flip_pairs is not None or not names:
+        return start
+    else:
+        proposed = propose(names)
+        pairs = proposed.pairs if proposed.usable else None
+    return replace(start, spec=replace(start.spec, flip_pairs=pairs))
+
+
+def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] | None, seed: int) -> Start:
     import torch
     from masklake.model import presets
     from masklake.model.coco import KEYPOINT_NAMES, SKELETON

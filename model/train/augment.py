@@ -39,20 +39,16 @@ class Truth:
     crowds: NDArray[np.float32]
 
 
-def mirrored(names: Sequence[str]) -> list[int]:
-    """For each joint the position of the one whose place it takes in a mirror: left_ and right_ change places."""
-    swapped = {"left": "right", "right": "left"}
-    at = {name: i for i, name in enumerate(names)}
-    other = ["_".join(swapped.get(part, part) for part in name.split("_")) for name in names]
-    return [at.get(name, i) for i, name in enumerate(other)]
-
-
 class Augment:
-    """Makes examples as `recipe` and `preprocessing` say. `joints` are the names of the model's joints."""
+    """Makes examples as `recipe` and `preprocessing` say.
 
-    def __init__(self, recipe: Recipe, preprocessing: Preprocessing, joints: Sequence[str]) -> None:
+    mirror: for each keypoint the position of the one whose place it takes in a mirror (`ModelSpec.mirror`); with None
+    nothing is mirrored.
+    """
+
+    def __init__(self, recipe: Recipe, preprocessing: Preprocessing, mirror: Sequence[int] | None) -> None:
         self._recipe, self._input = recipe, preprocessing
-        self._mirrored = mirrored(joints)
+        self._mirror = mirror
         strength = recipe.colour
         self._colour = v2.ColorJitter(strength, strength, strength, strength / 6) if strength else None
 
@@ -63,7 +59,7 @@ class Augment:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            flip = bool(torch.rand(()) < self._recipe.flip)
+            flip = bool(torch.rand(()) < self._recipe.flip) and self._mirror is not None
             low, high = self._recipe.jitter
             factor = low + (high - low) * float(torch.rand(()))
             image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
@@ -120,7 +116,7 @@ class Augment:
             at = torch.stack([size[1] - at[..., 0], at[..., 1]], -1)
         moved_GK3 = torch.cat([at, joints_GK3[..., 2:]], -1)
         if flip:
-            moved_GK3 = moved_GK3[:, self._mirrored]
+            moved_GK3 = moved_GK3[:, self._mirror]
         return moved_GK3 * (moved_GK3[..., 2:] > 0)
 
 

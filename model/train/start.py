@@ -105,6 +105,7 @@ def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: boo
         architecture=network.to_dict(),
         keypoint_names=names,
         skeleton=old.skeleton if names == old.keypoint_names else (),
+        flip_pairs=_flip_pairs(spec, old, names),
         preprocessing=old.preprocessing,
     )
     module = build(spec)
@@ -114,6 +115,15 @@ def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: boo
         if used and not labelled:
             frozen += [f"roi_heads.{head}_head.", f"roi_heads.{head}_predictor."]
     return Start(spec=spec, module=module, fresh=tuple(fresh), frozen=tuple(frozen))
+
+
+def _flip_pairs(
+    spec: ModelSpec, old: ModelSpec, names: tuple[str, ...]
+) -> tuple[tuple[int, int], ...] | None:
+    """Those of `spec`, else those of the model that it starts as, if its keypoints are the same."""
+    if spec.flip_pairs is not None or names != old.keypoint_names:
+        return spec.flip_pairs
+    return old.flip_pairs
 
 
 def freeze(module: nn.Module, frozen: Sequence[str]) -> None:

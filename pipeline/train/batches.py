@@ -40,13 +40,15 @@ BATCH = pa.schema([("step", pa.int64()), ("examples", pa.large_binary()), ("skip
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """What makes the batches of a training. `outputs` is the box head's output of each class that is learnt."""
+    """What makes the batches of a training. `outputs` is the box head's output of each class that is learnt; `mirror`
+    that of the model's spec, by which keypoints change places; None where images are not to be mirrored."""
 
     order: Order
     recipe: Recipe
     preprocessing: Preprocessing
     outputs: dict[str, int]
     joints: tuple[str, ...]
+    mirror: list[int] | None
     storage: Storage
     max_pixels: int = 128_000_000
     max_bytes: int = 512_000_000
@@ -149,7 +151,7 @@ def load_step(
 
     positions = batches.order.share(step, worker, workers)
     sets = labels.sets(positions)
-    augment = Augment(batches.recipe, batches.preprocessing, batches.joints)
+    augment = Augment(batches.recipe, batches.preprocessing, batches.mirror)
     scale = batches.recipe.jitter[1]
     options = DecodeOptions(
         max_pixels=batches.max_pixels,

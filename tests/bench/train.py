@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from masklake.model import checkpoint, presets
+from masklake.model.flip_pairs import mirrored
 from masklake.model.train.learner import Learner
 from masklake.model.train.recipe import Recipe
 from masklake.model.train.start import freeze
@@ -100,8 +101,6 @@ class Frames(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
         if torch.rand(()) < 0.5:
             image, frames = image.flip(-1), frames.flip(-1)
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-            from masklake.model.train.augment import mirrored
-
             joints = joints[:, mirrored(self._joints)]
             joints[..., 0] = torch.where(joints[..., 2] > 0, width - joints[..., 0], joints[..., 0])
         labels = torch.tensor([truth.outputs[g] for g in kept], dtype=torch.int64)
@@ -180,6 +179,7 @@ def step_alone(lake: str, run: str) -> None:
         preprocessing=spec.preprocessing,
         outputs={"person": 1},
         joints=spec.keypoint_names,
+        mirror=spec.mirror,
         storage=Storage(),
     )
     from masklake.model.train.examples import unpack

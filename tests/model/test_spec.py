@@ -34,6 +34,20 @@ def test_what_is_written_is_read() -> None:
     assert json.loads(spec.to_json())["version"] == FORMAT_VERSION
 
 
+def test_flip_pairs_are_those_that_the_names_tell_unless_the_file_has_some() -> None:
+    names = ("left_ear", "right_ear")
+    spec = make(keypoint_names=names)
+    assert "flip_pairs" not in json.loads(spec.to_json())  # as in the files of older versions
+    assert spec.mirror == [1, 0]
+    told = make(keypoint_names=names, flip_pairs=[[0, 1]])
+    assert ModelSpec.from_json(told.to_json(), "model.json") == told
+    assert make(keypoint_names=names, flip_pairs=()).mirror == [0, 1]
+    assert make().mirror is None  # nose and tail tell nothing
+    for wrong in ([[0, 2]], [[0, 0]], [[0, 1], [1, 0]]):
+        with pytest.raises(ModelError, match="flip_pairs names a keypoint twice, or beyond 2"):
+            make(keypoint_names=names, flip_pairs=wrong)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

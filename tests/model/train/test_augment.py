@@ -2,19 +2,10 @@
 
 import numpy as np
 import torch
-from masklake.model.coco import FLIP_PAIRS, KEYPOINT_NAMES
 from masklake.model.spec import Preprocessing
-from masklake.model.train.augment import Augment, Truth, mirrored
+from masklake.model.train.augment import Augment, Truth
 from masklake.model.train.recipe import Recipe
 from masklake.pipeline.labels.masks import from_pixels
-
-
-def test_left_and_right_change_places_as_coco_says() -> None:
-    swapped = list(range(17))
-    for a, b in FLIP_PAIRS:
-        swapped[a], swapped[b] = b, a
-    assert mirrored(KEYPOINT_NAMES) == swapped
-    assert mirrored(("front_left_paw", "nose", "front_right_paw")) == [2, 1, 0]
 
 
 def _scene() -> tuple[np.ndarray, Truth]:
@@ -35,9 +26,7 @@ def _scene() -> tuple[np.ndarray, Truth]:
 def test_mirrored_and_enlarged() -> None:
     pixels, truth = _scene()
     recipe = Recipe(flip=1, jitter=(1, 1), colour=0)
-    found = Augment(recipe, Preprocessing(min_size=120, max_size=400), ("left_eye", "right_eye"))(
-        pixels, truth, 0
-    )
+    found = Augment(recipe, Preprocessing(min_size=120, max_size=400), [1, 0])(pixels, truth, 0)
     assert found.image.shape == (3, 120, 160)
     assert found.boxes.tolist() == [[60, 20, 120, 60]]
     assert found.crowds.tolist() == [[144, 0, 160, 12]]
@@ -49,9 +38,17 @@ def test_mirrored_and_enlarged() -> None:
     assert torch.equal(mask, (found.image[0] > 127).to(torch.uint8))
 
 
+def test_nothing_is_mirrored_where_nobody_knows_by_what_pairs() -> None:
+    pixels, truth = _scene()
+    recipe = Recipe(flip=1, jitter=(1, 1), colour=0)
+    found = Augment(recipe, Preprocessing(min_size=60, max_size=400), None)(pixels, truth, 0)
+    assert found.boxes.tolist() == [[20, 10, 50, 30]]
+    assert found.joints.tolist() == truth.joints.tolist()
+
+
 def test_the_same_seed_gives_the_same_example() -> None:
     pixels, truth = _scene()
-    augment = Augment(Recipe(), Preprocessing(min_size=100, max_size=400), ("left_eye", "right_eye"))
+    augment = Augment(Recipe(), Preprocessing(min_size=100, max_size=400), [1, 0])
     a, b, other = (augment(pixels, truth, seed) for seed in (3, 3, 4))
     assert torch.equal(a.image, b.image)
     assert torch.equal(a.boxes, b.boxes)
@@ -60,7 +57,7 @@ def test_the_same_seed_gives_the_same_example() -> None:
 
 def test_what_becomes_too_small_is_left_out() -> None:
     pixels, truth = _scene()
-    found = Augment(Recipe(flip=0, jitter=(1, 1), min_box=2), Preprocessing(min_size=4, max_size=8), ())(
+    found = Augment(Recipe(flip=0, jitter=(1, 1), min_box=2), Preprocessing(min_size=4, max_size=8), [])(
         pixels, Truth(**{**vars(truth), "joints": np.zeros((1, 0, 3), np.float32)}), 0
     )
     assert len(found.boxes) == len(found.crops) == 0

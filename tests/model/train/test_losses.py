@@ -50,7 +50,7 @@ def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> Trut
 
 def _examples(n: int = 2, *, joints: bool = True) -> list[Example]:
     rng = np.random.default_rng(0)
-    augment = Augment(RECIPE, SPEC.preprocessing, KEYPOINT_NAMES)
+    augment = Augment(RECIPE, SPEC.preprocessing, SPEC.mirror)
     image = rng.integers(0, 255, (128, 160, 3)).astype(np.uint8)
     return [augment(image, _truth(rng, joints=joints), seed) for seed in range(n)]
 
@@ -165,7 +165,7 @@ def test_nothing_labelled_can_be_learnt_from() -> None:
         joints=np.zeros((0, 17, 3), np.float32),
         crowds=np.zeros((0, 4), np.float32),
     )
-    augment = Augment(RECIPE, SPEC.preprocessing, KEYPOINT_NAMES)
+    augment = Augment(RECIPE, SPEC.preprocessing, SPEC.mirror)
     example = augment(np.zeros((128, 160, 3), np.uint8), empty, 0)
     found = Losses(_network(), RECIPE)([example])
     assert all(torch.isfinite(v) for v in found.values())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from masklake.model.coco import KEYPOINT_NAMES
+from masklake.model.flip_pairs import mirrored
 from masklake.model.spec import Preprocessing
 from masklake.model.train.examples import unpack
 from masklake.model.train.recipe import Recipe
@@ -31,6 +32,7 @@ def batches(labels: training_set.TrainingSet, **given: Any) -> Batches:
         preprocessing=Preprocessing(min_size=48, max_size=64),
         outputs=given.pop("outputs", {"dog": 1, "person": 2}),
         joints=KEYPOINT_NAMES,
+        mirror=mirrored(KEYPOINT_NAMES),
         storage=Storage(),
         **given,
     )
