@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from masklake.model.coco import KEYPOINT_NAMES
+from masklake.model.eval.federated import searched
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
@@ -33,6 +34,9 @@ CLASS_STATS = ("AP", "AP50", "AP75", "AR")
 
 OTHER_SIGMA = 0.05
 """The tolerance of a joint that COCO does not have; COCO's own go from 0.025 (eyes) to 0.107 (hips)."""
+
+
+_IGNORED = "masklake_ignored"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,10 @@ def evaluate(
 
     AP is the mean over IoU (for keypoints, OKS) 0.50:0.05:0.95, AP50 and AP75 are those at 0.50 and 0.75.
 
-    truth: a COCO dataset (images, annotations, categories); it is not changed.
+    truth: a COCO dataset (images, annotations, categories); it is not changed. Its annotations' ids are not used, so
+        that id 0, by which COCOeval takes what is matched for missed, is as good as any. An annotation with `ignore`
+        neither counts nor costs, which COCOeval documents and does not do. LVIS' `neg_category_ids` and
+        `not_exhaustive_category_ids` of images are heeded (`model.eval.federated`).
     results: COCO results: image_id, category_id, score and any of bbox (x, y, w, h pixels of the original
         frame), segmentation (RLE) and keypoints (x, y and a third number for each joint).
     sigmas: the tolerance of each joint, by default those of COCO's 17.
@@ -109,8 +116,12 @@ def evaluate(
             "evaluate on the images that were predicted"
         )
     tolerances = Params("keypoints").kpt_oks_sigmas if sigmas is None else np.asarray(sigmas, np.float64)
+    truth, results = searched(truth, results)
     # Copies: COCOeval writes into annotations.
-    annotations = [{"iscrowd": 0, **annotation} for annotation in truth["annotations"]]
+    annotations = [
+        {"iscrowd": 0, **annotation, "id": i, _IGNORED: bool(annotation.get("ignore"))}
+        for i, annotation in enumerate(truth["annotations"], start=1)
+    ]
     if "keypoints" in kinds:
         _complete_joints(annotations, len(tolerances))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -127,7 +138,8 @@ def _complete_joints(annotations: list[dict[str, Any]], count: int) -> None:
                 "give one for each joint"
             )
         annotation["keypoints"] = joints or [0] * (3 * count)
-        annotation["num_keypoints"] = int(np.count_nonzero(joints[2::3])) if joints else 0
+        counted = int(np.count_nonzero(joints[2::3])) if joints else 0
+        annotation["num_keypoints"] = annotation.get("num_keypoints", counted) if counted else 0
 
 
 def _measure(
@@ -143,6 +155,7 @@ def _measure(
         for annotation in annotations
         if annotation.get(field)
         and not annotation["iscrowd"]
+        and not annotation[_IGNORED]
         and (kind != "keypoints" or annotation["num_keypoints"])
     )
     if not labelled:
@@ -158,7 +171,7 @@ def _measure(
         if result["category_id"] in labelled and result.get(field) is not None
     ]
     loaded = dataset.loadRes(found) if found else _indexed({**truth, "annotations": []})
-    evaluation = COCOeval(dataset, loaded, name)
+    evaluation = _Evaluation(dataset, loaded, name)
     evaluation.params.catIds = sorted(labelled)
     evaluation.params.kpt_oks_sigmas = tolerances
     evaluation.evaluate()
@@ -180,6 +193,15 @@ def _measure(
         recall=evaluation.params.recThrs,
         precision=precision,
     )
+
+
+class _Evaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+    def _prepare(self) -> None:
+        """Heed `ignore`, which COCOeval overwrites with iscrowd (cocoapi #123)."""
+        super()._prepare()
+        for labelled in self._gts.values():
+            for annotation in labelled:
+                annotation["ignore"] = annotation["ignore"] or annotation[_IGNORED]
 
 
 def _indexed(content: dict[str, Any]) -> COCO:

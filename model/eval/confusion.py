@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from masklake.model.eval.federated import searched
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
@@ -25,11 +26,12 @@ def confusion(
     A detection of at least `score` and a label may pair when their boxes overlap with an IoU of at least 0.5. Pairs of
     one class come first, and then the larger IoU, so that a right detection is never counted as a wrong one. The
     last row is what was detected where nothing is labelled (or labelled once and detected twice), the last
-    column what was labelled and not detected. Crowds are in no row, and what lies by half in a crowd of its
+    column what was labelled and not detected. Crowds, and what is labelled `ignore`, are in no row, and what lies by half in one of its
     class and pairs with nothing else is in no column.
 
     truth, results: as for `model.eval.coco_ap.evaluate`, with boxes. Other classes are left out.
     """
+    truth, results = searched(truth, results)
     place = {class_: i for i, class_ in enumerate(classes)}
     labels, found = defaultdict(list), defaultdict(list)
     for annotation in truth["annotations"]:
@@ -50,8 +52,8 @@ def _count(
     place: Mapping[int, int],
     counts: NDArray[np.int64],
 ) -> None:
-    single = [one for one in labels if not one.get("iscrowd")]
-    crowds = [one for one in labels if one.get("iscrowd")]
+    single = [one for one in labels if not (one.get("iscrowd") or one.get("ignore"))]
+    crowds = [one for one in labels if one.get("iscrowd") or one.get("ignore")]
     of_label = np.array([place[one["category_id"]] for one in single], np.int64)
     of_found = np.array([place[one["category_id"]] for one in found], np.int64)
     iou = _overlaps(found, single, crowd=False)

@@ -27,7 +27,7 @@ class Truth:
     """The labels of an image, pixels of its original frame of `width` × `height`.
 
     boxes: float32 (G, 4) xyxy. outputs: (G,) as in Example. masks: COCO RLE of the whole frame, or None.
-    joints: float32 (G, K, 3). crowds: float32 (B, 4) xyxy.
+    joints: float32 (G, K, 3). crowds: float32 (B, 4) xyxy. unsearched: as in Example.
     """
 
     width: int
@@ -37,6 +37,7 @@ class Truth:
     masks: Sequence[dict[str, Any] | None]
     joints: NDArray[np.float32]
     crowds: NDArray[np.float32]
+    unsearched: Sequence[int] = ()
 
 
 class Augment:
@@ -92,6 +93,7 @@ class Augment:
             corners=torch.tensor([corner for _, corner in moved], dtype=torch.int64).reshape(-1, 2),
             joints=self._joints(truth.joints[kept], frame, (height, width), flip),
             crowds=self._boxes(truth.crowds, frame, (height, width), flip),
+            unsearched=torch.tensor(truth.unsearched, dtype=torch.int64),
         )
 
     def _boxes(

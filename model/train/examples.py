@@ -9,7 +9,7 @@ Shapes: H, W pixels of the network's input; G instances of an image; K joints; B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load, save
@@ -24,6 +24,7 @@ class Example:
     crops: for each instance uint8 (h, w), the pixels of its mask from `corners` (G, 2: x, y, int64) on, 0 or 1; (0, 0)
     where no mask is labelled. joints: float32 (G, K, 3) x, y, visibility; all 0 where none is labelled.
     crowds: float32 (B, 4) xyxy; what lies in them counts neither as found nor as background.
+    unsearched: int64 (U,), outputs of classes of which the image may hold objects that nobody labelled.
     """
 
     image: Tensor
@@ -33,9 +34,10 @@ class Example:
     corners: Tensor
     joints: Tensor
     crowds: Tensor
+    unsearched: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
-_TENSORS = ("image", "boxes", "outputs", "corners", "joints", "crowds")
+_TENSORS = ("image", "boxes", "outputs", "corners", "joints", "crowds", "unsearched")
 
 
 def pack(examples: Sequence[Example]) -> bytes:

@@ -6,7 +6,8 @@ Ren et al. 2015 (sections 3.1.2, 3.2), He et al. 2017 (section 3). What is done 
 - the mask head sees only RoIs whose instance has a mask, the keypoint head only those with a labelled joint inside:
   the others add nothing to the losses. So an image without joint labels has no keypoint loss, and costs none;
 - masks are crops, not frames;
-- what lies in a crowd is neither background nor an instance.
+- what lies in a crowd is neither background nor an instance;
+- background of an image that was not searched for a class (LVIS) says nothing of that class.
 
 Shapes: N images, A anchors of an image, T proposals, R RoIs, G instances, K joints, M cells a side of a mask.
 """
@@ -138,7 +139,7 @@ class Losses(nn.Module):
         self, features: dict[str, Tensor], proposals: list[Tensor], examples: Sequence[Example]
     ) -> dict[str, Tensor]:
         heads = self.network.roi_heads
-        rois, labels, targets, positives, matches = [], [], [], [], []
+        rois, labels, targets, positives, matches, unsearched = [], [], [], [], [], []
         for proposals_T4, example in zip(proposals, examples, strict=True):
             boxes_G4 = example.boxes.to(proposals_T4.device)
             boxes_T4 = torch.cat([proposals_T4, boxes_G4])  # the truth is proposed too
@@ -153,9 +154,14 @@ class Losses(nn.Module):
             targets.append(heads.box_coder.encode_single(truth_R4, rois_R4))
             positives.append(rois_R4[positive_R])
             matches.append(matched_R[positive_R])
+            unsearched.append(example.unsearched.to(chosen.device))
         pooled = self._pools["box"](features, rois)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
-        classes, boxes = fastrcnn_loss(logits.float(), deltas.float(), labels, targets)
+        logits = _without(logits, labels, unsearched)
+        if len(logits):
+            classes, boxes = fastrcnn_loss(logits.float(), deltas.float(), labels, targets)
+        else:  # crowds cover every image: there is neither an object nor background, and a mean over nothing is NaN
+            classes, boxes = logits.sum() * 0.0, deltas.sum() * 0.0
         losses = {"loss_classifier": classes, "loss_box_reg": boxes}
         if "mask" in self._pools:
             losses["loss_mask"] = self._mask_loss(features, positives, matches, examples)
@@ -235,6 +241,18 @@ def _sampled(kinds_T: Tensor, most: int, share: float) -> tuple[Tensor, Tensor]:
     rest = most - len(positive)
     negative = negative[torch.randperm(len(negative), device=negative.device)[:rest]]
     return torch.cat([positive, negative]), positive
+
+
+def _without(logits_RC: Tensor, labels: list[Tensor], unsearched: list[Tensor]) -> Tensor:
+    """The logits of background RoIs without those of classes that their image was not searched for, which nothing
+    pushes down then (Gupta et al. 2019, section 3: such images are no negatives of these classes)."""
+    if not any(map(len, unsearched)):
+        return logits_RC
+    hidden_RC = torch.zeros_like(logits_RC, dtype=torch.bool)
+    parts = hidden_RC.split([len(outputs) for outputs in labels])
+    for part, outputs_R, columns in zip(parts, labels, unsearched, strict=True):
+        part[:, columns] = (outputs_R == 0)[:, None]
+    return logits_RC.masked_fill(hidden_RC, -math.inf)
 
 
 def _narrowed(

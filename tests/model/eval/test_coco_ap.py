@@ -14,6 +14,7 @@ from masklake.model.eval.coco_ap import (
     evaluate,
     sigmas_of,
 )
+from masklake.model.eval.confusion import confusion
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
@@ -272,3 +273,97 @@ def test_joints_have_cocos_tolerances_by_name():
     cocos = Params("keypoints").kpt_oks_sigmas
     assert sigmas_of(KEYPOINT_NAMES).tolist() == cocos.tolist()
     assert sigmas_of(["tail", "nose"]).tolist() == [OTHER_SIGMA, cocos[0]]
+
+
+def test_annotation_ids_mean_nothing(truth):
+    """COCOeval takes what is matched with annotation 0 for missed."""
+    numbered = copy.deepcopy(truth)
+    for i, annotation in enumerate(numbered["annotations"]):
+        annotation["id"] = i
+    assert evaluate(numbered, as_results(truth))["box"].stats["AP"] == pytest.approx(1.0)
+    alike = copy.deepcopy(truth)
+    for annotation in alike["annotations"]:
+        annotation["id"] = 7
+    assert evaluate(alike, as_results(truth))["mask"].stats["AP"] == pytest.approx(1.0)
+
+
+def square(image_id, category_id, x, **more):
+    return {"id": 1, "image_id": image_id, "category_id": category_id, "bbox": [x, 10, 20, 20], "area": 400, "iscrowd": 0,
+            "segmentation": [[x, 10, x + 20, 10, x + 20, 30, x, 30]]} | more  # fmt: skip
+
+
+def results_of(annotations):
+    def mask(polygons):
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, 100, 200))
+
+    return [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")}
+        | {"score": a.get("score", 0.9), "segmentation": mask(a["segmentation"])}
+        for a in annotations
+    ]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_what_is_to_be_ignored_neither_counts_nor_costs(kind):
+    truth = {
+        "images": [{"id": 1, "width": 200, "height": 100}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [square(1, 1, 10), square(1, 1, 60, ignore=1)],
+    }
+    both, one = results_of(truth["annotations"]), results_of(truth["annotations"][:1])
+    for found in (both, one):
+        measured = evaluate(truth, found)[kind]
+        assert measured.stats["AP"] == pytest.approx(1.0)
+        assert measured.classes[1].labelled == 1
+    # no crowd: a second detection of it is wrong
+    twice = results_of([square(1, 1, 60, score=0.99), square(1, 1, 61, score=0.98), square(1, 1, 10)])
+    assert evaluate(truth, twice)[kind].stats["AP"] < 1.0
+    assert confusion(truth, both, [1]).tolist() == [[1, 0], [0, 0]]
+    only = {**truth, "annotations": [square(1, 1, 60, ignore=1)]}
+    assert evaluate(only, both)[kind] is None
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_labels_that_are_not_exhaustive(kind):
+    """LVIS: only classes that the image was searched for count, and of some not every object is annotated."""
+    truth = {
+        "images": [
+            {
+                "id": 1,
+                "width": 200,
+                "height": 100,
+                "neg_category_ids": [2],
+                "not_exhaustive_category_ids": [3],
+            },
+            {"id": 2, "width": 200, "height": 100, "neg_category_ids": [], "not_exhaustive_category_ids": []},
+        ],
+        "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+        "annotations": [square(1, 1, 10), square(1, 3, 60), square(2, 2, 10), square(2, 3, 60)],
+    }
+    right = results_of(truth["annotations"])
+    # not searched for in image 2; beside the annotated one of a class that is not exhaustive in image 1
+    neither = results_of([square(2, 1, 110, score=0.99), square(1, 3, 110, score=0.99)])
+    assert evaluate(truth, [*right, *neither])[kind].stats["AP"] == pytest.approx(1.0)
+    assert confusion(truth, [*right, *neither], [1, 2, 3])[-1].sum() == 0
+    # there is none of class 2 in image 1, and class 1 is exhaustive there
+    for wrong in (square(1, 2, 110, score=0.99), square(1, 1, 110, score=0.99)):
+        assert evaluate(truth, [*right, *results_of([wrong])])[kind].stats["AP"] < 1.0
+        assert confusion(truth, [*right, *results_of([wrong])], [1, 2, 3])[-1].sum() == 1
+    exhaustive = {**truth, "images": [{"id": i, "width": 200, "height": 100} for i in (1, 2)]}
+    assert evaluate(exhaustive, [*right, *neither])[kind].stats["AP"] < 1.0
+
+
+def test_the_areas_and_counts_of_the_file_are_used(truth):
+    """They scale object keypoint similarity, and say which instances have keypoints."""
+    given = copy.deepcopy(truth)
+    shifted = as_results(truth)
+    for result in shifted:
+        if "keypoints" in result:
+            result["keypoints"] = [v + 4 * (i % 3 < 2) for i, v in enumerate(result["keypoints"])]
+    before = coco_ap(given, shifted)["keypoints"]["AP"]
+    for annotation in given["annotations"]:
+        annotation["area"] /= 4
+    assert coco_ap(given, shifted)["keypoints"]["AP"] < before
+    for annotation in given["annotations"]:
+        annotation["num_keypoints"] = 0
+    assert coco_ap(given, shifted)["keypoints"] is None

@@ -178,3 +178,26 @@ def test_what_lies_in_a_crowd_is_no_background() -> None:
     crowd = torch.tensor([[45.0, 45, 80, 80]])
     _, kinds = ours._matched(matcher, torch.zeros(0, 4), boxes, crowd)
     assert kinds.tolist() == [0, -1]
+
+
+def test_images_that_crowds_cover_give_finite_losses() -> None:
+    [example, _] = _examples()
+    covered = replace(
+        example, boxes=torch.zeros(0, 4), outputs=torch.zeros(0, dtype=torch.int64), crops=(), corners=torch.zeros(0, 2, dtype=torch.int64),
+        joints=example.joints[:0], crowds=torch.tensor([[-50.0, -50, 500, 500]]),
+    )  # fmt: skip
+    network = _network()
+    losses = Losses(network, RECIPE)([covered])
+    assert all(bool(torch.isfinite(value)) for value in losses.values()), losses
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.requires_grad]
+    assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def test_background_says_nothing_of_classes_that_the_image_was_not_searched_for() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    outputs = [torch.tensor([0, 2]), torch.tensor([0, 1])]
+    found = ours._without(logits, outputs, [torch.tensor([2]), torch.tensor([], dtype=torch.int64)])
+    torch.nn.functional.cross_entropy(found, torch.cat(outputs)).backward()
+    assert (logits.grad == 0).tolist() == [[False, False, True], [False] * 3, [False] * 3, [False] * 3]
+    assert ours._without(logits, outputs, [torch.zeros(0, dtype=torch.int64)] * 2) is logits
