@@ -1,7 +1,6 @@
 """Which keypoints change places in a mirror: the lists of public data sets, and what cannot be told."""
 
 import pytest
-
 from masklake.model.coco import FLIP_PAIRS, KEYPOINT_NAMES
 from masklake.model.errors import ModelError
 from masklake.model.flip_pairs import mirrored, parse, propose

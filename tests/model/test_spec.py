@@ -180,5 +180,5 @@ def test_an_architecture_that_says_too_little(architecture: Any) -> None:
 
 
 def test_specs_need_no_torch() -> None:
-    code = "import sys, model.spec, model.network, model.detections; sys.exit('torch' in sys.modules)"
+    code = "import sys, masklake.model.spec, masklake.model.networks.config, masklake.model.detections; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
