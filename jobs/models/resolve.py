@@ -81,13 +81,22 @@ class Resolved:
 
 
 def resolve(
-    name: str, storage: Storage, weights_dir: str | None = None, *, lake: str | None = None
+    name: str,
+    storage: Storage,
+    weights_dir: str | None = None,
+    *,
+    lake: str | None = None,
+    first: str | None = None,
 ) -> Resolved:
     """The model that `name` means: demo, coco, one of the lake's (an alias, name:alias, name@version), a directory or a
-    URI. An alias is looked up once, here. Raises ModelError or UserError.
+    URI. An alias is looked up once, here. `first` is meant as long as the lake has no model or alias `name`.
+
+    Raises ModelError or UserError.
     """
     asked = None
     kept = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
+    if kept is None and first is not None and name not in presets.PRESETS and "://" not in name:
+        return resolve(first, storage, weights_dir, lake=lake)
     if kept is not None:
         asked, name = name, kept.uri
     elif "://" not in name and name not in presets.PRESETS:

@@ -108,7 +108,7 @@ def new_job(
 ) -> tuple[Job, models.Resolved]:
     from masklake.pipeline.lake.run_record import RunRecord, new_run_id
 
-    model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake)
+    model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake, first=args.first_model)
     options = {
         name: default if (value := getattr(args, name)) is None else value
         for name, default in DEFAULTS.items()
@@ -145,7 +145,9 @@ def _resumed(
             raise UserError(
                 f"run {record.run}: was started with {name} {kept[name]!r}, not {value!r}; resume it without that, or start a new run"
             )
-    model = models.resolve(args.model or record.model["source"], storage, args.weights_dir, lake=lake)
+    model = models.resolve(
+        args.model or record.model["source"], storage, args.weights_dir, lake=lake, first=args.first_model
+    )
     if model.fingerprint != record.model["fingerprint"]:
         raise UserError(
             f"run {record.run}: was started with model {record.model['name']}@{record.model['fingerprint']}, "

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="coco (default), demo, an alias or version of the lake's models (masklake models --help), or a folder with model.safetensors and model.json",
     )
     what.add_argument(
+        "--first-model",
+        metavar="NAME|PATH|URI",
+        help="the model as long as the lake has none of the name --model, as before the first promotion",
+    )
+    what.add_argument(
         "--weights-dir",
         metavar="DIR",
         help="published weights for --model coco, where they cannot be downloaded",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,29 +10,15 @@ import urllib.error
 import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.helpers.infra.manifests import KUBERAY, one, overlay, problems
+from tests.helpers.infra.manifests import one, overlay, problems
+from tests.helpers.infra.start_rayjob import SCRIPT, start_rayjob
 
-SCRIPT = KUBERAY / "base" / "start_rayjob.py"
-PATH = "/apis/ray.io/v1/namespaces/masklake/rayjobs"
+PATH = "/apis/ray.io/v1/namespaces/masklake"
 TOKEN = "of-the-service-account"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("start_rayjob", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks there
-    spec.loader.exec_module(module)
-    return module
-
-
-start_rayjob = _load()
 
 
 class Kubernetes(ThreadingHTTPServer):
@@ -41,8 +26,9 @@ class Kubernetes(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        template = one(overlay("prod"), "RayJob", "masklake-train")
-        self.rayjobs: dict[str, dict[str, Any]] = {"masklake-train": template}
+        template = one(overlay("prod"), "RayCronJob", "masklake-train")
+        self.templates: dict[str, dict[str, Any]] = {"masklake-train": template}
+        self.rayjobs: dict[str, dict[str, Any]] = {}
         self.made = 0
         self.fails = False
 
@@ -50,7 +36,10 @@ class Kubernetes(ThreadingHTTPServer):
         """A RayJob that was started before; `state` None: the operator has not seen it yet."""
         self.keep(
             {
-                "metadata": {"name": name, "labels": {"masklake-template": template}},
+                "metadata": {
+                    "name": name,
+                    "labels": {"masklake-template": template, "masklake-job-uid": f"uid of {name}"},
+                },
                 "status": {} if state is None else {"jobDeploymentStatus": state},
             }
         )
@@ -82,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         url = urllib.parse.urlsplit(self.path)
-        if url.path == PATH:
+        if url.path == f"{PATH}/rayjobs":
             (selector,) = urllib.parse.parse_qs(url.query)["labelSelector"]
             key, value = selector.split("=")
             found = [
@@ -90,8 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._answer(200, {"items": found})
             return
-        name = url.path.removeprefix(f"{PATH}/")
-        found_one = self.server.rayjobs.get(name)
+        name = url.path.removeprefix(f"{PATH}/raycronjobs/")
+        found_one = self.server.templates.get(name)
         self._answer(200 if found_one else 404, found_one or {"message": f"{name} not found"})
 
     def do_POST(self) -> None:
@@ -107,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         if self._refused():
             return
-        self._answer(200, self.server.rayjobs.pop(self.path.removeprefix(f"{PATH}/")))
+        self._answer(200, self.server.rayjobs.pop(self.path.removeprefix(f"{PATH}/rayjobs/")))
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -129,20 +118,51 @@ def rayjobs(kubernetes: Kubernetes) -> Any:
     return start_rayjob.RayJobs(url=f"http://127.0.0.1:{kubernetes.server_port}{PATH}", token=TOKEN)
 
 
-def start(rayjobs: Any, name: str = "masklake-train-29401920") -> int:
-    code: int = start_rayjob.start(rayjobs, "masklake-train", name)
+JOB = "masklake-train-29401920"
+MADE = f"{JOB}-ray"
+
+
+def start(rayjobs: Any, job: str = JOB, uid: str = "6f1c2d3e-0", words: list[str] | None = None) -> int:
+    """What the pod of the Kubernetes Job `job` does."""
+    wanted = start_rayjob.parse(words or ["masklake-train"], {"JOB_NAME": job, "JOB_UID": uid})
+    code: int = start_rayjob.start(rayjobs, wanted)
     return code
 
 
 def test_a_rayjob_is_made_from_the_template_and_runs(kubernetes: Kubernetes, rayjobs: Any) -> None:
     assert start(rayjobs) == 0
-    made = kubernetes.rayjobs["masklake-train-29401920"]
-    template = kubernetes.rayjobs["masklake-train"]
-    assert made["spec"] == template["spec"] | {"suspend": False}
+    made = kubernetes.rayjobs[MADE]
+    template = kubernetes.templates["masklake-train"]
+    assert made["kind"] == "RayJob"
+    assert made["spec"] == template["spec"]["jobTemplate"]
     assert made["metadata"]["labels"]["masklake-template"] == "masklake-train"
+    assert made["metadata"]["labels"]["masklake-job-uid"] == "6f1c2d3e-0"
     assert "masklake-template" not in template["metadata"]["labels"]
     del made["metadata"]["creationTimestamp"]
     assert problems(made) == []
+
+
+def test_queue_and_priority_pass_on_to_the_rayjob(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    """And whether it is suspended is left to the queue's controller."""
+    metadata = kubernetes.templates["masklake-train"]["metadata"]
+    metadata["labels"] |= {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "nightly"}
+    metadata["annotations"] = {"cost-centre": "7", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    assert start(rayjobs) == 0
+    made = kubernetes.rayjobs[MADE]
+    assert made["metadata"]["labels"].items() >= metadata["labels"].items()
+    assert made["metadata"]["annotations"] == {"cost-centre": "7"}
+    assert "suspend" not in made["spec"]
+
+
+def test_a_schedule_says_what_differs_from_the_template(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    kubernetes.add("masklake-train-29400480-ray", "Running")  # of the template's own series
+    words = ["masklake-train", "--series", "schedule-mine", "--entrypoint", "masklake train s3://lake/"]
+    assert start(rayjobs, words=[*words, "--backoff-limit", "0", "--active-deadline-seconds", "60"]) == 0
+    made = kubernetes.rayjobs[MADE]
+    assert made["metadata"]["labels"]["masklake-template"] == "schedule-mine"
+    assert made["spec"]["entrypoint"] == "masklake train s3://lake/"
+    assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (0, 60)
+    assert made["spec"]["rayClusterSpec"]
 
 
 @pytest.mark.parametrize("state", [None, "Initializing", "Running", "Suspended", "Retrying", "Waiting"])
@@ -151,7 +171,7 @@ def test_it_refuses_while_the_one_before_is_not_done(
 ) -> None:
     kubernetes.add("masklake-train-29400480", state)
     assert start(rayjobs) == 3
-    assert "masklake-train-29401920" not in kubernetes.rayjobs
+    assert MADE not in kubernetes.rayjobs
     assert "masklake-train-29400480" in capsys.readouterr().out
 
 
@@ -159,7 +179,7 @@ def test_it_refuses_while_the_one_before_is_not_done(
 def test_one_that_is_done_is_no_hindrance(kubernetes: Kubernetes, rayjobs: Any, state: str) -> None:
     kubernetes.add("masklake-train-29400480", state)
     assert start(rayjobs) == 0
-    assert "masklake-train-29401920" in kubernetes.rayjobs
+    assert MADE in kubernetes.rayjobs
 
 
 def test_rayjobs_of_other_templates_are_no_hindrance(kubernetes: Kubernetes, rayjobs: Any) -> None:
@@ -175,19 +195,29 @@ def test_a_pod_that_is_tried_again_finds_what_the_first_one_made(
     assert kubernetes.made == 1
 
 
+def test_a_second_job_of_the_same_name_starts_another(kubernetes: Kubernetes, rayjobs: Any) -> None:
+    """`kubectl delete job segment-now`, and the documented command again: the finished RayJob is still there."""
+    assert start(rayjobs, "train-now", "11111111-aaaa") == 0
+    assert start(rayjobs, "train-now", "22222222-bbbb") == 3  # the first one is not done
+    kubernetes.rayjobs["train-now-ray"]["status"] = {"jobDeploymentStatus": "Complete"}
+    assert start(rayjobs, "train-now", "22222222-bbbb") == 0
+    assert start(rayjobs, "train-now", "22222222-bbbb") == 0
+    assert kubernetes.rayjobs.keys() == {"train-now-ray", "train-now-22222-ray"}
+
+
 def test_only_the_newest_finished_ones_are_kept(kubernetes: Kubernetes, rayjobs: Any) -> None:
     for number in range(9):
         kubernetes.add(f"old-{number}", "Complete")
     kubernetes.add("masklake-segment-1", "Complete", template="masklake-segment")
     assert start(rayjobs) == 0
     assert sorted(kubernetes.rayjobs) == [
-        "masklake-segment-1", "masklake-train", "masklake-train-29401920", *[f"old-{n}" for n in range(2, 9)]
+        "masklake-segment-1", MADE, *[f"old-{n}" for n in range(2, 9)]
     ]  # fmt: skip
 
 
 def test_a_missing_template_is_an_error_of_the_api(rayjobs: Any) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        start_rayjob.start(rayjobs, "masklake-nothing", "x")
+        start(rayjobs, words=["masklake-nothing"])
 
 
 def test_the_command_asks_to_be_tried_again_when_the_api_fails(
@@ -196,6 +226,7 @@ def test_the_command_asks_to_be_tried_again_when_the_api_fails(
     monkeypatch.setattr(start_rayjob.RayJobs, "of_this_pod", lambda: rayjobs)
     monkeypatch.setattr(sys, "argv", ["start_rayjob.py", "masklake-train"])
     monkeypatch.setenv("JOB_NAME", "masklake-train-1")
+    monkeypatch.setenv("JOB_UID", "1")
     kubernetes.fails = True
     assert start_rayjob.main() == 1
     assert "etcd is away" in capsys.readouterr().out
@@ -209,9 +240,11 @@ def test_the_rayjob_is_not_named_as_the_job_that_starts_it(
     """KubeRay would take that Job for its own submitter, and never submit."""
     monkeypatch.setattr(start_rayjob.RayJobs, "of_this_pod", lambda: rayjobs)
     monkeypatch.setattr(sys, "argv", ["start_rayjob.py", "masklake-train"])
-    monkeypatch.setenv("JOB_NAME", "masklake-train-29401920")
+    monkeypatch.setenv("JOB_NAME", JOB)
+    monkeypatch.setenv("JOB_UID", "1")
     assert start_rayjob.main() == 0
-    assert kubernetes.rayjobs.keys() == {"masklake-train", "masklake-train-29401920-ray"}
+    assert kubernetes.rayjobs.keys() == {MADE}
+    assert MADE != JOB
 
 
 def test_it_needs_nothing_but_pythons_library() -> None:

@@ -1,10 +1,12 @@
-"""Start a RayJob from its suspended template, unless the one before still runs.
+"""Start a RayJob from its template, unless the one before still runs.
 
-A CronJob runs this: `python start_rayjob.py TEMPLATE`. It needs nothing but Python's library and the pod's own
+A CronJob runs this: `python start_rayjob.py TEMPLATE`. A schedule that `masklake schedule render` made has a series of
+its own (`--series`) and says what differs from the template. It needs nothing but Python's library and the pod's own
 service account. Exit codes: 0 started, or started by an earlier try of this Job; 1 the Kubernetes API failed, try
-again; 3 refused, since a RayJob of this template is not done.
+again; 3 refused, since a RayJob of this series is not done.
 """
 
+import argparse
 import json
 import os
 import ssl
@@ -12,12 +14,15 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FROM = "masklake-template"
-"""Label of every RayJob made here: the template's name."""
+SERIES = "masklake-template"
+"""Label of every RayJob made here: the series, of which one runs at a time; the template's name where none is given."""
+STARTED_BY = "masklake-job-uid"
+"""Label: the Kubernetes Job that started it. Jobs of one name, made one after the other, have different UIDs."""
 FINISHED = {"Complete", "Failed", "ValidationFailed"}
 """The jobDeploymentStatus of a RayJob that will do nothing more. Suspended is not among them: it may go on."""
 KEEP = 7
@@ -25,6 +30,7 @@ KEEP = 7
 SUFFIX = "-ray"
 """KubeRay gives its submitter, a Kubernetes Job, the RayJob's name: this Job's own would be taken for it."""
 STARTED, FAILED, REFUSED = 0, 1, 3
+_KUBECTLS = "kubectl.kubernetes.io/"
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = 30
@@ -32,10 +38,10 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True, kw_only=True)
 class RayJobs:
-    """The RayJobs of one namespace, over the Kubernetes API."""
+    """The RayJobs and their templates of one namespace, over the Kubernetes API."""
 
     url: str
-    """`https://HOST:PORT/apis/ray.io/v1/namespaces/NAMESPACE/rayjobs`"""
+    """`https://HOST:PORT/apis/ray.io/v1/namespaces/NAMESPACE`"""
     token: str = field(repr=False)
     tls: ssl.SSLContext | None = None
 
@@ -46,24 +52,25 @@ class RayJobs:
         host = f"[{host}]" if ":" in host else host
         namespace = (_ACCOUNT / "namespace").read_text().strip()
         return cls(
-            url=f"https://{host}:{port}/apis/ray.io/v1/namespaces/{namespace}/rayjobs",
+            url=f"https://{host}:{port}/apis/ray.io/v1/namespaces/{namespace}",
             token=(_ACCOUNT / "token").read_text().strip(),
             tls=ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt")),
         )
 
-    def get(self, name: str) -> dict[str, Any]:
-        return self._call("GET", f"/{name}")
+    def template(self, name: str) -> dict[str, Any]:
+        """The RayCronJob that holds a RayJob's spec as its spec.jobTemplate."""
+        return self._call("GET", f"/raycronjobs/{name}")
 
-    def made_from(self, template: str) -> list[dict[str, Any]]:
-        """Every RayJob that was started from `template`."""
-        query = urllib.parse.urlencode({"labelSelector": f"{FROM}={template}"})
-        return self._call("GET", f"?{query}")["items"]
+    def of(self, series: str) -> list[dict[str, Any]]:
+        """Every RayJob of `series`."""
+        query = urllib.parse.urlencode({"labelSelector": f"{SERIES}={series}"})
+        return self._call("GET", f"/rayjobs?{query}")["items"]
 
     def create(self, rayjob: dict[str, Any]) -> None:
-        self._call("POST", "", rayjob)
+        self._call("POST", "/rayjobs", rayjob)
 
     def delete(self, name: str) -> None:
-        self._call("DELETE", f"/{name}")
+        self._call("DELETE", f"/rayjobs/{name}")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(  # noqa: S310  # https, to the API server that Kubernetes names
@@ -81,24 +88,47 @@ def finished(rayjob: dict[str, Any]) -> bool:
     return rayjob.get("status", {}).get("jobDeploymentStatus") in FINISHED
 
 
-def copy_of(template: dict[str, Any], name: str) -> dict[str, Any]:
-    """The RayJob `name` that does what `template` says."""
-    labels = template["metadata"].get("labels", {})
+def made_of(
+    template: dict[str, Any], name: str, labels: dict[str, str], changes: dict[str, Any]
+) -> dict[str, Any]:
+    """The RayJob `name` that does what `template` says, but for `changes` of its spec.
+
+    Who may start it is left open (spec.suspend): a queue's controller says so, where there is one.
+    """
+    metadata = template["metadata"]
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith(_KUBECTLS)}
     return {
         "apiVersion": template["apiVersion"],
-        "kind": template["kind"],
-        "metadata": {"name": name, "labels": labels | {FROM: template["metadata"]["name"]}},
-        "spec": template["spec"] | {"suspend": False},
+        "kind": "RayJob",
+        "metadata": {
+            "name": name,
+            "labels": metadata.get("labels", {}) | labels,
+            **({"annotations": annotations} if annotations else {}),
+        },
+        "spec": template["spec"]["jobTemplate"] | changes,
     }
 
 
-def start(rayjobs: RayJobs, template_name: str, name: str) -> int:
-    """Start RayJob `name`, and forget finished ones beyond the newest KEEP; the exit code."""
-    template = rayjobs.get(template_name)
-    made = rayjobs.made_from(template_name)
-    if any(job["metadata"]["name"] == name for job in made):
-        say(f"{name}: an earlier try has started it")
-        return STARTED
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What one Job is to start."""
+
+    template: str
+    series: str
+    job: str
+    """The Kubernetes Job's name."""
+    uid: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def start(rayjobs: RayJobs, wanted: Start) -> int:
+    """Start a RayJob, and forget finished ones beyond the newest KEEP; the exit code."""
+    template = rayjobs.template(wanted.template)
+    made = rayjobs.of(wanted.series)
+    for job in made:
+        if job["metadata"]["labels"].get(STARTED_BY) == wanted.uid:
+            say(f"{job['metadata']['name']}: an earlier try has started it")
+            return STARTED
     running = [job for job in made if not finished(job)]
     if running:
         states = ", ".join(
@@ -106,10 +136,13 @@ def start(rayjobs: RayJobs, template_name: str, name: str) -> int:
             for job in running
         )
         say(
-            f"{name}: not started: {states} is not done; look at it with `kubectl describe rayjob`, or delete it"
+            f"{wanted.job}: not started: {states} is not done; look at it with `kubectl describe rayjob`, or delete it"
         )
         return REFUSED
-    rayjobs.create(copy_of(template, name))
+    name = wanted.job + SUFFIX
+    if any(job["metadata"]["name"] == name for job in made):  # of a Job of this name that was there before
+        name = f"{wanted.job}-{wanted.uid[:5]}{SUFFIX}"
+    rayjobs.create(made_of(template, name, {SERIES: wanted.series, STARTED_BY: wanted.uid}, wanted.changes))
     say(f"{name}: started")
     made.sort(key=lambda job: job["metadata"]["creationTimestamp"])
     for job in made[: len(made) - KEEP] if len(made) > KEEP else []:
@@ -122,15 +155,38 @@ def say(message: str) -> None:
     print(message, flush=True)  # noqa: T201
 
 
+def parse(words: list[str], environment: Mapping[str, str]) -> Start:
+    """The command line and the Job that Kubernetes tells this pod of."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("template", help="the RayCronJob whose jobTemplate is copied")
+    parser.add_argument("--series", help="RayJobs of which one runs at a time (default: the template's)")
+    parser.add_argument("--entrypoint", help="the RayJob's command instead of the template's")
+    parser.add_argument("--backoff-limit", type=int, help="tries after the first one")
+    parser.add_argument("--active-deadline-seconds", type=int, help="the longest that it may take")
+    args = parser.parse_args(words)
+    changes = {
+        "entrypoint": args.entrypoint,
+        "backoffLimit": args.backoff_limit,
+        "activeDeadlineSeconds": args.active_deadline_seconds,
+    }
+    return Start(
+        template=args.template,
+        series=args.series or args.template,
+        job=environment["JOB_NAME"],
+        uid=environment["JOB_UID"],
+        changes={key: value for key, value in changes.items() if value is not None},
+    )
+
+
 def main() -> int:
     """The command."""
-    template, name = sys.argv[1], os.environ["JOB_NAME"] + SUFFIX
+    wanted = parse(sys.argv[1:], os.environ)
     try:
-        return start(RayJobs.of_this_pod(), template, name)
+        return start(RayJobs.of_this_pod(), wanted)
     except urllib.error.HTTPError as error:
-        say(f"{name}: {error.url}: HTTP {error.code}: {error.read(500).decode(errors='replace')}")
+        say(f"{wanted.job}: {error.url}: HTTP {error.code}: {error.read(500).decode(errors='replace')}")
     except (OSError, ValueError) as error:
-        say(f"{name}: the Kubernetes API does not answer: {error}")
+        say(f"{wanted.job}: the Kubernetes API does not answer: {error}")
     return FAILED
 
 

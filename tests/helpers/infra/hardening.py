@@ -19,7 +19,11 @@ _SECCOMP = {"type": "RuntimeDefault"}
 def containers(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:
     """Every container, and what KubeRay makes its autoscaler's container of."""
     found = [container for manifest in manifests for pod in pods(manifest) for container in pod.containers]
-    autoscalers = [(f"{n}: autoscaler", s["autoscalerOptions"]) for n, s in ray_cluster_specs(manifests)]
+    autoscalers = [
+        (f"{name}: autoscaler", spec["autoscalerOptions"])
+        for name, spec in ray_cluster_specs(manifests)
+        if spec["enableInTreeAutoscaling"]
+    ]
     return found + autoscalers
 
 

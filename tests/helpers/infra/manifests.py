@@ -125,9 +125,21 @@ def _pods(node: Any, where: str) -> Iterator[Pod]:
 def ray_cluster_specs(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:
     """The spec of the standing cluster and of every RayJob's cluster."""
     found = [(m["metadata"]["name"], m["spec"]) for m in of_kind(manifests, "RayCluster")]
-    return found + [
-        (m["metadata"]["name"], m["spec"]["rayClusterSpec"]) for m in of_kind(manifests, "RayJob")
-    ]
+    return found + [(name, job["rayClusterSpec"]) for name, job in job_specs(manifests)]
+
+
+def job_specs(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:
+    """The spec of the RayJobs that each template makes, by the template's name."""
+    return [(m["metadata"]["name"], m["spec"]["jobTemplate"]) for m in of_kind(manifests, "RayCronJob")]
+
+
+def build_with(folder: Path, *components: str, base: str = "base") -> list[Manifest]:
+    """The base (or another folder of infra/kuberay) with components, as an overlay in `folder` would have them."""
+    # kustomize takes relative paths only
+    paths = {part: os.path.relpath(KUBERAY / part, folder.resolve()) for part in (base, *components)}
+    written = {"resources": [paths[base]], "components": [paths[part] for part in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(written))
+    return build(folder)
 
 
 _UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

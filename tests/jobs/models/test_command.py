@@ -100,6 +100,21 @@ def test_segment_takes_what_the_alias_means(masklake: Masklake, folder: Path, tm
     assert (code, f"nor a model or alias of {lake}" in err) == (2, True)
 
 
+def test_before_the_first_promotion_segment_takes_the_first_model(
+    masklake: Masklake, folder: Path, tmp_path: Path
+) -> None:
+    lake, photos = tmp_path / "lake", tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"x")
+    nightly = ("segment", photos, lake, "--model", "production", "--first-model", "demo", "--dry-run")
+    assert masklake(*nightly)[1].startswith("would run demo@")
+    masklake("models", "add", folder, lake)
+    assert masklake(*nightly)[1].startswith("would run demo@")
+    version = f"photos@{fingerprint(folder)}"
+    masklake("models", "promote", lake, version)
+    assert masklake(*nightly)[1].startswith(f"would run {version} ")
+
+
 def test_the_run_records_what_was_asked_and_where_it_lies(
     masklake: Masklake, folder: Path, tmp_path: Path
 ) -> None:
