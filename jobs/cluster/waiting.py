@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from masklake.jobs.segment.progress import duration
-from masklake.jobs.terminal.text import say
+from masklake.jobs.terminal.text import duration, say
 
 if TYPE_CHECKING:
     from rich.console import Console

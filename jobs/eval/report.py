@@ -77,7 +77,7 @@ def _classes(found: Comparison) -> list[dict[str, Any]]:
 def show(told: dict[str, Any], format_: str) -> None:
     """Print `facts` to standard output as a table, csv or json."""
     if format_ == "json":
-        from masklake.jobs.runs.command import print_json
+        from masklake.jobs.terminal.json import print_json
 
         print_json(told)
     elif format_ == "csv":

@@ -1,0 +1,1 @@
+"""`masklake labels`: import, export, statistics and checks of the lake's labels."""

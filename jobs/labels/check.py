@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     sets = label_store.newest(lake)
     found = list(label_check.problems(sets, classes))
     if args.json:
-        from masklake.jobs.runs.command import print_json
+        from masklake.jobs.terminal.json import print_json
 
         print_json([asdict(one) for one in found])
     else:

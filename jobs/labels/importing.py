@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     added = label_store.add(lake, prepared.sets, prepared.before, dry_run=args.dry_run)
     facts = _facts(format_, prepared.sets, added, len(placement.unplaced), found.notes + prepared.notes)
     if args.json:
-        from masklake.jobs.runs.command import print_json
+        from masklake.jobs.terminal.json import print_json
 
         print_json(facts | {"lake": lake.uri})
     else:

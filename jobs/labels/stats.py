@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         },
     }
     if args.json:
-        from masklake.jobs.runs.command import print_json
+        from masklake.jobs.terminal.json import print_json
 
         print_json(facts)
     else:

@@ -110,7 +110,7 @@ def _found(registry: Registry, text: str) -> Version:
 def _show(args: argparse.Namespace, registry: Registry) -> None:
     import json
 
-    from masklake.jobs.runs.command import print_json
+    from masklake.jobs.terminal.json import print_json
     from masklake.pipeline.storage.store import explain, join
 
     found = _found(registry, args.model)

@@ -16,9 +16,9 @@ from typing import Any, Self
 import duckdb
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
-from masklake.jobs.runs.run_summary import RunSummary
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
+from masklake.pipeline.lake.run_summary import RunSummary
 from masklake.pipeline.schema import VERSION_KEY
 from masklake.pipeline.storage.store import explain, join
 

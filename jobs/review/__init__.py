@@ -1,0 +1,1 @@
+"""`masklake review`: which images people should correct next, as tasks."""

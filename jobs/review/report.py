@@ -54,7 +54,7 @@ def facts(
 def show(found: dict[str, Any], format_: str) -> None:
     """Print the facts."""
     if format_ == "json":
-        from masklake.jobs.runs.command import print_json
+        from masklake.jobs.terminal.json import print_json
 
         print_json(found)
     else:

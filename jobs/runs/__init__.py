@@ -1,0 +1,1 @@
+"""`masklake runs`: what runs and trainings a lake holds, and each in full."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.options import add_storage_options, storage_from
 
 if TYPE_CHECKING:
-    from masklake.jobs.runs.run_summary import RunSummary
     from masklake.jobs.runs.training_summary import TrainingSummary
+    from masklake.pipeline.lake.run_summary import RunSummary
     from rich.console import Console
 
 SUMMARY = "list the runs and trainings of a lake"
@@ -48,15 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List the runs. Raises UserError when the lake cannot be read."""
     from masklake.jobs.runs import training_summary
-    from masklake.jobs.runs.run_summary import RunSummary
     from masklake.jobs.terminal.tables import plain_console
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.lake.run_summary import RunSummary
 
     lake = Lake(args.lake, storage_from(args))
     lake.require()
     summaries = [RunSummary.of(found) for found in lake.runs()]
     trained = training_summary.of_lake(lake)
     if args.json:
+        from masklake.jobs.terminal.json import print_json
+
         print_json([as_json(one) for one in summaries] + [one.as_json() for one in trained])
         return 0
     console = plain_console()
@@ -65,14 +65,6 @@ def run(args: argparse.Namespace) -> int:
     if trained:
         _print_trainings(console, trained)
     return 0
-
-
-def print_json(value: Any) -> None:
-    """`value` as JSON on standard output, with nothing that a terminal would act on."""
-    from masklake.jobs.terminal.text import printable_json
-
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    sys.stdout.write("\n".join(printable_json(line) for line in text.split("\n")) + "\n")
 
 
 def as_json(summary: RunSummary) -> dict[str, Any]:
@@ -98,10 +90,9 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
 
 
 def _print_trainings(console: Console, summaries: list[TrainingSummary]) -> None:
-    from masklake.jobs.runs.run_summary import moment
-    from masklake.jobs.segment.progress import duration
     from masklake.jobs.terminal.tables import ruled_table
-    from masklake.jobs.terminal.text import one_line, printable
+    from masklake.jobs.terminal.text import duration, one_line, printable
+    from masklake.pipeline.lake.run_summary import moment
     from rich.text import Text
 
     table = ruled_table(
@@ -128,9 +119,8 @@ def _print_trainings(console: Console, summaries: list[TrainingSummary]) -> None
 
 
 def _print_runs(console: Console, summaries: list[RunSummary]) -> None:
-    from masklake.jobs.segment.progress import duration
     from masklake.jobs.terminal.tables import ruled_table
-    from masklake.jobs.terminal.text import one_line, printable
+    from masklake.jobs.terminal.text import duration, one_line, printable
     from rich.text import Text
 
     if not summaries:
@@ -166,7 +156,7 @@ def images_text(summary: RunSummary) -> str:
 
 def remark_on(summary: RunSummary) -> str | None:
     """What is wrong with the run, if anything is."""
-    from masklake.jobs.segment.progress import duration
+    from masklake.jobs.terminal.text import duration
 
     if summary.silent_s is not None:
         return f"no sign of life for {duration(summary.silent_s)}"

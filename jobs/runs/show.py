@@ -8,14 +8,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.options import add_storage_options, storage_from
-from masklake.jobs.runs.command import STATE_STYLES, as_json, images_text, print_json, remark_on
+from masklake.jobs.runs.command import STATE_STYLES, as_json, images_text, remark_on
+from masklake.jobs.terminal.json import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from masklake.jobs.runs.run_summary import RunSummary
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.lake.run_record import RunRecord
+    from masklake.pipeline.lake.run_summary import RunSummary
     from rich.console import Console
 
 SUMMARY = "show one run or training of a lake in full"
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show a run. Raises UserError when there is no such run, or the lake cannot be read."""
     from masklake.jobs.query.database import Database
-    from masklake.jobs.runs.run_summary import RunSummary
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.lake.run_summary import RunSummary
 
     lake = Lake(args.lake, storage_from(args))
     if args.run in lake.training_ids():
@@ -123,7 +124,7 @@ def _print_facts(console: Console, facts: Iterator[tuple[str, str]], state: str)
 
 
 def _facts(summary: RunSummary, record: RunRecord | None) -> Iterator[tuple[str, str]]:
-    from masklake.jobs.segment.progress import duration
+    from masklake.jobs.terminal.text import duration
 
     yield "run", summary.run
     yield "state", summary.state_text

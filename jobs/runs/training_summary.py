@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from masklake.jobs.runs.run_summary import doubted
-from masklake.jobs.segment.progress import duration
+from masklake.jobs.terminal.text import duration
 from masklake.jobs.train import promotion
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.run_summary import doubted
 from masklake.pipeline.train.driver import TrainingRecord, load_many
 
 

@@ -58,8 +58,8 @@ def when(schedule: Schedule) -> str:
 
 def list_(args: argparse.Namespace, store: Store) -> int:
     """Every schedule."""
-    from masklake.jobs.runs.command import print_json
     from masklake.jobs.schedule.serving import server
+    from masklake.jobs.terminal.json import print_json
 
     schedules = store.schedules()
     last = {one.name: next(iter(store.history(one.name, 1)), None) for one in schedules}
@@ -95,10 +95,10 @@ def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
 
 def show(args: argparse.Namespace, store: Store) -> int:
     """One schedule, as JSON."""
-    from masklake.jobs.runs.command import print_json
     from masklake.jobs.schedule.command_line import lock_uri, parse
     from masklake.jobs.schedule.serving import server
     from masklake.jobs.schedule.store import moment, utc
+    from masklake.jobs.terminal.json import print_json
     from masklake.pipeline.errors import UserError
 
     schedule = store.schedule(args.name)
@@ -139,7 +139,7 @@ def _firing_facts(firing: Firing | None) -> dict[str, Any]:
 
 def history(args: argparse.Namespace, store: Store) -> int:
     """What became of the firings."""
-    from masklake.jobs.runs.command import print_json
+    from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table
     from masklake.jobs.terminal.text import elide, printable
     from rich.text import Text

@@ -1,0 +1,1 @@
+"""`masklake segment`: its options, its progress, its summary."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from masklake.jobs.terminal.text import duration
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.ledger import STAGES
 
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 10.0
 _RATE_OVER_S = 30.0
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as people write it: 42 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class Rates:

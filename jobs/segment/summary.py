@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from masklake.jobs.segment.progress import duration
+from masklake.jobs.terminal.text import duration
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.ledger import STAGES
 

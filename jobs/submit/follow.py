@@ -8,8 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.segment.progress import duration
-from masklake.jobs.terminal.text import elide, note, one_line, printable
+from masklake.jobs.terminal.text import duration, elide, note, one_line, printable
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -92,10 +92,9 @@ def _seconds(info: Any) -> float | None:
 
 
 def _list(args: argparse.Namespace, server: JobServer) -> int:
-    from masklake.jobs.runs.command import print_json
-    from masklake.jobs.segment.progress import duration
+    from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table
-    from masklake.jobs.terminal.text import elide, one_line
+    from masklake.jobs.terminal.text import duration, elide, one_line
     from rich.text import Text
 
     found = [_facts(info) for info in server.all()]
@@ -120,11 +119,10 @@ def _list(args: argparse.Namespace, server: JobServer) -> int:
 
 
 def _status(args: argparse.Namespace, server: JobServer) -> int:
-    from masklake.jobs.runs.command import print_json
-    from masklake.jobs.segment.progress import duration
     from masklake.jobs.submit import follow
+    from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console
-    from masklake.jobs.terminal.text import one_line
+    from masklake.jobs.terminal.text import duration, one_line
 
     info = server.info(args.job)
     run_id = follow.run_of(server.logs(args.job))

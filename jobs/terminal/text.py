@@ -54,3 +54,13 @@ def note(text: str) -> None:
 def say(console: Console, text: str) -> None:
     """A line for people among a command's output."""
     console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as people write it: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

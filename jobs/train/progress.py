@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.segment.progress import duration
+from masklake.jobs.terminal.text import duration
 
 if TYPE_CHECKING:
     from masklake.pipeline.train.driver import Watch

@@ -16,9 +16,9 @@ from masklake.model.detections import Detections, PredictFailure
 from masklake.model.engine.parts import ExactParts, FastParts, Features, Parts
 from masklake.model.errors import ModelError
 from masklake.model.masks import rle, rle_device
-from masklake.model.networks.build import output_labels
 from masklake.model.networks.composed import ComposedRCNN
 from masklake.model.networks.config import Composed, parse
+from masklake.model.networks.rcnn import output_labels
 from masklake.model.spec import ModelSpec
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN

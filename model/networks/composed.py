@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from masklake.model.networks.build import build_network
 from masklake.model.networks.config import Composed
+from masklake.model.networks.rcnn import build_network
 from masklake.model.spec import ModelSpec
 from torch import nn
 

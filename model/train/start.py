@@ -157,7 +157,7 @@ def _as_one(loaded: LoadedModel, joints: bool) -> tuple[Network, dict[str, Tenso
 
 def _outputs(loaded: LoadedModel) -> dict[str, int]:
     """The box head's output of each class of the model, by name."""
-    from masklake.model.networks.build import output_labels
+    from masklake.model.networks.rcnn import output_labels
 
     network = parse(loaded.spec.architecture)
     network = network.detector if isinstance(network, Composed) else network

@@ -22,9 +22,9 @@ from masklake.pipeline.segment.fetch import fetch
 from masklake.pipeline.segment.infer import FOUND, PredictorFactory, infer_rows, with_found
 from masklake.pipeline.segment.ledger import Meter, guarded
 from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.metrics import GpuMemory
 from masklake.pipeline.segment.source import datasource, load, packets
 from masklake.pipeline.segment.write import write
-from masklake.pipeline.streams.metrics import GpuMemory
 from masklake.pipeline.streams.packet import pack, unpack
 
 if TYPE_CHECKING:

@@ -1,0 +1,4 @@
+"""What all streams of Ray Data share: packets, and actors beside the driver.
+
+Nothing here knows what is streamed.
+"""

@@ -27,8 +27,8 @@ from masklake.pipeline.schema import SCHEMA_VERSION
 from masklake.pipeline.storage.objects import Fetched
 from masklake.pipeline.storage.store import Storage, explain, join, redact
 from masklake.pipeline.streams.driver_actor import beside_driver
-from masklake.pipeline.streams.metrics import TrainingMetrics
 from masklake.pipeline.train.board import Board
+from masklake.pipeline.train.metrics import TrainingMetrics
 from masklake.pipeline.train.worker import STATE, Work, work
 
 RECORD = "train.json"

@@ -1,0 +1,1 @@
+"""A schedule as what another system fires: Kubernetes' CronJobs, systemd's timers."""

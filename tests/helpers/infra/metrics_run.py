@@ -13,7 +13,8 @@ import sys
 import time
 
 from masklake.jobs.cluster.cluster import ray_cluster
-from masklake.pipeline.streams.metrics import GpuMemory, TrainingMetrics
+from masklake.pipeline.segment.metrics import GpuMemory
+from masklake.pipeline.train.metrics import TrainingMetrics
 
 REPORT_MS = 1000
 

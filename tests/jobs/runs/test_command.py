@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from masklake.jobs.runs.run_summary import RunSummary, moment
 from masklake.pipeline.lake.lake import Lake, Run
+from masklake.pipeline.lake.run_summary import RunSummary, moment
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.lakes import LakeBuilder, image, instance, record

@@ -9,8 +9,9 @@ import torch
 from masklake.model import coco
 from masklake.model.engine.fold import fold_norms
 from masklake.model.errors import ModelError
-from masklake.model.networks.build import build, output_labels
+from masklake.model.networks.build import build
 from masklake.model.networks.config import BACKBONE_LAYERS, PUBLISHED_V1, V2, parse
+from masklake.model.networks.rcnn import output_labels
 from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
 from torch import nn
 from torchvision.models import detection

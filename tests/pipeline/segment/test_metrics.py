@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from masklake.pipeline.segment.failure_log import log_failures
-from masklake.pipeline.streams.metrics import GpuMemory, RunMetrics, TrainingMetrics
+from masklake.pipeline.segment.metrics import GpuMemory, RunMetrics
+from masklake.pipeline.train.metrics import TrainingMetrics
 
 Told = dict[str, dict[tuple[str, ...], float]]
 
