@@ -206,7 +206,7 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
 
     def run(*args: str | Path, env: Mapping[str, str] | None = None, timeout: float = 240) -> CliResult:
         process = subprocess.Popen(
-            [sys.executable, "-m", "masklake.jobs.cli", *map(str, args)],
+            [sys.executable, "-P", "-m", "masklake.jobs.cli", *map(str, args)],
             cwd=tmp_path,
             env=os.environ | (env or {}),
             stdin=subprocess.DEVNULL,

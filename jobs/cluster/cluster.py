@@ -57,6 +57,7 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     common: dict[str, Any] = {
+        "job_config": _own_code(),
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "configure_logging": True,
@@ -109,6 +110,22 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
             yield replace(cluster, gpus=gpus)
     finally:
         ray.shutdown()
+
+
+def _own_code() -> Any:
+    """A job whose workers import what is installed, and nothing that lies where the command is run.
+
+    Ray puts the driver's working directory and its script's before all else on the workers' path, unless the job has a
+    working_dir: then a `torch.py` or a `jobs/` there would be run in place of the one meant. A working_dir of our own
+    would do it as well, and cost each start an upload.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnCode(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnCode()
 
 
 def _require_answer(address: str) -> None:

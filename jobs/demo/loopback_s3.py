@@ -99,7 +99,7 @@ def serve(*, strict_credentials: bool = False) -> Iterator[LoopbackS3]:
         # Ctrl-C in a terminal goes to the whole process group: in its own session the server outlives
         # the job's last writes. The stdin pipe is its lifeline; see `_main`.
         process = subprocess.Popen(
-            [sys.executable, "-m", "masklake.jobs.demo.loopback_s3"],
+            [sys.executable, "-P", "-m", "masklake.jobs.demo.loopback_s3"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -34,7 +34,7 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with log.open("wb") as output:
             self._popen = subprocess.Popen(  # noqa: S603  # our own interpreter, and arguments that were parsed
-                [sys.executable, "-m", _CHILD, str(os.getpid()), *command],
+                [sys.executable, "-P", "-m", _CHILD, str(os.getpid()), *command],
                 cwd=cwd,
                 # So that the run's id is in the file even where the job is killed.
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -34,7 +34,8 @@ def package(folder: Path) -> Path:
 
 
 def _files() -> Iterator[tuple[str, bytes]]:
-    yield "masklake/__init__.py", _folder("masklake").joinpath("__init__.py").read_bytes()
+    for path in sorted(_folder("masklake").glob("*.py")):
+        yield f"masklake/{path.name}", path.read_bytes()
     for name in PACKAGES:
         root = _folder(name)
         for path in sorted(root.rglob("*")):

@@ -43,7 +43,7 @@ class Order:
 
     def entrypoint(self, *, installed: bool) -> str:
         """What the cluster's shell runs: Masklake as it is `installed` there, or as it was sent along."""
-        program = ["masklake"] if installed else ["python", "-m", "masklake.jobs.cli"]
+        program = ["masklake"] if installed else ["python", "-P", "-m", "masklake.jobs.cli"]
         name, *rest = self.command
         # exec: the signal that asks the job to stop is for Masklake, not for a shell around it.
         return f"exec {shlex.join([*program, name, '--address=auto', *rest])}"

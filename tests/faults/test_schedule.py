@@ -40,9 +40,9 @@ EVERY = 2
 def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`masklake schedule serve`, in a process of its own, with the tests' job."""
     code = (
-        "from tests.schedules import *\n"
+        "from tests.helpers.schedules import *\n"
         "from masklake.jobs.cli import main\n"
-        "schedule_process._CHILD = 'tests.schedules'\n"
+        "schedule_process._CHILD = 'tests.helpers.schedules'\n"
         f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lease-seconds', '6']))"
     )
     with said.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Schedules for tests, and a job that does as its arguments say: `python -m tests.schedules PARENT segment WHAT LAKE`.
+"""Schedules for tests, and a job that does as its arguments say: `python -m tests.helpers.schedules PARENT segment WHAT LAKE`.
 
 WHAT is a list of steps parted by commas: run (say a run id), sleep=SECONDS, deaf (to SIGTERM), exit=CODE, say=TEXT, leak (a secret). The
 job writes `begin PID`, and at its end `end PID`, to LAKE/diary.
@@ -30,7 +30,7 @@ NOON = datetime.datetime(2026, 11, 25, 12, 0, 0, tzinfo=datetime.UTC)
 
 def use_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let jobs be this module's."""
-    monkeypatch.setattr(schedule_process, "_CHILD", "tests.schedules")
+    monkeypatch.setattr(schedule_process, "_CHILD", "tests.helpers.schedules")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 

@@ -189,9 +189,9 @@ def test_once_does_what_is_due_and_makes_up_for_what_was_missed_once(store: Stor
 def test_sigterm_stops_the_job_and_the_daemon_in_order(store: Store, tmp_path: Path) -> None:
     store.add(soon(tmp_path, "run,sleep=600", every=86400))
     code = (
-        "from tests.schedules import *\n"
+        "from tests.helpers.schedules import *\n"
         "from masklake.jobs.cli import main\n"
-        "schedule_process._CHILD = 'tests.schedules'\n"
+        "schedule_process._CHILD = 'tests.helpers.schedules'\n"
         f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}]))"
     )
     daemon = subprocess.Popen(

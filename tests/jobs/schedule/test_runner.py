@@ -238,8 +238,8 @@ def test_what_cannot_be_resumed_is_done_anew(due: Make, store: Store) -> None:
 def _daemon(store: Store, firing: Firing) -> subprocess.Popen[bytes]:
     """A process that makes the attempt."""
     code = (
-        "from tests.schedules import *\n"
-        "schedule_process._CHILD = 'tests.schedules'\n"
+        "from tests.helpers.schedules import *\n"
+        "schedule_process._CHILD = 'tests.helpers.schedules'\n"
         f"runner(Store(Path({str(store.path)!r}))).attempt({firing.id})"
     )
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

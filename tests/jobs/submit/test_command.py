@@ -38,7 +38,7 @@ def test_the_shell_gets_exactly_what_was_typed() -> None:
         "exec masklake segment --address=auto 's3://p/a b;$(c)/' s3://lake --model demo"
     )
     assert order.entrypoint(installed=False).startswith(
-        "exec python -m masklake.jobs.cli segment --address=auto "
+        "exec python -P -m masklake.jobs.cli segment --address=auto "
     )
     assert order.text() == "masklake segment 's3://p/a b;$(c)/' s3://lake --model demo"
 

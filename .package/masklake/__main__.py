@@ -1,0 +1,1 @@
+../../jobs/library/main.py
