@@ -73,7 +73,7 @@ def test_embedded(traps: Traps, tmp_path: Path) -> None:
 def test_submitted(traps: Traps, tmp_path: Path) -> None:
     """Masklake sent along, and as it is installed on the nodes."""
     lake = trainings.scenes_lake(tmp_path, images=6)
-    with ray_nodes(cpus=2, cwd=traps.folder) as cluster:
+    with ray_nodes(cpus=2) as cluster:
         submit = ("submit", "--address", cluster.address, "--wait", "--shared-files")
         segment = ("segment", tmp_path / "scenes", lake, "--model", "demo", "--gpus", "0")
         assert "complete: 6 of 6" in run(traps, *submit, *segment, **cluster.env)

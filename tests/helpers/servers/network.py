@@ -134,7 +134,6 @@ class Network:
         command: Callable[[str], list[str]],
         *,
         env: Mapping[str, str],
-        cwd: Path = Path("/"),
         output: IO[bytes] | None = None,
     ) -> Machine:
         """Run what `command` makes of its address on a new machine of that hostname. Raises SubprocessError where that is
@@ -149,7 +148,7 @@ class Network:
                 "unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
                 "sh", "-c", _BOOT, "sh", name, address, str(hosts), *command(address),
             ],
-            cwd=cwd,
+            cwd="/",
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=output or subprocess.DEVNULL,

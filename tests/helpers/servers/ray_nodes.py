@@ -85,22 +85,16 @@ class RayNodes:
     """A head without CPUs, unless it is given some. A context manager that leaves no process behind.
 
     s3: a server of this machine, which the nodes, and only they, have the keys of. env: more for their environment.
-    cwd: the folder where `ray start` is run.
     """
 
     def __init__(
-        self,
-        *,
-        cpus: int = 0,
-        s3: LoopbackS3 | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: Path = Path("/"),
+        self, *, cpus: int = 0, s3: LoopbackS3 | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         self.token = secrets.token_hex(32)
         self.nodes: list[Node] = []
         self.network: Network | None = None
         self._unplugged: list[Node] = []
-        self._cpus, self._s3, self._env, self._cwd = cpus, s3, dict(env or {}), cwd
+        self._cpus, self._s3, self._env = cpus, s3, dict(env or {})
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> RayNodes:
@@ -259,17 +253,13 @@ class RayNodes:
         with said.open("wb") as output:
             if self.network is not None:
                 machine = self.network.start(
-                    name,
-                    lambda address: self._command(name, cpus, address),
-                    env=env,
-                    cwd=self._cwd,
-                    output=output,
+                    name, lambda address: self._command(name, cpus, address), env=env, output=output
                 )
                 process = machine.process
             else:
                 process = subprocess.Popen(
                     self._command(name, cpus, LOOPBACK),
-                    cwd=self._cwd,
+                    cwd="/",
                     env=env | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -300,7 +290,7 @@ class RayNodes:
             if not self.nodes:
                 ports += ["ray-client-server-port"]
             options += [f"--{port}={_free_port()}" for port in ports]
-        return [sys.executable, "-P", "-c", start, "start", "--block", *options]
+        return [sys.executable, "-c", start, "start", "--block", *options]
 
 
 class _Direct(socket.socket):
