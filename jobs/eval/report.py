@@ -29,7 +29,7 @@ _ON_OWN_BOXES = (
 
 def facts(lake: Lake, target: Target, detector: Detector, found: Comparison) -> dict[str, Any]:
     """Everything as plain values: what --format json prints and metrics.json keeps."""
-    from masklake.pipeline.lake.run_record import now
+    from masklake.pipeline.lake.record import now
 
     return {
         "evaluated": target.name,

@@ -13,7 +13,7 @@ from masklake.jobs.train import promotion
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.run_summary import doubted
-from masklake.pipeline.train.driver import TrainingRecord, load_many
+from masklake.pipeline.train.record import TrainingRecord, load_many
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,8 @@ def _refuse_nesting(source: str, lake: str) -> None:
 def new_job(
     args: argparse.Namespace, source: str, lake: str, storage: Storage
 ) -> tuple[Job, models.Resolved]:
-    from masklake.pipeline.lake.run_record import RunRecord, new_run_id
+    from masklake.pipeline.lake.record import new_run_id
+    from masklake.pipeline.lake.run_record import RunRecord
 
     model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake, first=args.first_model)
     options = {
@@ -131,8 +132,8 @@ def _resumed(
     args: argparse.Namespace, source: str, lake: str, storage: Storage
 ) -> tuple[Job, models.Resolved]:
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.lake.process import process_alive
     from masklake.pipeline.lake.run_record import RunFolder, resumed
-    from masklake.pipeline.segment.run import process_alive
 
     record = RunFolder(lake, Lake(lake, storage).resolve(args.resume), storage).load()
     resumed(record, process_alive)  # says at once when there is nothing to resume

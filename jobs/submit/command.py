@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     """Submit a job. Raises UserError for a mistake; with --wait the exit code of the job."""
     from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.submit.remote_command import refuse_secrets, understood
-    from masklake.pipeline.lake.run_record import new_run_id
+    from masklake.pipeline.lake.record import new_run_id
 
     order = understood(args.command, shared_files=args.shared_files)
     if args.address and order.address and args.address != order.address:

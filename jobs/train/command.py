@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.store import Storage
     from masklake.pipeline.train.dataset import TrainingSet
-    from masklake.pipeline.train.driver import TrainingRecord
+    from masklake.pipeline.train.record import TrainingRecord
     from rich.console import Console
 
 SUMMARY = "train a model on the lake's labels, measure it, promote it when it is better"
@@ -134,10 +134,10 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
     from masklake.jobs.segment.command import versions
     from masklake.jobs.train import start as train_start
     from masklake.jobs.train.options import DEFAULT_EPOCHS
+    from masklake.pipeline.lake.record import new_run_id
     from masklake.pipeline.lake.registry import check_name
-    from masklake.pipeline.lake.run_record import new_run_id
     from masklake.pipeline.storage.store import join
-    from masklake.pipeline.train.driver import TrainingRecord
+    from masklake.pipeline.train.record import TrainingRecord
     from masklake.pipeline.train.shuffle import Order
 
     origin = train_start.origin(args, lake, storage)
@@ -204,10 +204,10 @@ def _recipe(args: argparse.Namespace, origin: Any, min_size: int) -> Recipe:
 
 def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingRecord:
     """The record to go on with. Raises UserError when it is done, another driver has it, or options contradict it."""
-    from masklake.pipeline.segment.run import process_alive
-    from masklake.pipeline.train import driver as training
+    from masklake.pipeline.lake.process import process_alive
+    from masklake.pipeline.train import record as training_record
 
-    record = training.load(lake, args.resume, storage)
+    record = training_record.load(lake, args.resume, storage)
     if record.state == "complete":
         raise UserError(
             f"training {record.run}: is complete ({record.model}); start a new one with --model {record.model}"
@@ -230,11 +230,11 @@ def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingR
                 f"training {record.run}: was started with other options than --{option.replace('_', '-')} {value}; "
                 "resume it without that, or start a new one"
             )
-    return training.next_attempt(record, process_alive)
+    return training_record.next_attempt(record, process_alive)
 
 
 def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None, storage: Storage) -> str:
-    from masklake.pipeline.train.driver import last_step
+    from masklake.pipeline.train.checkpoints import last_step
 
     data = record.data
     joints = f", joints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""

@@ -14,12 +14,14 @@ from masklake.jobs.terminal.text import say
 from masklake.jobs.train import progress as train_progress
 from masklake.jobs.train import promotion
 from masklake.jobs.train import start as train_start
+from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.registry import Registry, Version
-from masklake.pipeline.lake.run_record import now
 from masklake.pipeline.storage.store import Storage, join
-from masklake.pipeline.train import driver as training
+from masklake.pipeline.train import checkpoints
+from masklake.pipeline.train import record as training_record
 from masklake.pipeline.train.batches import Batches
-from masklake.pipeline.train.driver import Crew, Training, TrainingRecord
+from masklake.pipeline.train.driver import EVENTS, Crew, Training
+from masklake.pipeline.train.record import TrainingRecord
 from masklake.pipeline.train.shuffle import Order
 from masklake.pipeline.train.worker import Work
 
@@ -72,7 +74,7 @@ def train(
             steps=record.options["steps"],
             minutes=record.options["minutes"],
             save_minutes=args.checkpoint_minutes,
-            events=join(record.lake, "runs", record.run, training.EVENTS),
+            events=join(record.lake, "runs", record.run, EVENTS),
             storage=storage,
             **shares,
         )
@@ -164,7 +166,7 @@ def conclude(
         updated_at=now(),
         finished_at=now(),
     )
-    training.save(record, storage)
+    training_record.save(record, storage)
     _report(record, console)
     return record
 
@@ -177,7 +179,7 @@ def _result(record: TrainingRecord, storage: Storage) -> tuple[Any, Any]:
 
     loaded = presets.load_model(_start_of(record, storage).local())
     with tempfile.TemporaryDirectory() as folder:
-        training.last_checkpoint(record, storage, Path(folder))
+        checkpoints.last_checkpoint(record, storage, Path(folder))
         file = Path(folder) / AVERAGE
         loaded.module.load_state_dict(load_file(file if file.is_file() else Path(folder) / NETWORK))
     spec = replace(

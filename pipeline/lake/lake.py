@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.run_record import RunRecord, parse
+from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.store import Storage, explain, join, normalise_folder
 
@@ -228,7 +228,7 @@ def _read_record(id_: str, data: bytes, uri: str) -> Run:
         return Run(id=id_, record=None, problem=f"{uri}: is not a run record (it states no schema version)")
     require_version(version, uri)
     try:
-        record = parse(data, uri)
+        record = RunRecord.parse(data, uri)
     except UserError as error:
         return Run(id=id_, record=None, problem=str(error))
     wrong = [

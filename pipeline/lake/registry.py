@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.run_record import now
+from masklake.pipeline.lake.record import now
 from masklake.pipeline.schema import SCHEMA_VERSION
 from masklake.pipeline.storage.store import Storage, explain, join
 

@@ -8,15 +8,12 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.schema import SCHEMA_VERSION
+from masklake.pipeline.lake.record import SIGN_OF_LIFE_S, Record, now
 from masklake.pipeline.storage.store import Storage, explain, join
-
-HEARTBEAT_S = 10.0
-_SIGN_OF_LIFE_S = 6 * HEARTBEAT_S
 
 
 class SupersededError(Exception):
@@ -29,48 +26,24 @@ _LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None}
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def new_run_id() -> str:
-    """An id that sorts by time and that two runs of the same second do not share."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What run.json says. No field holds a credential; `command` and `options` carry what the user typed."""
+class RunRecord(Record):
+    """What run.json says. `options` decide an image's rows: a later run skips only what a run with equal options has
+    covered."""
 
-    run: str
-    lake: str
+    KIND: ClassVar[str] = "a run record"
+    REMEDY: ClassVar[str] = "restore it or remove the run's folder"
+
     source: str
-    command: list[str]
-    options: dict[str, Any]
-    """What decides an image's rows: a later run skips only what a run with equal options has covered."""
     selection: dict[str, Any]
     """What decides which images: limit, every_object, redo_all."""
     model: dict[str, Any]
-    versions: dict[str, str]
-    state: str = "running"
-    attempt: int = 1
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    created_at: str = field(default_factory=now)
-    updated_at: str = field(default_factory=now)
-    finished_at: str | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     instances: int = 0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
-    error: str | None = None
     verification: dict[str, Any] | None = None
-    schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:
@@ -81,30 +54,6 @@ class RunRecord:
     def all_options(self) -> dict[str, Any]:
         """`options`, with those that came later as what the run did before they were there."""
         return _LATER_OPTIONS | self.options
-
-
-def parse(data: bytes, uri: str) -> RunRecord:
-    """The record in `data`. Raises UserError when it is broken or was written by a newer Masklake."""
-    try:
-        content = json.loads(data)
-        version = content["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{uri}: is not a run record ({error!r}); restore it or remove the run's folder"
-        ) from error
-    if not isinstance(version, int):
-        raise UserError(f"{uri}: is not a run record (schema_version {version!r}); remove the run's folder")
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{uri}: written with lake schema {version}, this Masklake knows {SCHEMA_VERSION}; upgrade Masklake"
-        )
-    names = RunRecord.__dataclass_fields__
-    try:
-        return RunRecord(**{name: value for name, value in content.items() if name in names})
-    except TypeError as error:
-        raise UserError(
-            f"{uri}: is not a run record ({error}); restore it or remove the run's folder"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -129,7 +78,7 @@ class RunFolder:
     def load(self) -> RunRecord:
         """The record. Raises UserError when it is not there, cannot be read, or is broken."""
         try:
-            return parse(self.storage.read(self.record_uri), self.record_uri)
+            return RunRecord.parse(self.storage.read(self.record_uri), self.record_uri)
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.lake}: has no run {self.run!r}; `masklake runs {self.lake}` lists them"
@@ -171,7 +120,7 @@ def silence(host: str, pid: int, at: str, alive: Callable[[int], bool]) -> float
     A pid alone proves nothing: after a reboot it is another process's, and in containers it is always the same.
     """
     silent = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)
-    dead = silent.total_seconds() > _SIGN_OF_LIFE_S or (host == socket.gethostname() and not alive(pid))
+    dead = silent.total_seconds() > SIGN_OF_LIFE_S or (host == socket.gethostname() and not alive(pid))
     return None if dead else silent.total_seconds()
 
 
@@ -184,16 +133,6 @@ def resumed(record: RunRecord, alive: Callable[[int], bool]) -> RunRecord:
         if silent is not None:
             raise UserError(
                 f"run {record.run}: process {record.pid} on {record.host} showed life {silent:.0f} s ago; stop it "
-                f"(Ctrl-C or kill), or wait until it has been silent for {_SIGN_OF_LIFE_S:.0f} s"
+                f"(Ctrl-C or kill), or wait until it has been silent for {SIGN_OF_LIFE_S:.0f} s"
             )
-    return replace(
-        record,
-        state="running",
-        attempt=record.attempt + 1,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        updated_at=now(),
-        finished_at=None,
-        error=None,
-        verification=None,
-    )
+    return record.taken_over(state="running", finished_at=None, error=None, verification=None)

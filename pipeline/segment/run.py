@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from masklake.pipeline.decode import DecodeOptions
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
-from masklake.pipeline.lake.run_record import HEARTBEAT_S, RunFolder, RunRecord, now, resumed
+from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.record import HEARTBEAT_S, now
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.segment.covered import Covered
 from masklake.pipeline.segment.encode import Vocabulary
 from masklake.pipeline.segment.infer import PredictorFactory
@@ -140,15 +141,6 @@ def _explained(uri: str, doing: str) -> Iterator[None]:
         yield
     except (OSError, BotoCoreError) as error:
         raise explain(error, uri, doing) from error
-
-
-def process_alive(pid: int) -> bool:
-    """Whether another process of this machine has this pid and is not a zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z" and pid != os.getpid()
 
 
 def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:

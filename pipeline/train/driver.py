@@ -8,141 +8,32 @@ LAKE/runs/<run>/tensorboard/                 event files
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lake import Lake
-from masklake.pipeline.lake.run_record import HEARTBEAT_S, RunFolder, now, silence
-from masklake.pipeline.schema import SCHEMA_VERSION
-from masklake.pipeline.storage.objects import Fetched
-from masklake.pipeline.storage.store import Storage, explain, join, redact
+from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.record import HEARTBEAT_S, now
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.storage.store import Storage, join, redact
 from masklake.pipeline.streams.driver_actor import beside_driver
 from masklake.pipeline.train.board import Board
+from masklake.pipeline.train.checkpoints import CHECKPOINTS
 from masklake.pipeline.train.metrics import TrainingMetrics
-from masklake.pipeline.train.worker import STATE, Work, work
+from masklake.pipeline.train.record import TrainingRecord, save
+from masklake.pipeline.train.worker import Work, work
 
-RECORD = "train.json"
-CHECKPOINTS = "checkpoints"
 EVENTS = "tensorboard"
 _FORGET = {"RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30"}
 """Ray Data keeps what a killed worker's stream had reserved for three minutes, in which those that were started again
 get too little to go on; a living one renews it every ten seconds."""
 _GRACE_S = 120.0
 """How long a training that was told to stop has for its checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecord:
-    """What train.json says. No field holds a credential."""
-
-    run: str
-    lake: str
-    command: list[str]
-    options: dict[str, Any]
-    """What decides the result; a resumed training has them from here."""
-    start: dict[str, Any]
-    """What the training started from."""
-    data: dict[str, Any]
-    versions: dict[str, str]
-    state: str = "running"
-    attempt: int = 1
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    created_at: str = field(default_factory=now)
-    updated_at: str = field(default_factory=now)
-    finished_at: str | None = None
-    position: dict[str, Any] = field(default_factory=dict)
-    """step, seconds, images, and digest, which names the images of all steps in their order."""
-    losses: dict[str, float] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    error: str | None = None
-    model: str | None = None
-    """name@version of the result in the lake's registry."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    decision: dict[str, Any] | None = None
-    schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def record_uri(lake: str, run: str) -> str:
-    return join(lake, "runs", run, RECORD)
-
-
-def save(record: TrainingRecord, storage: Storage) -> None:
-    """Write the record. Raises UserError when that is not possible."""
-    uri = record_uri(record.lake, record.run)
-    try:
-        storage.write(uri, record.to_json())
-    except OSError as error:
-        raise explain(error, uri, "write the training's record") from error
-
-
-def trainings(lake: str, storage: Storage) -> list[str]:
-    """The ids of the lake's trainings, newest first."""
-    return Lake(lake, storage).training_ids()
-
-
-def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
-    """The record of a training: an id, or `last`. Raises UserError when there is none, or it is broken."""
-    if run == "last":
-        ids = trainings(lake, storage)
-        if not ids:
-            raise UserError(f"{lake}: has no training yet; `masklake train {lake}` makes one")
-        run = ids[0]
-    [found] = load_many(lake, [run], storage)
-    if isinstance(found, UserError):
-        raise found
-    return found
-
-
-def load_many(lake: str, runs: list[str], storage: Storage) -> list[TrainingRecord | UserError]:
-    """The records of trainings, all fetched at once; for one that is missing or broken, what is wrong with it."""
-    uris = [record_uri(lake, run) for run in runs]
-    return [
-        _parse(lake, run, uri, found)
-        for run, uri, found in zip(runs, uris, storage.get_many(uris), strict=True)
-    ]
-
-
-def _parse(lake: str, run: str, uri: str, found: Fetched | Exception) -> TrainingRecord | UserError:
-    if isinstance(found, FileNotFoundError):
-        return UserError(f"{lake}: has no training {run!r}; `masklake runs {lake}` lists them")
-    if isinstance(found, Exception):
-        return explain(found, uri, "read the training's record")
-    try:
-        content = json.loads(found.data)
-        if content["schema_version"] > SCHEMA_VERSION:
-            return UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
-        known = {one.name for one in fields(TrainingRecord)}
-        return TrainingRecord(**{name: value for name, value in content.items() if name in known})
-    except (ValueError, KeyError, TypeError) as error:
-        return UserError(f"{uri}: is not the record of a training ({error!r}); start a new one")
-
-
-def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> TrainingRecord:
-    """`record` as the next attempt at it starts. Raises UserError when a driver is, or may be, at it."""
-    silent = silence(record.host, record.pid, record.updated_at, alive)
-    if record.state in ("running", "trained") and silent is not None:
-        doing = "running" if record.state == "running" else "being measured"
-        raise UserError(
-            f"training {record.run}: is {doing} (process {record.pid} on {record.host}, last heard of "
-            f"{silent:.0f} s ago); let it finish, or stop it first"
-        )
-    return replace(
-        record, attempt=record.attempt + 1, host=socket.gethostname(), pid=os.getpid(), updated_at=now()
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +71,6 @@ class Training:
 
         Raises UserError when the lake cannot be written, or another driver has this training.
         """
-        from masklake.pipeline.segment.run import process_alive
-
         attempt = self._folder.take_attempt(self.record.attempt, process_alive)
         self.record = replace(self.record, attempt=attempt, state="running", error=None, finished_at=None)
         save(self.record, self._storage)
@@ -298,34 +187,3 @@ def _cause(failure: BaseException) -> str:
         text = str(one)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(failure).__name__
-
-
-def last_step(record: TrainingRecord, storage: Storage) -> int:
-    """The step of the newest whole checkpoint, from which the training would go on; 0 where there is none."""
-    found = _whole_checkpoints(record, storage)
-    return int(found[0][0].rpartition("-")[2]) if found else 0
-
-
-def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dict[str, Any] | None:
-    """Copy the newest whole checkpoint into the local folder `into`; its state, or None where there is none."""
-    found = _whole_checkpoints(record, storage)
-    if not found:
-        return None
-    folder, names = found[0]
-    for name in names:
-        (into / name).write_bytes(storage.read(join(folder, name)))
-    state: dict[str, Any] = json.loads((into / STATE).read_text())
-    return state
-
-
-def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[str, set[str]]]:
-    """(folder, names of its files), newest first."""
-    root = join(record.lake, "runs", record.run, CHECKPOINTS)
-    found: dict[str, set[str]] = {}
-    for uri in storage.list(root):
-        folder, _, name = uri.rpartition("/")
-        # Arrow marks a folder in S3 by an object without a name.
-        if folder.startswith(f"{root}/step-") and name:
-            found.setdefault(folder, set()).add(name)
-    whole = {STATE, "optimizer.safetensors"}
-    return [(folder, found[folder]) for folder in sorted(found, reverse=True) if whole <= found[folder]]

@@ -20,7 +20,8 @@ from masklake.jobs.cluster.cluster import ray_cluster
 from masklake.jobs.models import resolve as models
 from masklake.model import scenes
 from masklake.pipeline.decode import DecodeOptions
-from masklake.pipeline.lake.run_record import RunRecord, new_run_id
+from masklake.pipeline.lake.record import new_run_id
+from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.segment.ledger import STAGES
 from masklake.pipeline.segment.run import Job, Planned, run
 from masklake.pipeline.segment.stages import Resources

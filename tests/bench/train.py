@@ -33,7 +33,7 @@ from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
-from masklake.pipeline.train import driver as training
+from masklake.pipeline.train import record as training_record
 from masklake.pipeline.train.batches import Batches, load_step, truth_of
 from masklake.pipeline.train.shuffle import Order
 from PIL import Image
@@ -133,7 +133,7 @@ def _plain_step(network: FasterRCNN, optimizer: torch.optim.Optimizer, batch: li
 
 def plain(lake: str, run: str, minutes: float, out: str) -> None:
     """The plain loop: train for so long from the start of `run`, and write the model into `out`."""
-    record = training.load(lake, run, Storage())
+    record = training_record.load(lake, run, Storage())
     network, spec = _network(f"{lake}/runs/{run}/start", record.options["frozen"])
     labels = training_set.gather(Lake(lake, Storage()), classes=["person"])
     data = Frames(labels, {"person": 1}, spec.keypoint_names)
@@ -156,7 +156,7 @@ def plain(lake: str, run: str, minutes: float, out: str) -> None:
 
 def step_alone(lake: str, run: str) -> None:
     """Both steps on the same photos, in turn; seconds a step, and their ratio."""
-    record = training.load(lake, run, Storage())
+    record = training_record.load(lake, run, Storage())
     start, frozen = f"{lake}/runs/{run}/start", record.options["frozen"]
     theirs, spec = _network(start, frozen)
     optimizer = _optimizer(theirs)

@@ -13,7 +13,7 @@ from masklake.jobs.cli import main
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
-from masklake.pipeline.train.driver import TrainingRecord, load
+from masklake.pipeline.train.record import TrainingRecord, load
 from masklake.pipeline.train.shuffle import Order
 from masklake.pipeline.train.worker import Position
 

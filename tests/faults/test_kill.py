@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import psutil
 import pytest
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
-from masklake.pipeline.lake.run_record import RunFolder, new_run_id
+from masklake.pipeline.lake.record import new_run_id
+from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.proof import verify
 from masklake.pipeline.storage.store import Storage
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from masklake.jobs.train.command import _EXIT_CODES
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.train.driver import TrainingRecord, load
-from masklake.pipeline.train.driver import trainings as ids
+from masklake.pipeline.train.record import TrainingRecord, load
+from masklake.pipeline.train.record import trainings as ids
 
 from tests.conftest import Bucket, CliResult
 from tests.helpers import trainings

@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 from masklake.pipeline.decode import DecodeOptions
-from masklake.pipeline.lake.run_record import RunFolder, RunRecord, new_run_id
+from masklake.pipeline.lake.record import new_run_id
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord
 from masklake.pipeline.segment.run import Job, Planned, Progress, run
 from masklake.pipeline.segment.stages import Resources
 from masklake.pipeline.storage.parquet import read_table

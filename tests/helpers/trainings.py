@@ -10,7 +10,7 @@ from typing import Any
 from masklake.jobs.cli import main
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.train.driver import TrainingRecord, load, trainings
+from masklake.pipeline.train.record import TrainingRecord, load, trainings
 
 
 def scenes_lake(folder: Path, images: int = 48, seed: int = 3) -> str:

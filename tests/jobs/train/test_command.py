@@ -11,7 +11,7 @@ import pytest
 from masklake.jobs.train import promotion
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.train import driver as training
+from masklake.pipeline.train import record as training_record
 
 from tests.conftest import CliResult
 from tests.helpers import trainings
@@ -110,7 +110,7 @@ def test_weights_that_would_run_code_are_refused(masklake: Masklake, lake: str, 
 
 
 def _record(lake: str, **given: object) -> None:
-    training.save(trainings.a_record(lake, **given), Storage())
+    training_record.save(trainings.a_record(lake, **given), Storage())
 
 
 def test_what_is_complete_is_not_resumed(masklake: Masklake, lake: str) -> None:

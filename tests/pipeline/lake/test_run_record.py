@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.run_record import RunFolder, RunRecord, new_run_id, now, parse, resumed
-from masklake.pipeline.segment.run import process_alive
+from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.record import new_run_id, now
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
@@ -35,13 +36,13 @@ def _record(**given: object) -> RunRecord:
 
 def test_a_record_survives_its_file() -> None:
     before = _record(counts={"ok": 3}, stages={"fetch": {"seconds": 1.5}}, error="日本語 \x01")
-    assert parse(before.to_json(), "run.json") == before
+    assert RunRecord.parse(before.to_json(), "run.json") == before
     assert "日本語" in before.to_json().decode()
 
 
 def test_fields_of_a_later_masklake_are_ignored() -> None:
     content = json.loads(_record().to_json()) | {"colour": "red"}
-    assert parse(json.dumps(content).encode(), "u") == _record()
+    assert RunRecord.parse(json.dumps(content).encode(), "u") == _record()
 
 
 @pytest.mark.parametrize(
@@ -50,13 +51,13 @@ def test_fields_of_a_later_masklake_are_ignored() -> None:
 )
 def test_a_broken_record_is_named(data: bytes) -> None:
     with pytest.raises(UserError, match=r"^s3://lake/run\.json: is not a run record"):
-        parse(data, "s3://lake/run.json")
+        RunRecord.parse(data, "s3://lake/run.json")
 
 
 def test_a_record_of_a_newer_schema() -> None:
     content = json.loads(_record().to_json()) | {"schema_version": 2}
     with pytest.raises(UserError, match="upgrade"):
-        parse(json.dumps(content).encode(), "u")
+        RunRecord.parse(json.dumps(content).encode(), "u")
 
 
 def test_run_ids_sort_by_time_and_differ() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.train import driver as training
+from masklake.pipeline.train import checkpoints
+from masklake.pipeline.train import record as training_record
 
 from tests.conftest import Bucket
 from tests.helpers.trainings import a_record
@@ -29,22 +30,22 @@ WHOLE = ("state.json", "network.safetensors", "optimizer.safetensors")
 
 def test_the_newest_whole_checkpoint(s3_bucket: Bucket, tmp_path: Path) -> None:
     record = a_record(f"{s3_bucket.uri}/lake")
-    assert training.last_step(record, Storage()) == 0
-    assert training.last_checkpoint(record, Storage(), tmp_path) is None
+    assert checkpoints.last_step(record, Storage()) == 0
+    assert checkpoints.last_checkpoint(record, Storage(), tmp_path) is None
     put_checkpoint(s3_bucket, 9, *WHOLE)
     put_checkpoint(s3_bucket, 10, *WHOLE)
     put_checkpoint(s3_bucket, 11, "network.safetensors")  # killed while it was written
-    assert training.last_step(record, Storage()) == 10
-    assert training.last_checkpoint(record, Storage(), tmp_path) == {"step": 10}
+    assert checkpoints.last_step(record, Storage()) == 10
+    assert checkpoints.last_checkpoint(record, Storage(), tmp_path) == {"step": 10}
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(WHOLE)
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
     lake, storage = str(tmp_path / "lake"), Storage()
     made = a_record(lake, position={"step": 3}, skipped={"/ä.png": "gone"})
-    training.save(made, storage)
-    assert training.load(lake, RUN, storage) == training.load(lake, "last", storage) == made
-    assert training.trainings(lake, storage) == [RUN]
+    training_record.save(made, storage)
+    assert training_record.load(lake, RUN, storage) == training_record.load(lake, "last", storage) == made
+    assert training_record.trainings(lake, storage) == [RUN]
 
 
 @pytest.mark.parametrize(
@@ -52,19 +53,19 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     [
         (b"{", "is not the record of a training"),
         (b"{}", "is not the record of a training"),
-        (b'{"schema_version": 999}', "was written by a newer Masklake"),
+        (b'{"schema_version": 999}', "written with lake schema 999"),
         (b'{"schema_version": 1, "run": "x"}', "is not the record of a training"),
     ],
 )
 def test_a_record_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
     lake, storage = str(tmp_path / "lake"), Storage()
-    storage.write(training.record_uri(lake, RUN), content)
+    storage.write(training_record.record_uri(lake, RUN), content)
     with pytest.raises(UserError, match=message):
-        training.load(lake, RUN, storage)
+        training_record.load(lake, RUN, storage)
 
 
 def test_there_is_no_such_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no training yet"):
-        training.load(str(tmp_path), "last", Storage())
+        training_record.load(str(tmp_path), "last", Storage())
     with pytest.raises(UserError, match=f"has no training '{RUN}'"):
-        training.load(str(tmp_path), RUN, Storage())
+        training_record.load(str(tmp_path), RUN, Storage())

@@ -1,0 +1,99 @@
+"""A training's record, `runs/<run>/train.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.record import Record
+from masklake.pipeline.lake.run_record import silence
+from masklake.pipeline.storage.objects import Fetched
+from masklake.pipeline.storage.store import Storage, explain, join
+
+RECORD = "train.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord(Record):
+    """What train.json says. `options` decide the result; a resumed training has them from here."""
+
+    KIND: ClassVar[str] = "the record of a training"
+    REMEDY: ClassVar[str] = "start a new one"
+
+    start: dict[str, Any]
+    """What the training started from."""
+    data: dict[str, Any]
+    position: dict[str, Any] = field(default_factory=dict)
+    """step, seconds, images, and digest, which names the images of all steps in their order."""
+    losses: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    """name@version of the result in the lake's registry."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] | None = None
+
+
+def record_uri(lake: str, run: str) -> str:
+    return join(lake, "runs", run, RECORD)
+
+
+def save(record: TrainingRecord, storage: Storage) -> None:
+    """Write the record. Raises UserError when that is not possible."""
+    uri = record_uri(record.lake, record.run)
+    try:
+        storage.write(uri, record.to_json())
+    except OSError as error:
+        raise explain(error, uri, "write the training's record") from error
+
+
+def trainings(lake: str, storage: Storage) -> list[str]:
+    """The ids of the lake's trainings, newest first."""
+    return Lake(lake, storage).training_ids()
+
+
+def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
+    """The record of a training: an id, or `last`. Raises UserError when there is none, or it is broken."""
+    if run == "last":
+        ids = trainings(lake, storage)
+        if not ids:
+            raise UserError(f"{lake}: has no training yet; `masklake train {lake}` makes one")
+        run = ids[0]
+    [found] = load_many(lake, [run], storage)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def load_many(lake: str, runs: list[str], storage: Storage) -> list[TrainingRecord | UserError]:
+    """The records of trainings, all fetched at once; for one that is missing or broken, what is wrong with it."""
+    uris = [record_uri(lake, run) for run in runs]
+    return [
+        _parse(lake, run, uri, found)
+        for run, uri, found in zip(runs, uris, storage.get_many(uris), strict=True)
+    ]
+
+
+def _parse(lake: str, run: str, uri: str, found: Fetched | Exception) -> TrainingRecord | UserError:
+    if isinstance(found, FileNotFoundError):
+        return UserError(f"{lake}: has no training {run!r}; `masklake runs {lake}` lists them")
+    if isinstance(found, Exception):
+        return explain(found, uri, "read the training's record")
+    try:
+        return TrainingRecord.parse(found.data, uri)
+    except UserError as error:
+        return error
+
+
+def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> TrainingRecord:
+    """`record` as the next attempt at it starts. Raises UserError when a driver is, or may be, at it."""
+    silent = silence(record.host, record.pid, record.updated_at, alive)
+    if record.state in ("running", "trained") and silent is not None:
+        doing = "running" if record.state == "running" else "being measured"
+        raise UserError(
+            f"training {record.run}: is {doing} (process {record.pid} on {record.host}, last heard of "
+            f"{silent:.0f} s ago); let it finish, or stop it first"
+        )
+    return record.taken_over()
