@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from masklake.model.tiles.tiling import Tiling
 from masklake.pipeline.schema import Status
+from masklake.pipeline.streams.outcome import with_outcomes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -262,9 +263,7 @@ def decode_rows(rows: pa.Table, options: DecodeOptions) -> pa.Table:
             statuses[i], errors[i], size = str(error.status), str(error), error.size
         if size is not None and max(size) <= _LARGEST_SIDE:
             columns["width"][i], columns["height"][i] = size
-    out = rows.drop_columns(["data"])
-    out = out.set_column(out.schema.get_field_index("status"), "status", pa.array(statuses, pa.string()))
-    out = out.set_column(out.schema.get_field_index("error"), "error", pa.array(errors, pa.string()))
+    out = with_outcomes(rows.drop_columns(["data"]), statuses, errors)
     for field in DECODED:
         values = columns[field.name]
         array = _binary(values) if field.name == "pixels" else pa.array(values, field.type)

@@ -261,8 +261,8 @@ def execute(
     from masklake.jobs.cluster.waiting import telling
     from masklake.jobs.segment.progress import shown
     from masklake.jobs.segment.summary import summarise
+    from masklake.pipeline.segment.resources import Resources
     from masklake.pipeline.segment.run import run as run_job
-    from masklake.pipeline.segment.stages import Resources
 
     resources = Resources.fitted(
         cluster.cpus,

@@ -195,7 +195,7 @@ def _measure(
     )
 
 
-class _Evaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+class _Evaluation(COCOeval):
     def _prepare(self) -> None:
         """Heed `ignore`, which COCOeval overwrites with iscrowd (cocoapi #123)."""
         super()._prepare()

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from masklake.model.errors import ModelError
 from masklake.pipeline.schema import IMAGES, INSTANCES, KEYPOINT, RLE, Status
+from masklake.pipeline.streams.outcome import with_outcomes
 
 _NAMES = pa.struct(
     [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in KEYPOINT]
@@ -64,10 +65,9 @@ def encode_rows(rows: pa.Table, vocabulary: Vocabulary) -> pa.Table:
         [pa.array([], f.type) for f in _INSTANCE_FIELDS], fields=_INSTANCE_FIELDS
     )
     instances = pa.LargeListArray.from_arrays(offsets, pa.concat_arrays([empty, *groups]))
-    table = rows.select([f.name for f in IMAGES if f.name in rows.schema.names])
-    for name, values in (("status", statuses), ("error", errors)):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array(values, pa.string()))
+    table = with_outcomes(
+        rows.select([f.name for f in IMAGES if f.name in rows.schema.names]), statuses, errors
+    )
     table = table.append_column("n_instances", pa.array(counts, pa.int32()))
     time = datetime.datetime.now(datetime.UTC)
     table = table.append_column("processed_at", pa.array([time] * len(rows), pa.timestamp("us", tz="UTC")))

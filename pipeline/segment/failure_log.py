@@ -17,10 +17,10 @@ from masklake.pipeline.storage.store import redact
 _LOG = logging.getLogger("masklake.images")  # Python prints warnings that nobody handles as they are
 
 
-def log_failures(run: str, stage: str, before: pa.Table | None, after: pa.Table) -> None:
-    """Log the rows of `after` that have failed and, row by row, had not in `before` (None: none had)."""
+def log_failures(run: str, stage: str, before: pa.Table, after: pa.Table) -> None:
+    """Log the rows of `after` that have failed and, row by row, had not in `before` (which may have no status yet)."""
     failed = pc.not_equal(after["status"], str(Status.OK))
-    if before is not None:
+    if "status" in before.schema.names:
         failed = pc.and_(failed, pc.equal(before["status"], str(Status.OK)))
     if not pc.any(failed).as_py():
         return

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from masklake.pipeline.schema import Status
+from masklake.pipeline.streams.outcome import with_outcomes
 
 FOUND = (
     pa.field("boxes", pa.large_binary()),
@@ -74,8 +75,7 @@ def with_found(
     rows: pa.Table, statuses: list[str], errors: list[str | None], columns: dict[str, list]
 ) -> pa.Table:
     """`rows` with new status and error, and the FOUND columns added."""
-    rows = rows.set_column(rows.schema.get_field_index("status"), "status", pa.array(statuses, pa.string()))
-    rows = rows.set_column(rows.schema.get_field_index("error"), "error", pa.array(errors, pa.string()))
+    rows = with_outcomes(rows, statuses, errors)
     for field in FOUND:
         rows = rows.append_column(field, pa.array(columns[field.name], field.type))
     return rows

@@ -26,7 +26,8 @@ from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
 from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
-from masklake.pipeline.segment.stages import Plan, Resources, dataset
+from masklake.pipeline.segment.resources import Resources
+from masklake.pipeline.segment.stages import Plan, dataset
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage, explain, join, redact
 from masklake.pipeline.streams.driver_actor import beside_driver

@@ -7,6 +7,8 @@ Ray Data shapes blocks by bytes: it would merge the small tables of one stage (s
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 _COLUMN = "packet"
@@ -25,3 +27,15 @@ def unpack(packets: pa.Table) -> pa.Table:
     return pa.Table.from_batches(
         [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in packets[_COLUMN].chunks]
     )
+
+
+def packet_context() -> Any:
+    """Ray's `DataContext` of this process, set so that a packet is a block, and nothing is printed."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    return context

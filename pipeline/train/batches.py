@@ -17,7 +17,7 @@ import pyarrow as pa
 from masklake.pipeline.decode import DecodeOptions, UndecodableError, decode
 from masklake.pipeline.segment.source import datasource
 from masklake.pipeline.storage.store import Storage, redact
-from masklake.pipeline.streams.packet import pack, unpack
+from masklake.pipeline.streams.packet import pack, packet_context, unpack
 from masklake.pipeline.train.dataset import TrainingSet
 from masklake.pipeline.train.shuffle import Order
 
@@ -80,13 +80,9 @@ def stream(
     loaders: actors that make examples, each asking Ray for `loader_cpus`.
     """
     from masklake.model.train.examples import unpack as unpack_examples
-    from ray.data import ActorPoolStrategy, DataContext, read_datasource
+    from ray.data import ActorPoolStrategy, read_datasource
 
-    context = DataContext.get_current()
-    context.target_max_block_size = 1  # a packet is a block: see pipeline.packet
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
+    context = packet_context()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=_AHEAD_BYTES

@@ -8,8 +8,8 @@ from masklake.jobs.cluster.cluster import ray_cluster
 from masklake.pipeline.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunRecord
+from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.run import Job, Planned, run
-from masklake.pipeline.segment.stages import Resources
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.predictors import VOCABULARY, ContentPredictor

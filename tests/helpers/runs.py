@@ -14,8 +14,8 @@ import pyarrow as pa
 from masklake.pipeline.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord
+from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.run import Job, Planned, Progress, run
-from masklake.pipeline.segment.stages import Resources
 from masklake.pipeline.storage.parquet import read_table
 from masklake.pipeline.storage.store import Storage, join
 

@@ -22,8 +22,8 @@ from masklake.pipeline.lake.run_record import RunFolder, RunRecord, SupersededEr
 from masklake.pipeline.segment import manifest as manifest_module
 from masklake.pipeline.segment import run as run_module
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.run import Planned, Progress, run
-from masklake.pipeline.segment.stages import Resources
 from masklake.pipeline.segment.write import write
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage

@@ -17,8 +17,9 @@ from masklake.pipeline.segment import manifest as manifest_module
 from masklake.pipeline.segment.fetch import FETCHED
 from masklake.pipeline.segment.infer import infer_rows
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.run import Planned, Progress, run
-from masklake.pipeline.segment.stages import Plan, Resources, _undecoded, _unfound, dataset
+from masklake.pipeline.segment.stages import Plan, _undecoded, _unfound, dataset
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
 
