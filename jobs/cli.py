@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(module: ModuleType, args: argparse.Namespace) -> int:
     from masklake.model.errors import ModelError
     from masklake.pipeline.errors import UserError
+    from masklake.pipeline.storage.explain import explain, of_storage
 
     try:
         return module.run(args)
@@ -93,12 +94,19 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int:
         message = " ".join(str(error).split())
         print(f"masklake: error: {message}", file=sys.stderr)  # noqa: T201  # the one line that a mistake gets
         return _USER_MISTAKE
-    except BrokenPipeError:  # `masklake query … | head`
-        sys.stderr.close()
-        return 0
     except KeyboardInterrupt:
         print("masklake: interrupted", file=sys.stderr)  # noqa: T201  # as above
         return _INTERRUPTED
+    except BrokenPipeError:  # `masklake query … | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if args.debug or not of_storage(error):
+            raise
+        # What no command has explained: the file is told where the system names it.
+        told = explain(error, str(getattr(error, "filename", None) or "storage"), "go on")
+        print(f"masklake: error: {told} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
+        return _USER_MISTAKE
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the scenes."""
     from masklake.model import scenes
+    from masklake.pipeline.storage.explain import explaining
 
-    truth = scenes.write(args.directory, args.images, args.seed)
+    with explaining(str(args.directory), "write the scenes"):
+        truth = scenes.write(args.directory, args.images, args.seed)
     print(f"{args.images:,} scenes in {args.directory}, their truth in {truth}")  # noqa: T201  # the command's result
     return 0

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.model or ("coco" if args.coco and not args.run else None)
     model = models.resolve(name, storage, args.weights_dir, lake=lake.uri) if name else None
     detector = _detector(args.run, lake, model)
+    lake.require_writable()
     images = eval_rows.newest_images(lake, detector.runs, target.images)
     missing = sorted(target.images.keys() - images.keys())
     if missing and model is not None and args.run is None:
@@ -142,15 +143,14 @@ def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Names
     from masklake.jobs.segment import options as segment_options
     from masklake.jobs.segment.command import segment
     from masklake.pipeline.storage import parquet
-    from masklake.pipeline.storage.store import explain, join
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import join
     from rich.console import Console
 
     digest = hashlib.sha256("\0".join(uris).encode("utf-8", "surrogatepass")).hexdigest()[:12]
     source = join(lake.uri, "eval", f"images-{digest}.parquet")
-    try:
+    with explaining(source, "write the list of images"):
         lake.storage.write(source, parquet.encode(pa.table({"uri": uris})))
-    except OSError as error:
-        raise explain(error, source, "write the list of images") from error
     parser = argparse.ArgumentParser()
     segment_options.add_arguments(parser)
     told = {

@@ -166,7 +166,8 @@ def write(lake: Lake, told: dict[str, Any], found: Comparison, *, quiet: bool) -
     from masklake.jobs.eval import pictures as eval_pictures
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import one_line
-    from masklake.pipeline.storage.store import explain, join
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import join
 
     folder = join(lake.uri, "runs", found.runs[-1], "eval", told["evaluated"])
     title = f"{told['model']} on {told['evaluated']}, {found.images['evaluated']:,} images"
@@ -177,9 +178,7 @@ def write(lake: Lake, told: dict[str, Any], found: Comparison, *, quiet: bool) -
     }
     for name, data in files.items():
         uri = join(folder, name)
-        try:
+        with explaining(uri, "write the evaluation"):
             lake.storage.write(uri, data)
-        except OSError as error:
-            raise explain(error, uri, "write the evaluation") from error
     if not quiet:
         plain_console().print(one_line(f"written: {folder}/{{{','.join(sorted(files))}}}"), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.jobs.segment.options import DEFAULTS
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.schema import Status
+from masklake.pipeline.storage.explain import explaining
 
 if TYPE_CHECKING:
     from masklake.jobs.models.resolve import Resolved
@@ -126,7 +127,7 @@ def _rows(
         return
     dataset = lake.dataset(table, chosen)
     wanted = ds.field("uri").isin(pa.array(list(uris), pa.string()))
-    with lake.explaining(f"read {table}"):
+    with explaining(lake.uri, f"read {table}"):
         for batch in dataset.to_batches(columns=columns, filter=wanted):
             yield from batch.to_pylist()
 

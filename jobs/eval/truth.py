@@ -111,16 +111,15 @@ def of_labels(lake: Lake, split: str) -> Target:
 
 def of_coco(directory: str, storage: Storage) -> Target:
     """COCO val2017 in `directory`, as it comes: val2017/ and annotations/. Raises UserError for anything else."""
-    from masklake.pipeline.storage.store import explain, join, normalise_folder
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import join, normalise_folder
 
     root = normalise_folder(directory)
     truths = []
     for file, kinds in COCO_FILES.items():
         uri = join(root, file)
-        try:
+        with explaining(uri, "read COCO's annotations"):
             data = storage.read(uri)
-        except OSError as error:
-            raise explain(error, uri, "read COCO's annotations") from error
         content = _checked(data, uri)
         truths.append(Truth(content=content, kinds=kinds, joints=_shared_joints(content)))
     images = {join(root, COCO_IMAGES, one["file_name"]): one for one in truths[0].content["images"]}

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from masklake.pipeline.labels.formats import coco_writer as label_coco_export
     from masklake.pipeline.labels.formats import studio_writer as label_studio_export
     from masklake.pipeline.lake.lake import Lake
-    from masklake.pipeline.storage.store import explain, normalise
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import normalise
 
     storage = storage_from(args)
     lake = Lake(args.lake, storage)
@@ -64,10 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if args.interface:
         files[args.interface] = label_studio_export.labelling_interface(sets)
     for file, text in files.items():
-        try:
+        with explaining(file, "write the labels"):
             storage.write(normalise(file), text.encode())
-        except OSError as error:
-            raise explain(error, file, "write the labels") from error
     instances = sum(len(one.instances) for one in sets)
     told = f"{len(sets):,} images and {instances:,} instances written to {', '.join(files)}"
     plain_console().print(one_line(told), soft_wrap=True)

@@ -124,16 +124,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(file: str, storage: Storage, doing: str) -> bytes:
-    from masklake.pipeline.storage.store import explain, normalise
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import normalise
 
-    try:
+    with explaining(file, doing):
         return storage.read(normalise(file))
-    except IsADirectoryError:
-        raise UserError(f"{file}: is a directory; name the JSON file in it") from None
-    except UserError:
-        raise
-    except Exception as error:  # storage drivers raise errors of their own
-        raise explain(error, file, doing) from error
 
 
 def _tell_unplaced(unplaced: list[Unplaced], images: int, args: argparse.Namespace, storage: Storage) -> None:
@@ -164,16 +159,15 @@ def _write_unplaced(unplaced: list[Unplaced], file: str, storage: Storage) -> No
     import csv
     import io
 
-    from masklake.pipeline.storage.store import explain, normalise
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import normalise
 
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["name", "uri", "reason"])
     rows.writerows([one.name, "", one.reason] for one in unplaced)
-    try:
+    with explaining(file, "write the unresolved names"):
         storage.write(normalise(file), text.getvalue().encode())
-    except OSError as error:
-        raise explain(error, file, "write the unresolved names") from error
 
 
 def _facts(

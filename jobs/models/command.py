@@ -111,14 +111,15 @@ def _show(args: argparse.Namespace, registry: Registry) -> None:
     import json
 
     from masklake.jobs.terminal.json import print_json
-    from masklake.pipeline.storage.store import explain, join
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import join
 
     found = _found(registry, args.model)
     uri = join(found.uri, "model.json")
+    with explaining(uri, "read the model"):
+        data = storage_from(args).read(uri)
     try:
-        spec = json.loads(storage_from(args).read(uri))
-    except OSError as error:
-        raise explain(error, uri, "read the model") from error
+        spec = json.loads(data)
     except ValueError as error:
         raise UserError(
             f"{uri}: is not JSON ({error}); remove the version's folder and add it again"

@@ -14,7 +14,8 @@ from masklake.model.errors import ModelError
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.segment.encode import Vocabulary
-from masklake.pipeline.storage.store import Storage, explain, join, normalise
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join, normalise
 
 if TYPE_CHECKING:
     from masklake.model.predictor import Predictor
@@ -44,10 +45,10 @@ class ModelSource:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (WEIGHTS, SPEC):
             uri = join(normalise(self.name), file)
-            try:
-                (folder / file).write_bytes(self.storage.read(uri))
-            except OSError as error:
-                raise explain(error, uri, "read the model") from error
+            with explaining(uri, "read the model"):
+                data = self.storage.read(uri)
+            with explaining(str(folder), "write the model"):
+                (folder / file).write_bytes(data)
         return str(folder)
 
 

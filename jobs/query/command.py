@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from masklake.jobs.options import add_storage_options, storage_from
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.explain import explaining
 
 if TYPE_CHECKING:
     from masklake.jobs.query.database import Database
@@ -136,11 +137,10 @@ def _sql(args: argparse.Namespace) -> str:
             "`masklake query --help` shows examples"
         )
     try:
-        if args.file is not None:
-            return args.file.read_text(encoding="utf-8")
-        return sys.stdin.read() if args.sql == "-" else args.sql
-    except OSError as error:
-        raise UserError(f"{args.file}: cannot read the query: {error.strerror}") from error
+        with explaining(str(args.file or "standard input"), "read the query"):
+            if args.file is not None:
+                return args.file.read_text(encoding="utf-8")
+            return sys.stdin.read() if args.sql == "-" else args.sql
     except UnicodeDecodeError as error:
         raise UserError(f"{args.file or 'standard input'}: the query is not UTF-8 text ({error})") from error
 
@@ -167,13 +167,12 @@ def _sink(output: Path | None) -> Iterator[IO[bytes]]:
         return
     temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write the result: {error.strerror or error}") from error
+        with explaining(str(output), "write the result"):
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
 

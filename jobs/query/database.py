@@ -20,7 +20,8 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
 from masklake.pipeline.lake.run_summary import RunSummary
 from masklake.pipeline.schema import VERSION_KEY
-from masklake.pipeline.storage.store import explain, join
+from masklake.pipeline.storage.explain import explain
+from masklake.pipeline.storage.store import join
 
 MEMORY = "60%"
 """Of the machine's or container's memory; beyond it queries spill to disk. Python and Arrow need the rest."""

@@ -202,7 +202,8 @@ def _write(
     from masklake.pipeline.review import score as review_score
     from masklake.pipeline.review import tasks as review_tasks
     from masklake.pipeline.storage import presign as review_urls
-    from masklake.pipeline.storage.store import explain, normalise
+    from masklake.pipeline.storage.explain import explaining
+    from masklake.pipeline.storage.store import normalise
 
     urls = [one.set.uri for one in founds]
     if args.urls == "presigned":
@@ -215,7 +216,5 @@ def _write(
             [one.set for one in founds], able.union(label_store.classes(lake))
         )
     for file, text in files.items():
-        try:
+        with explaining(file, "write the tasks"):
             storage.write(normalise(file), text.encode("utf-8", "surrogatepass"))
-        except OSError as error:
-            raise explain(error, file, "write the tasks") from error

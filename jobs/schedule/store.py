@@ -24,6 +24,7 @@ from typing import Any
 
 from masklake.jobs.schedule.cron import Cron, Every, Timing
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.explain import explaining
 
 WAITING, RUNNING = "waiting", "running"
 OK, FAILED, TIMED_OUT, LOST = "ok", "failed", "timed-out", "lost"
@@ -139,15 +140,11 @@ class Store:
             raise UserError(
                 f"{self.path}: there is no store of schedules; `masklake schedule add` makes one, --store names another"
             )
-        try:
+        with explaining(str(self.path), "make the store of schedules (--store PATH names another)"):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self.path.exists():
                 # Commands and hooks are nobody else's business.
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot make the store: {error.strerror}; give --store PATH"
-            ) from error
         with self.transaction() as db:
             self._prepare(db)
 

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def segment(args: argparse.Namespace, console: Console) -> int:
     """`run` on a console of the caller's."""
+    from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.segment.run import Planned
 
     storage = storage_from(args)
@@ -83,6 +84,7 @@ def segment(args: argparse.Namespace, console: Console) -> int:
         )  # fmt: skip
         return 0
     _check_weights(model)
+    Lake(lake, storage).require_writable()
     with ray_cluster(args.address, args.gpus) as cluster:
         return execute(args, job, planned, model, cluster, console)
 

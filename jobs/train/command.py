@@ -74,6 +74,7 @@ def _run(args: argparse.Namespace) -> int:
     storage, console = storage_from(args), Console()
     lake = Lake(args.lake, storage)
     lake.require()
+    lake.require_writable()
     record = _resumed(args, lake.uri, storage) if args.resume else None
     as_of, classes, shuffled = _selection(args, record)
     labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)

@@ -13,7 +13,8 @@ from masklake.model.flip_pairs import parse as parse_pairs
 from masklake.model.flip_pairs import propose
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import Registry
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join
 
 if TYPE_CHECKING:
     from masklake.model.spec import ModelSpec
@@ -164,10 +165,8 @@ def put(module: Any, spec: ModelSpec, folder: str, storage: Storage, *, half: bo
         checkpoint.save(local, module, spec, half=half)
         for name in (checkpoint.WEIGHTS, checkpoint.SPEC):
             uri = join(folder, name)
-            try:
+            with explaining(uri, "write the model"):
                 storage.write(uri, (Path(local) / name).read_bytes())
-            except OSError as error:
-                raise explain(error, uri, "write the model") from error
 
 
 @dataclass(frozen=True, kw_only=True)

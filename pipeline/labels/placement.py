@@ -18,6 +18,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats.node import Node, parse
 from masklake.pipeline.labels.sets import LabelledImage
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import join, normalise
 
 _CANDIDATES = 3
@@ -142,7 +143,7 @@ def _known_images(lake: Lake, wanted: set[str]) -> dict[str, Size]:
     if not lake.parts("images"):
         return {}
     dataset = lake.dataset("images")
-    with lake.explaining("read images"):
+    with explaining(lake.uri, "read images"):
         for batch in dataset.to_batches(columns=["run", "uri", "width", "height"]):
             columns: Iterable[list] = (column.to_pylist() for column in batch.columns)
             for run, uri, width, height in zip(*columns, strict=True):

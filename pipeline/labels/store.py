@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import sets as labels
 from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage import parquet
-from masklake.pipeline.storage.store import explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import join
 
 _TICK = datetime.timedelta(microseconds=1)
 
@@ -54,7 +54,7 @@ def newest_rows(
     if as_of is not None:
         known = ds.field("labelled_at") <= as_of
         chosen = known if chosen is None else chosen & known
-    with lake.explaining("read labels"):
+    with explaining(lake.uri, "read labels"):
         table = dataset.to_table(filter=chosen)
     times = table.group_by("uri").aggregate([("labelled_at", "max")])
     positions = pc.index_in(table["uri"], times["uri"].combine_chunks())
@@ -66,7 +66,7 @@ def classes(lake: Lake) -> dict[str, int]:
     if not lake.parts("labels"):
         return {}
     dataset = lake.dataset("labels")
-    with lake.explaining("read labels"):
+    with explaining(lake.uri, "read labels"):
         table = dataset.to_table(columns=["label", "label_id", "labelled_at"])
     table = table.set_column(0, "label", table["label"].cast(pa.string()))
     found = table.group_by(["label", "label_id"]).aggregate([("labelled_at", "max")])
@@ -101,13 +101,9 @@ def _write(lake: Lake, changed: list[LabelSet]) -> str:
     moment = max(datetime.datetime.now(datetime.UTC), _newest_time(lake) + _TICK)
     while True:
         uri = join(lake.uri, "labels", f"part-{moment:%Y%m%dT%H%M%S%fZ}.parquet")
-        try:
+        with explaining(uri, "write the labels"):
             if lake.storage.put_new(uri, parquet.encode(labels.to_table(changed, moment))):
                 return uri
-        except UserError:
-            raise
-        except Exception as error:  # storage drivers raise errors of their own
-            raise explain(error, uri, "write the labels") from error
         moment += _TICK
 
 
@@ -119,7 +115,7 @@ def _newest_time(lake: Lake) -> datetime.datetime:
     if not lake.parts("labels"):
         return oldest
     dataset = lake.dataset("labels")
-    with lake.explaining("read labels"):
+    with explaining(lake.uri, "read labels"):
         newest_time: datetime.datetime | None = pc.max(
             dataset.to_table(columns=["labelled_at"])["labelled_at"]
         ).as_py()

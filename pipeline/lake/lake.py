@@ -5,12 +5,11 @@ Nothing is read before it is asked for, and a table is listed once, however many
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
-from masklake.pipeline.storage.store import Storage, explain, join, normalise_folder
+from masklake.pipeline.storage.explain import explain, explaining
+from masklake.pipeline.storage.store import Storage, join, normalise_folder
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -79,7 +79,7 @@ class Lake:
     def _list(self, table: str) -> list[Part]:
         pattern = _LABEL_PART if table == "labels" else _RUN_PART
         root = join(self.uri, table)
-        with self.explaining(f"list {table}"):
+        with explaining(self.uri, f"list {table}"):
             listed = list(self.storage.walk(root))
         matched = ((pattern.fullmatch(info.uri.removeprefix(root)), info.size) for info in listed)
         return sorted(Part(m[1], m[2], table + m[0], size) for m, size in matched if m)
@@ -104,7 +104,7 @@ class Lake:
     @functools.cached_property
     def _run_files(self) -> tuple[str, list[str]]:
         root = join(self.uri, "runs")
-        with self.explaining("list runs"):
+        with explaining(self.uri, "list runs"):
             return root, list(self.storage.list(root))
 
     def require(self) -> None:
@@ -117,6 +117,11 @@ class Lake:
             f"{self.uri}: is not a lake (it has no runs, images or labels); check the name, "
             "or let `masklake segment SOURCE LAKE` make one"
         )
+
+    def require_writable(self) -> None:
+        """Raises UserError when this user may not write here: before the work whose result would be lost."""
+        with explaining(self.uri, "write to the lake"):
+            self.storage.require_writable(join(self.uri, "runs"))
 
     def resolve(self, name: str) -> str:
         """The id of the run that `name` means: an id, or `last`. Raises UserError when there is none."""
@@ -137,7 +142,7 @@ class Lake:
         """
         wanted = self.run_ids() if ids is None else list(ids)
         uris = [self._records[id_] for id_ in wanted if id_ in self._records]
-        with self.explaining("read the runs"):
+        with explaining(self.uri, "read the runs"):
             data = dict(zip(uris, self.storage.get_many(uris), strict=True))
         found = []
         for id_ in wanted:
@@ -171,7 +176,7 @@ class Lake:
         self.require_readable(dict.fromkeys(part.run for part in parts if part.run))
         fs, root = self.arrow()
         newest = {part.run: part for part in parts}.values()
-        with self.explaining(f"read {table}"), ThreadPoolExecutor(_READS_AT_ONCE) as threads:
+        with explaining(self.uri, f"read {table}"), ThreadPoolExecutor(_READS_AT_ONCE) as threads:
             footers = threads.map(
                 lambda p: pyarrow.parquet.read_schema(join(root, p.path), filesystem=fs), newest
             )
@@ -184,20 +189,6 @@ class Lake:
     def arrow(self) -> tuple[Any, str]:
         """(pyarrow filesystem, the lake's path in it)."""
         return self.storage.arrow(self.uri)
-
-    @contextlib.contextmanager
-    def explaining(self, doing: str) -> Iterator[None]:
-        """Turn storage errors into UserError."""
-        try:
-            yield
-        except OSError as error:
-            raise explain(error, self.uri, doing) from error
-        except Exception as error:
-            # botocore's own errors (no credentials, no endpoint) derive from nothing that could be named
-            # here without importing it, which local lakes should not pay for.
-            if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-                raise explain(error, self.uri, doing) from error
-            raise
 
 
 def require_version(found: object, where: str) -> None:

@@ -22,13 +22,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import check_name
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join
 
 TTL_S = 60.0
 _LONGEST_TTL_S = 3600.0
@@ -123,7 +123,7 @@ class Lease:
         while True:
             began = _now()
             data = self._content()
-            with self._explaining("take the lock"):
+            with explaining(self.uri, "take the lock"):
                 won = self._storage.put_new(self.uri, data)
             if not won:
                 holder, etag = self._read()
@@ -133,7 +133,7 @@ class Lease:
                     raise LeaseHeldError(self.uri, holder)
                 began = _now()
                 data = self._content()
-                with self._explaining("take the lock"):
+                with explaining(self.uri, "take the lock"):
                     won = self._storage.replace(self.uri, data, etag or "")
             if won:
                 break
@@ -161,7 +161,7 @@ class Lease:
         if holder is None or holder.token != self.token or holder.released:
             return False
         self._taken_at = holder.taken_at
-        with self._explaining("release the lock"):
+        with explaining(self.uri, "release the lock"):
             return self._storage.replace(self.uri, self._content(released=True), etag or "")
 
     def _died(self, holder: Holder, etag: str | None, stop: threading.Event) -> bool:
@@ -214,7 +214,7 @@ class Lease:
         return holder is not None and holder.token == self.token and not holder.released
 
     def _read(self) -> tuple[Holder | None, str | None]:
-        with self._explaining("read the lock"):
+        with explaining(self.uri, "read the lock"):
             [found] = self._storage.get_many([self.uri])
             if isinstance(found, FileNotFoundError):
                 return None, None
@@ -235,15 +235,6 @@ class Lease:
             released=released,
         )
         return json.dumps(asdict(holder), indent=1).encode()
-
-    @contextlib.contextmanager
-    def _explaining(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # storage drivers raise errors of their own
-            raise explain(error, self.uri, doing) from error
 
 
 def _parse(data: bytes, uri: str) -> Holder:

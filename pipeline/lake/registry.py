@@ -13,15 +13,15 @@ import datetime
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.schema import SCHEMA_VERSION
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join
 
 SPEC = "model.json"
 
@@ -68,7 +68,7 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Every complete version, by name, the newest first."""
-        with self._explaining(self._root, "list the models"):
+        with explaining(self._root, "list the models"):
             listed = list(self._storage.walk(self._root))
         found = [
             Version(
@@ -88,12 +88,12 @@ class Registry:
         for file in sorted(files.keys() - {SPEC}):
             self._put_once(join(folder, file), files[file])
         uri = join(folder, SPEC)
-        with self._explaining(uri, "write the model"):
+        with explaining(uri, "write the model"):
             # What of it is not in the fingerprint (lineage, metrics) stays as it was first told.
             return not self._storage.exists(uri) and self._storage.put_new(uri, files[SPEC])
 
     def _put_once(self, uri: str, data: bytes) -> None:
-        with self._explaining(uri, "write the model"):
+        with explaining(uri, "write the model"):
             if self._storage.put_new(uri, data) or self._storage.read(uri) == data:
                 return
         raise UserError(
@@ -135,7 +135,7 @@ class Registry:
     def aliases(self, name: str) -> Aliases:
         """The aliases of a model. Raises UserError when the file is broken or of a newer Masklake."""
         uri = self._aliases_uri(name)
-        with self._explaining(uri, "read the aliases"):
+        with explaining(uri, "read the aliases"):
             [found] = self._storage.get_many([uri])
             if isinstance(found, FileNotFoundError):
                 return Aliases()
@@ -174,7 +174,7 @@ class Registry:
         content = {"schema_version": SCHEMA_VERSION, "aliases": seen.versions | {alias: versions}, "log": log}
         data = json.dumps(content, indent=1).encode()
         uri = self._aliases_uri(name)
-        with self._explaining(uri, "write the aliases"):
+        with explaining(uri, "write the aliases"):
             won = (
                 self._storage.put_new(uri, data)
                 if seen.etag is None
@@ -188,15 +188,6 @@ class Registry:
 
     def _aliases_uri(self, name: str) -> str:
         return join(self._root, name, "aliases.json")
-
-    @contextmanager
-    def _explaining(self, uri: str, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # storage drivers raise errors of their own
-            raise explain(error, uri, doing) from error
 
 
 def check_name(name: str, what: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.record import SIGN_OF_LIFE_S, Record, now
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join
 
 
 class SupersededError(Exception):
@@ -77,14 +78,14 @@ class RunFolder:
 
     def load(self) -> RunRecord:
         """The record. Raises UserError when it is not there, cannot be read, or is broken."""
-        try:
-            return RunRecord.parse(self.storage.read(self.record_uri), self.record_uri)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{self.lake}: has no run {self.run!r}; `masklake runs {self.lake}` lists them"
-            ) from error
-        except OSError as error:
-            raise explain(error, self.record_uri, "read the run's record") from error
+        with explaining(self.record_uri, "read the run's record"):
+            try:
+                data = self.storage.read(self.record_uri)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"{self.lake}: has no run {self.run!r}; `masklake runs {self.lake}` lists them"
+                ) from error
+        return RunRecord.parse(data, self.record_uri)
 
     def save(self, record: RunRecord) -> None:
         self.storage.write(self.record_uri, record.to_json())

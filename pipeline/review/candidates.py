@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.schema import Status
+from masklake.pipeline.storage.explain import explaining
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
@@ -93,7 +94,7 @@ def labelled(lake: Lake) -> Labelled:
     if not lake.parts("labels"):
         return Labelled(uris=pa.array([], pa.large_string()), counts={})
     dataset = lake.dataset("labels")
-    with lake.explaining("read labels"):
+    with explaining(lake.uri, "read labels"):
         table = dataset.to_table(columns=["uri", "label", "labelled_at"])
     code, uris = _codes(table["uri"])
     at = table["labelled_at"].cast(pa.int64()).to_numpy()
@@ -119,7 +120,7 @@ def candidates(
     """
     dataset = lake.dataset("images")
     columns = ["uri", "run", "image_id", "model", "status", "etag", "size_bytes"]
-    with lake.explaining("read images"):
+    with explaining(lake.uri, "read images"):
         table = dataset.to_table(columns=columns)
     image, uris = _codes(table["uri"])
     run_code, run_names = _codes(table["run"])
@@ -224,7 +225,7 @@ def detections(lake: Lake, chosen: Candidates, classes: Classes, floor: float) -
     numbers = {name: i for i, name in enumerate(chosen.runs)}
     dataset = lake.dataset("instances", runs)
     columns = ["run", "image_id", "instance", "label", "score", "x", "y", "w", "h"]
-    with lake.explaining("read instances"):
+    with explaining(lake.uri, "read instances"):
         for batch in dataset.to_batches(columns=columns, filter=ds.field("score") >= floor):
             if not len(batch):
                 continue
@@ -253,7 +254,7 @@ def chosen_rows(lake: Lake, runs: Collection[str], uris: Collection[str]) -> tup
 
     wanted = ds.field("uri").isin(pa.array(uris, pa.string()))
     dataset = lake.dataset("images", runs)
-    with lake.explaining("read images"):
+    with explaining(lake.uri, "read images"):
         images = dataset.to_table(columns=["run", "uri", "width", "height", "__filename"], filter=wanted)
     ends = {"/".join(name.split("/")[-2:]) for name in pc.unique(images["__filename"]).to_pylist()}
     every = lake.dataset("instances", runs)
@@ -273,7 +274,7 @@ def chosen_rows(lake: Lake, runs: Collection[str], uris: Collection[str]) -> tup
         "mask",
         "keypoints",
     ]
-    with lake.explaining("read instances"):
+    with explaining(lake.uri, "read instances"):
         instances = dataset.to_table(columns=columns, filter=wanted)
     return images.drop_columns(["__filename"]), instances
 

@@ -33,7 +33,7 @@ def _reading(source: str, kind: str) -> Iterator[None]:
     except (ValueError, csv.Error, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
         raise UserError(f"{source}: cannot be read as {kind} ({error}); check that file") from error
     except OSError as error:
-        if type(error) is not OSError:
+        if type(error) is not OSError or "AWS Error" in str(error):
             raise
         raise UserError(f"{source}: cannot be read as {kind} ({error}); check that file") from error
 
@@ -83,6 +83,7 @@ def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    storage.stat(source)  # what is refused is told more exactly than by Arrow
     filesystem, path = storage.arrow(source)
     file = pq.ParquetFile(path, filesystem=filesystem)
     column = _uri_column(file.schema_arrow.names, source)

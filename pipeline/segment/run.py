@@ -28,8 +28,9 @@ from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.stages import Plan, dataset
+from masklake.pipeline.storage.explain import explaining, of_storage
 from masklake.pipeline.storage.objects import ObjectInfo
-from masklake.pipeline.storage.store import Storage, explain, join, redact
+from masklake.pipeline.storage.store import Storage, join, redact
 from masklake.pipeline.streams.driver_actor import beside_driver
 
 
@@ -76,15 +77,17 @@ class Planned:
         self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
         start_after = ""
         if job.resume:
-            self.totals = self._manifest.totals()
-            if not self.totals.complete:
-                start_after = self._manifest.last_uri(self.totals)
+            with explaining(self._manifest.folder, "read the run's manifest"):
+                self.totals = self._manifest.totals()
+                if not self.totals.complete:
+                    start_after = self._manifest.last_uri(self.totals)
         self.listing = Listing(record.source, job.storage, job.every_object, start_after)
         covering = [] if self.totals.complete else _covering_parts(job)
-        self._covered = Covered(covering, job.storage)
+        with explaining(record.lake, "read what finished runs cover"):
+            self._covered = Covered(covering, job.storage)
         self._left = None if job.limit is None else job.limit - self.totals.images
         self._objects = iter(()) if self.totals.complete else self._wanted()
-        with _explained(record.source, "list the source"):
+        with explaining(record.source, "list the source"):
             self.first = next(self._objects, None)
         if self.first is None and not self.totals.images and not self.totals.covered:
             ignored = f" ({self.listing.ignored:,} objects there do not look like images; --every-object takes them)"
@@ -134,16 +137,6 @@ def _covering_parts(job: Job) -> list[str]:
     return [join(lake.uri, part.path) for part in lake.parts("images") if part.run in equal]
 
 
-@contextlib.contextmanager
-def _explained(uri: str, doing: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        yield
-    except (OSError, BotoCoreError) as error:
-        raise explain(error, uri, doing) from error
-
-
 def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:
     """Run `job` to its end on the Ray that is initialised; the final record, which is also in the lake, and
     the last progress. To be called in the main thread.
@@ -176,7 +169,7 @@ class _Driver:
         self._model = f"{self.record.model['name']}@{self.record.model['fingerprint']}"
 
     def run(self) -> RunRecord:
-        with _explained(self.record.lake, "write to the lake"):
+        with explaining(self.record.lake, "write to the lake"):
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
             self.record = replace(self.record, attempt=attempt)
             self.folder.save(self.record)
@@ -227,7 +220,7 @@ class _Driver:
     def _plan(self) -> None:
         """List the source into the manifest, in a thread of its own, while the stages work on it."""
         try:
-            with _explained(self.record.source, "list the source"):
+            with explaining(self.record.source, "list the source"):
                 for totals in self.planned.write():
                     self.progress.totals = totals
                     if self._over.is_set():
@@ -253,19 +246,20 @@ class _Driver:
 
     def _pulse(self) -> None:
         """Show progress twice a second; now and then save the record and look for a later attempt."""
-        from botocore.exceptions import BotoCoreError
-
         saved = time.monotonic()
         while not self._over.wait(0.5):
             self._refresh()
             if time.monotonic() - saved < HEARTBEAT_S:
                 continue
             saved = time.monotonic()
-            with contextlib.suppress(OSError, BotoCoreError):  # a heartbeat missed is no reason to stop
+            try:
                 if self._overtaken():
                     self._interrupt(None)
                     return
                 self.folder.save(self._current("running", None))
+            except Exception as error:
+                if not of_storage(error):  # else: a heartbeat missed is no reason to stop
+                    raise
 
     def _refresh(self) -> None:
         import ray
@@ -305,7 +299,7 @@ class _Driver:
 
     def _finish(self, state: str, error: str | None) -> RunRecord:
         self._refresh()
-        with _explained(self.record.lake, "write the run's record"):
+        with explaining(self.record.lake, "write the run's record"):
             if self._overtaken():
                 return self._current("stopped", "a later attempt took over")
             record = self._current(state, error)

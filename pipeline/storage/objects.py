@@ -24,6 +24,10 @@ class Fetched(NamedTuple):
     modified: datetime.datetime | None
 
 
+class NoBucketError(OSError):
+    """There is no such bucket, which says nothing of the object: it is not missing."""
+
+
 class TooLargeError(OSError):
     """The object has more bytes than the caller will take; nothing of it was read."""
 

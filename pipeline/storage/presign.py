@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.s3 import S3Store, split
-from masklake.pipeline.storage.store import Storage, explain
+from masklake.pipeline.storage.store import Storage
 
 MOST_HOURS = 7 * 24
 """S3 signs for a week at most."""
@@ -26,7 +27,7 @@ def signed(uris: Sequence[str], storage: Storage, hours: float) -> list[str]:
 
 
 def _signed(uri: str, storage: Storage, seconds: int, clients: dict[str, Any]) -> str:
-    try:
+    with explaining(uri, "sign a URL of it"):
         store = storage.store(uri)
         if isinstance(store, S3Store):
             bucket, key = split(uri)
@@ -37,13 +38,10 @@ def _signed(uri: str, storage: Storage, seconds: int, clients: dict[str, Any]) -
             )
             return url
         if "://" in uri and hasattr(store, "fs"):
-            return str(store.fs.sign(uri, expiration=seconds))
-    except NotImplementedError:  # what fsspec's drivers say that cannot sign
-        return uri
-    except UserError:
-        raise
-    except Exception as error:  # storage drivers raise errors of their own
-        raise explain(error, uri, "sign a URL of it") from error
+            try:
+                return str(store.fs.sign(uri, expiration=seconds))
+            except NotImplementedError:  # what fsspec's drivers say that cannot sign
+                return uri
     return uri
 
 

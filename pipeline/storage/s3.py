@@ -13,7 +13,8 @@ import os
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
-from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
+from masklake.pipeline.storage.endpoint import require_endpoint
+from masklake.pipeline.storage.objects import Fetched, NoBucketError, ObjectInfo, TooLargeError
 
 if TYPE_CHECKING:
     import s3fs
@@ -51,6 +52,7 @@ class S3Store:
     def fs(self) -> s3fs.S3FileSystem:
         import s3fs
 
+        self.require_answer()
         return s3fs.S3FileSystem(
             anon=self._anonymous,
             endpoint_url=self.endpoint_url,
@@ -59,6 +61,12 @@ class S3Store:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+
+    @functools.cache  # noqa: B019  # stores live as long as the process
+    def require_answer(self) -> None:
+        """Raises OSError where an endpoint of one's own does not answer, before the first client waits for it."""
+        if self.endpoint_url:
+            require_endpoint(self.endpoint_url)
 
     def _sync(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         from fsspec.asyn import sync
@@ -94,13 +102,24 @@ class S3Store:
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
         """Objects in order; where one could not be had, the exception in its place."""
+        try:
+            self.require_answer()
+        except OSError as error:  # at a worker's first call: told of each object, as a later outage is
+            return [error] * len(uris)
 
         async def gather() -> list[Fetched | Exception]:
             gate = asyncio.Semaphore(_CONCURRENT_GETS)
 
             async def one(uri: str) -> Fetched:
                 async with gate:
-                    return await self._get(uri, max_bytes)
+                    try:
+                        return await self._get(uri, max_bytes)
+                    except FileNotFoundError as error:
+                        if "NoSuchBucket" in str(error.__cause__):
+                            raise NoBucketError(
+                                f"bucket {split(uri)[0]!r} does not exist"
+                            ) from error.__cause__
+                        raise
 
             # gather(return_exceptions=True) also returns CancelledError, which must not pass for a bad image
             results = await asyncio.gather(*map(one, uris), return_exceptions=True)
@@ -112,6 +131,7 @@ class S3Store:
         return self._sync(gather())
 
     def read(self, uri: str) -> bytes:
+        self.require_answer()
         return self._sync(self._get(uri, None)).data
 
     def write(self, uri: str, data: bytes) -> None:

@@ -7,8 +7,10 @@ be pickled, printed and recorded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +108,7 @@ class Storage:
         if isinstance(store, S3Store) and self.profile is None:
             from urllib.parse import urlsplit
 
+            store.require_answer()
             endpoint = urlsplit(store.endpoint_url) if store.endpoint_url else None
             return pyarrow.fs.S3FileSystem(
                 anonymous=self.anonymous,
@@ -138,6 +141,15 @@ class Storage:
         """The object's version and size, or None when there is none."""
         return self.store(uri).stat(uri)
 
+    def require_writable(self, folder: str) -> None:
+        """Raises what a write below `folder` would raise. It leaves nothing, where this user may delete."""
+        if isinstance(self.store(folder), LocalStore):  # no folder is made before there is something for it
+            folder = str(next(path for path in (Path(folder), *Path(folder).parents) if path.exists()))
+        uri = join(folder, f".probe-{secrets.token_hex(4)}")
+        self.write(uri, b"")
+        with contextlib.suppress(OSError):
+            self.delete(uri)
+
     def exists(self, uri: str) -> bool:
         """Whether there is an object of exactly this name."""
         return self.stat(uri) is not None
@@ -162,44 +174,3 @@ class Storage:
     def list(self, uri: str) -> list[str]:
         """URIs of the objects below the folder `uri`."""
         return [info.uri for info in self.walk(uri)]
-
-
-def explain(error: Exception, uri: str, doing: str) -> UserError:
-    """A storage error in one line: what was being done to what, why it failed, what to do."""
-    from botocore.exceptions import (
-        ClientError,
-        EndpointConnectionError,
-        NoCredentialsError,
-        PartialCredentialsError,
-        ProfileNotFound,
-    )
-
-    cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error
-    code = cause.response["Error"].get("Code", "") if isinstance(cause, ClientError) else ""
-    text = " ".join(redact(str(error)).split()) or type(error).__name__
-    place = f"bucket {split(uri)[0]!r}" if uri.startswith("s3://") else repr(uri)
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidToken", "ExpiredToken"):
-        return UserError(
-            f"{uri}: cannot {doing}: the server refuses the credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --profile"
-        )
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return UserError(
-            f"{uri}: cannot {doing}: no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile, or --anonymous for a public bucket"
-        )
-    if isinstance(error, ProfileNotFound):
-        return UserError(f"{uri}: cannot {doing}: {text}; check --profile against ~/.aws/config")
-    if code == "NoSuchBucket":
-        return UserError(
-            f"{uri}: cannot {doing}: {place} does not exist; check the name, or --endpoint-url for another S3 service"
-        )
-    if isinstance(error, PermissionError):
-        return UserError(
-            f"{uri}: cannot {doing}: permission denied ({code or text}); these credentials need {'s3:PutObject' if 'write' in doing else 's3:ListBucket and s3:GetObject'}"
-        )
-    if isinstance(error, EndpointConnectionError) or "connect" in text.lower():
-        return UserError(
-            f"{uri}: cannot {doing}: the endpoint does not answer ({text}); check --endpoint-url and the network"
-        )
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{uri}: cannot {doing}: it does not exist; check the name")
-    return UserError(f"{uri}: cannot {doing}: {text}")

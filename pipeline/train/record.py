@@ -10,8 +10,9 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.record import Record
 from masklake.pipeline.lake.run_record import silence
+from masklake.pipeline.storage.explain import explain, explaining
 from masklake.pipeline.storage.objects import Fetched
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.store import Storage, join
 
 RECORD = "train.json"
 
@@ -43,10 +44,8 @@ def record_uri(lake: str, run: str) -> str:
 def save(record: TrainingRecord, storage: Storage) -> None:
     """Write the record. Raises UserError when that is not possible."""
     uri = record_uri(record.lake, record.run)
-    try:
+    with explaining(uri, "write the training's record"):
         storage.write(uri, record.to_json())
-    except OSError as error:
-        raise explain(error, uri, "write the training's record") from error
 
 
 def trainings(lake: str, storage: Storage) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklake.pipeline.storage.store import Storage, explain, join
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join
 from masklake.pipeline.train.batches import Batches, StepBatch, stream
 
 if TYPE_CHECKING:
@@ -260,7 +261,5 @@ class _Events:
         self._writer.flush()
         for file in Path(self._folder).iterdir():
             uri = join(self._given.events, file.name)
-            try:
+            with explaining(uri, "write TensorBoard's events"):
                 self._given.storage.write(uri, file.read_bytes())
-            except OSError as error:
-                raise explain(error, uri, "write TensorBoard's events") from error

@@ -283,7 +283,7 @@ def test_all_columns_are_described_without_a_lake(ask: Ask) -> None:
         (["from images"], "no lake is named; add --lake"),
         (["--lake", "x"], "give one query: as an argument"),
         (["from images", "--file", "x", "--lake", "x"], "give one query: as an argument"),
-        (["--file", "missing.sql", "--lake", "x"], "missing.sql: cannot read the query: No such file"),
+        (["--file", "missing.sql", "--lake", "x"], "missing.sql: cannot read the query: it does not exist"),
         (["from images", "--lake", "/no/such/lake"], "/no/such/lake: there is no such directory"),
         (["from images", "--lake", "s3://"], "no bucket is named"),
         (["from images", "--lake", "gopher://x/y"], "cannot open gopher://"),
@@ -381,7 +381,7 @@ def test_nothing_heavy_is_imported_for_a_local_lake(lake: str) -> None:
     )  # fmt: skip
     assert (process.stderr, process.returncode) == ("", 0)
     help_script = (
-        "import sys, jobs.query, jobs.runs, jobs.run_show; "
+        "import sys, masklake.jobs.query.command, masklake.jobs.runs.command, masklake.jobs.runs.show; "
         "sys.exit(','.join({'duckdb', 'rich', 'pyarrow', 'torch', 'ray', 'numpy'} & set(sys.modules)) or 0)"
     )
     process = subprocess.run(

@@ -12,8 +12,9 @@ from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment import listing
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.storage.explain import explain
 from masklake.pipeline.storage.s3 import S3Store
-from masklake.pipeline.storage.store import Storage, explain
+from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
 

@@ -20,8 +20,9 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.explain import explain
 from masklake.pipeline.storage.objects import Fetched, TooLargeError
-from masklake.pipeline.storage.store import Storage, explain
+from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
 from tests.helpers.servers import rgw
