@@ -20,7 +20,7 @@ _NOT_JOBS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ScheduledCommand:
     """A command line that can be run."""
 
     command: list[str]
@@ -46,7 +46,7 @@ class Job:
         return ["--lock", lock or self.lock] if self.takes_lock else []
 
 
-def parse(command: list[str], cwd: str = "/") -> Job:
+def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
     """The job that `command` is; relative paths are below `cwd`. Raises UserError for what is no job, and for secrets."""
     from masklake.jobs.cli import COMMANDS, parser_of
     from masklake.jobs.submit.remote_command import understood
@@ -91,7 +91,7 @@ def parse(command: list[str], cwd: str = "/") -> Job:
         )
     lake = values.get("lake")
     action = values.get("action")
-    return Job(
+    return ScheduledCommand(
         command=command,
         lake=None if not isinstance(lake, str) else _below(lake, cwd),
         lock=f"{name}-{action}" if isinstance(action, str) else name,
@@ -114,6 +114,6 @@ def _storage(args: argparse.Namespace) -> Storage:
     return storage_from(args) if hasattr(args, "endpoint_url") else Storage()
 
 
-def lock_uri(job: Job, lock: str | None) -> str | None:
+def lock_uri(job: ScheduledCommand, lock: str | None) -> str | None:
     """Where the job's lock lies, for people."""
     return None if job.lake is None else join(job.lake, "locks", f"{lock or job.lock}.json")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from masklake.jobs.lock import REFUSED as LOCK_HELD
 from masklake.jobs.schedule import hooks as schedule_hooks
 from masklake.jobs.schedule import transitions as schedule_ledger
-from masklake.jobs.schedule.command_line import Job, parse
+from masklake.jobs.schedule.command_line import ScheduledCommand, parse
 from masklake.jobs.schedule.process import Process, born, end_orphan, last_line, prune, run_of, told
 from masklake.jobs.schedule.store import (
     FAILED,
@@ -103,7 +103,9 @@ class Runner:
         held.callback(lease.release)
         return self._work(firing, schedule, job, lease)
 
-    def _work(self, firing: Firing, schedule: Schedule, job: Job, lease: Lease | None) -> _Outcome:
+    def _work(
+        self, firing: Firing, schedule: Schedule, job: ScheduledCommand, lease: Lease | None
+    ) -> _Outcome:
         command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
         if run and "resume" in job.options - job.given:

@@ -28,7 +28,7 @@ _SECRET = re.compile(r"://[^/\s]*@|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class RemoteCommand:
     """What is to be run on the cluster."""
 
     command: list[str]
@@ -49,7 +49,7 @@ class Order:
         return f"exec {shlex.join([*program, name, '--address=auto', *rest])}"
 
 
-def understood(command: list[str], *, shared_files: bool) -> Order:
+def understood(command: list[str], *, shared_files: bool) -> RemoteCommand:
     """The order that `command` is; `shared_files`: its paths mean the same on every node.
 
     Raises UserError for another command than segment, train and eval, for credentials, and for files that the cluster
@@ -71,7 +71,7 @@ def understood(command: list[str], *, shared_files: bool) -> Order:
     if args.address is not None:
         raise UserError(f"--address {args.address}: is that of the cluster; write it before {command[0]}")
     _refuse_files(args, shared=shared_files)
-    return Order(command=kept, address=address, gpus=args.gpus)
+    return RemoteCommand(command=kept, address=address, gpus=args.gpus)
 
 
 def refuse_secrets(arguments: list[str]) -> None:

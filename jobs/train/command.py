@@ -139,7 +139,7 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
     from masklake.pipeline.lake.registry import check_name
     from masklake.pipeline.storage.store import join
     from masklake.pipeline.train.record import TrainingRecord
-    from masklake.pipeline.train.shuffle import Order
+    from masklake.pipeline.train.shuffle import BatchOrder
 
     origin = train_start.origin(args, lake, storage)
     name = args.name or origin.name
@@ -149,7 +149,7 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
         raise UserError("--max-size: give --min-size too")
     start = train_start.build(origin, labels, name, size, args.seed or 1, args.flip_pairs)
     recipe = _recipe(args, origin, start.spec.preprocessing.min_size)
-    order = Order(len(labels), recipe.batch, recipe.seed, labels.wide)
+    order = BatchOrder(len(labels), recipe.batch, recipe.seed, labels.wide)
     epochs = args.epochs if args.epochs or args.steps or args.minutes else DEFAULT_EPOCHS
     steps = args.steps or (max(1, round(epochs * order.steps_per_epoch)) if epochs else None)
     run = new_run_id()

@@ -22,7 +22,7 @@ from masklake.pipeline.train import record as training_record
 from masklake.pipeline.train.batches import Batches
 from masklake.pipeline.train.driver import EVENTS, Crew, Training
 from masklake.pipeline.train.record import TrainingRecord
-from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.shuffle import BatchOrder
 from masklake.pipeline.train.worker import Work
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(
         return Work(
             network=train_start.NetworkFactory(source=source, frozen=tuple(record.options["frozen"])),
             batches=Batches(
-                order=Order(len(labels), recipe.batch, recipe.seed, labels.wide),
+                order=BatchOrder(len(labels), recipe.batch, recipe.seed, labels.wide),
                 recipe=recipe,
                 preprocessing=spec.preprocessing,
                 outputs={one.name: at for at, one in enumerate(spec.classes, start=1)},

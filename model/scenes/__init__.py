@@ -5,6 +5,16 @@ In comes a seed; out come pictures, masks, keypoints and COCO files. Nothing her
 
 from masklake.model.scenes.files import categories, coco, write
 from masklake.model.scenes.objects import CLASSES
-from masklake.model.scenes.scene import DEFAULT_SIZES, PERSON, Instance, Scene, scene
+from masklake.model.scenes.scene import DEFAULT_SIZES, PERSON, Scene, SceneInstance, scene
 
-__all__ = ["CLASSES", "DEFAULT_SIZES", "PERSON", "Instance", "Scene", "categories", "coco", "scene", "write"]
+__all__ = [
+    "CLASSES",
+    "DEFAULT_SIZES",
+    "PERSON",
+    "Scene",
+    "SceneInstance",
+    "categories",
+    "coco",
+    "scene",
+    "write",
+]

@@ -22,7 +22,7 @@ MIN_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instance:
+class SceneInstance:
     """One object of a scene, as far as it can be seen.
 
     box: x, y, w, h in pixels around the visible pixels; area: their number; segment: their value in
@@ -43,9 +43,9 @@ class Scene:
 
     image: NDArray[np.uint8]
     segments: NDArray[np.uint8]
-    instances: tuple[Instance, ...]
+    instances: tuple[SceneInstance, ...]
 
-    def mask(self, instance: Instance) -> NDArray[np.bool_]:
+    def mask(self, instance: SceneInstance) -> NDArray[np.bool_]:
         """The visible pixels of an instance: (H, W) bool."""
         return self.segments == instance.segment
 
@@ -84,7 +84,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = DEFAULT_SIZES[0]) -> Sc
             continue
         x, y = int(columns[0]), int(rows[0])
         instances.append(
-            Instance(
+            SceneInstance(
                 category_id=PERSON if thing.shape is None else CLASSES.index(thing.shape.name) + 1,
                 segment=segment,
                 box=(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1),

@@ -27,7 +27,7 @@ _STRIP_PIXELS = 2**20
 Picture = NDArray[np.uint8] | Tensor
 
 
-class Predicts(Protocol):
+class TilePredictor(Protocol):
     """`model.predictor.Predictor`, or what stands in for it."""
 
     def predict(
@@ -45,7 +45,7 @@ class TiledPredictor:
     The predictor's max_detections then hold for a tile, and not for the image.
     """
 
-    def __init__(self, predictor: Predicts, tiling: Tiling) -> None:
+    def __init__(self, predictor: TilePredictor, tiling: Tiling) -> None:
         self.tiling = tiling
         self._predictor = predictor
         self.masks_on_gpu: bool = getattr(predictor, "masks_on_gpu", False)

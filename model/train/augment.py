@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class ImageLabels:
     """The labels of an image, pixels of its original frame of `width` × `height`.
 
     boxes: float32 (G, 4) xyxy. outputs: (G,) as in Example. masks: COCO RLE of the whole frame, or None.
@@ -53,7 +53,7 @@ class Augment:
         strength = recipe.colour
         self._colour = v2.ColorJitter(strength, strength, strength, strength / 6) if strength else None
 
-    def __call__(self, pixels: NDArray[np.uint8], truth: Truth, seed: int) -> Example:
+    def __call__(self, pixels: NDArray[np.uint8], truth: ImageLabels, seed: int) -> Example:
         """The example of `pixels`, uint8 (h, w, 3), which may be the frame at a fraction of its size.
 
         It is the same for the same seed.
@@ -78,7 +78,7 @@ class Augment:
         scale = factor * min(self._input.min_size / short, self._input.max_size / long)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
-    def _moved(self, image: Tensor, truth: Truth, flip: bool) -> Example:
+    def _moved(self, image: Tensor, truth: ImageLabels, flip: bool) -> Example:
         height, width = image.shape[-2:]
         frame = (truth.height, truth.width)
         boxes_G4 = self._boxes(truth.boxes, frame, (height, width), flip)

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from masklake.model.boxes import iou_xywh
 from masklake.pipeline.labels.sets import Instance
 from numpy.typing import NDArray
 
@@ -59,7 +60,7 @@ class Merged:
         """Which of `left` are which of the instances at `free`, by falling IoU."""
         if not free or not left:
             return {}
-        overlaps = _iou(_boxes(left), _boxes([self.instances[i] for i in free]))
+        overlaps = iou_xywh(_boxes(left)[:, None], _boxes([self.instances[i] for i in free]))
         pairs: dict[int, int] = {}
         for flat in np.argsort(-overlaps, axis=None, kind="stable").tolist():
             i, j = divmod(flat, len(free))
@@ -83,12 +84,3 @@ def _fit(one: Instance, other: Instance) -> bool:
 
 def _boxes(instances: Sequence[Instance]) -> NDArray[np.float64]:
     return np.array([instance.box for instance in instances])
-
-
-def _iou(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, M) IoU of N against M boxes x, y, w, h."""
-    low = np.maximum(left[:, None, :2], right[None, :, :2])
-    high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])
-    inner = np.prod(np.clip(high - low, 0, None), axis=2)
-    outer = np.prod(left[:, None, 2:], axis=2) + np.prod(right[None, :, 2:], axis=2) - inner
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=outer > 0)

@@ -65,7 +65,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detections:
+class CandidateInstances:
     """Instances of candidates, in narrow numbers: there are many. side: 0 of the row that is reviewed, 1 of the other
     model's."""
 
@@ -80,13 +80,15 @@ class Detections:
     def __len__(self) -> int:
         return len(self.image)
 
-    def where(self, chosen: Bools | Ints) -> Detections:
-        return Detections(**{name: values[chosen] for name, values in vars(self).items()})
+    def where(self, chosen: Bools | Ints) -> CandidateInstances:
+        return CandidateInstances(**{name: values[chosen] for name, values in vars(self).items()})
 
     @staticmethod
-    def together(parts: list[Detections]) -> Detections:
-        names = Detections.__dataclass_fields__
-        return Detections(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
+    def together(parts: list[CandidateInstances]) -> CandidateInstances:
+        names = CandidateInstances.__dataclass_fields__
+        return CandidateInstances(
+            **{name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+        )
 
 
 def labelled(lake: Lake) -> Labelled:
@@ -206,7 +208,9 @@ class Classes:
         return self._codes[name]
 
 
-def detections(lake: Lake, chosen: Candidates, classes: Classes, floor: float) -> Iterator[Detections]:
+def detections(
+    lake: Lake, chosen: Candidates, classes: Classes, floor: float
+) -> Iterator[CandidateInstances]:
     """Instances of the candidates from score `floor` on, of the reviewed row and the other one, part by part."""
     import pyarrow.dataset as ds
 
@@ -235,7 +239,7 @@ def detections(lake: Lake, chosen: Candidates, classes: Classes, floor: float) -
             at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
             mine = keys[at] == key
             at = at[mine]
-            yield Detections(
+            yield CandidateInstances(
                 image=owner[at],
                 side=side[at],
                 instance=batch["instance"].to_numpy()[mine],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from masklake.pipeline.review.candidates import Bools, Detections, Floats, Ints
-from numpy.typing import NDArray
+from masklake.model.boxes import iou_xywh
+from masklake.pipeline.review.candidates import Bools, CandidateInstances, Floats, Ints
 
 SAME = 0.5
 """From this IoU of their boxes on, two instances of one class are the same object."""
@@ -13,7 +13,7 @@ _IMAGES_AT_ONCE = 20_000
 """Bounds the pairs of boxes that are held."""
 
 
-def disagreement(found: Detections, images: int) -> Floats:
+def disagreement(found: CandidateInstances, images: int) -> Floats:
     """0 to 1 for each of `images`: how much of what the two sides found is not found by the other.
 
     1 - F, with F the Dice coefficient of the two sets of instances, each worth its score: of a matched pair what both
@@ -33,7 +33,7 @@ def disagreement(found: Detections, images: int) -> Floats:
     return 1 - (common + 1) / (total + 1)
 
 
-def matches(one: Detections, other: Detections) -> tuple[Ints, Ints]:
+def matches(one: CandidateInstances, other: CandidateInstances) -> tuple[Ints, Ints]:
     """Positions of the instances that are the same object: those of one class that overlap most, each used once."""
     key, other_key = (side.image.astype(np.int64) << 32 | side.label for side in (one, other))
     order = np.argsort(other_key, kind="stable")
@@ -42,7 +42,7 @@ def matches(one: Detections, other: Detections) -> tuple[Ints, Ints]:
     a = np.repeat(np.arange(len(one)), count)
     nth = np.arange(len(a)) - np.repeat(np.cumsum(count) - count, count)
     b = order[np.repeat(first, count) + nth]
-    iou = _iou(one.box[a], other.box[b])
+    iou = iou_xywh(one.box[a], other.box[b])
     ranked = np.argsort(-iou, kind="stable")
     ranked = ranked[iou[ranked] >= SAME]
     a, b = a[ranked], b[ranked]
@@ -64,15 +64,7 @@ def _first(values: Ints) -> Bools:
     return found
 
 
-def _iou(one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-    low = np.maximum(one[:, :2], other[:, :2])
-    high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
-    both = np.clip(high - low, 0, None).prod(1)
-    either = one[:, 2:].prod(1) + other[:, 2:].prod(1) - both
-    return np.divide(both, either, out=np.zeros(len(both)), where=either > 0)
-
-
-def _distinct(found: Detections) -> Detections:
+def _distinct(found: CandidateInstances) -> CandidateInstances:
     """Without instances that a killed attempt has left twice."""
     order = np.lexsort((found.instance, found.side, found.image))
     found = found.where(order)

@@ -18,7 +18,7 @@ import numpy as np
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review import candidates as review_rows
 from masklake.pipeline.review import match as review_match
-from masklake.pipeline.review.candidates import Bools, Candidates, Classes, Detections, Floats, Ints
+from masklake.pipeline.review.candidates import Bools, CandidateInstances, Candidates, Classes, Floats, Ints
 
 NOISE = 0.1
 """Instances below this score say nothing."""
@@ -82,7 +82,7 @@ def figures(lake: Lake, chosen: Candidates, labels: Mapping[str, int]) -> Figure
     doubt = np.zeros(len(chosen))
     rarest = np.full(len(chosen), -1)
     rarity, sureness = np.zeros(len(chosen)), np.zeros(len(chosen))
-    disputed: list[Detections] = [_NONE]
+    disputed: list[CandidateInstances] = [_NONE]
     comparable = _Comparable(lake, chosen, classes)
     for found in review_rows.detections(lake, chosen, classes, NOISE):
         disputed.append(comparable(found))
@@ -94,7 +94,7 @@ def figures(lake: Lake, chosen: Candidates, labels: Mapping[str, int]) -> Figure
         best = rare == rarity[mine.image]
         rarest[mine.image[best]], sureness[mine.image[best]] = mine.label[best], score[best]
     doubt /= _MUCH_DOUBT + doubt
-    dispute = review_match.disagreement(Detections.together(disputed), len(chosen))
+    dispute = review_match.disagreement(CandidateInstances.together(disputed), len(chosen))
     before = _before(rarest, doubt + dispute + rarity)
     seen = np.append(_counts(counts, classes), 0)[rarest] + before
     return Figures(
@@ -106,7 +106,7 @@ def figures(lake: Lake, chosen: Candidates, labels: Mapping[str, int]) -> Figure
     )
 
 
-_NONE = Detections(
+_NONE = CandidateInstances(
     image=np.empty(0, np.int32),
     side=np.empty(0, np.int8),
     instance=np.empty(0, np.int32),
@@ -126,7 +126,7 @@ def _counts(counts: Mapping[str, int], classes: Classes) -> Ints:
 
 
 def _count(lake: Lake, chosen: Candidates) -> dict[str, int]:
-    """Detections by class."""
+    """Instances by class."""
     classes = Classes()
     counts: Ints = np.zeros(0, np.int64)
     for found in review_rows.detections(lake, chosen, classes, _SURE):
@@ -158,7 +158,7 @@ class _Comparable:
         self._floor = np.array([one.floor for one in self._reaches])
         self._able: Bools = np.empty((len(self._reaches), 0), bool)
 
-    def __call__(self, found: Detections) -> Detections:
+    def __call__(self, found: CandidateInstances) -> CandidateInstances:
         found = found.where(self._chosen.other_run[found.image] >= 0)
         if not len(found):
             return _NONE

@@ -21,14 +21,14 @@ from masklake.pipeline.storage.store import join
 
 
 @dataclass(frozen=True)
-class Parts:
+class CommittedParts:
     """Part names of a run's two tables."""
 
     images: frozenset[str]
     instances: frozenset[str]
 
     @classmethod
-    def listed(cls, folder: RunFolder) -> Parts:
+    def listed(cls, folder: RunFolder) -> CommittedParts:
         def names(table: str) -> frozenset[str]:
             found = (uri.rpartition("/")[2] for uri in folder.storage.list(folder.table_uri(table)))
             return frozenset(name for name in found if part_attempt(name) is not None)
@@ -38,7 +38,7 @@ class Parts:
 
 def sweep(folder: RunFolder) -> int:
     """Delete `instances` parts that were never committed; how many there were."""
-    parts = Parts.listed(folder)
+    parts = CommittedParts.listed(folder)
     orphans = parts.instances - parts.images
     for name in orphans:
         folder.storage.delete(join(folder.table_uri("instances"), name))
@@ -50,7 +50,7 @@ def done_ids(folder: RunFolder, before_attempt: int) -> np.ndarray:
 
     The later attempts are left out so that a source that is restarted hands out the very same images.
     """
-    names = [n for n in Parts.listed(folder).images if (part_attempt(n) or 0) < before_attempt]
+    names = [n for n in CommittedParts.listed(folder).images if (part_attempt(n) or 0) < before_attempt]
     return np.unique(_ids(folder, "images", names))
 
 
@@ -65,7 +65,7 @@ class Tally:
 def tally(folder: RunFolder) -> Tally:
     """Count what the run has in the lake."""
     result = Tally()
-    for name in sorted(Parts.listed(folder).images):
+    for name in sorted(CommittedParts.listed(folder).images):
         uri = join(folder.table_uri("images"), name)
         table = read_table(uri, folder.storage, ["status", "n_instances"])
         result.counts.update(table["status"].to_pylist())
@@ -105,7 +105,7 @@ def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
     """
     result = Verification(images=n_images)
     rows = np.zeros(n_images, np.int32)
-    for name in sorted(Parts.listed(folder).images, reverse=True):
+    for name in sorted(CommittedParts.listed(folder).images, reverse=True):
         images = read_table(
             join(folder.table_uri("images"), name), folder.storage, ["image_id", "n_instances"]
         )

@@ -19,11 +19,11 @@ from masklake.pipeline.segment.source import datasource
 from masklake.pipeline.storage.store import Storage, redact
 from masklake.pipeline.streams.packet import pack, packet_context, unpack
 from masklake.pipeline.train.dataset import TrainingSet
-from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.shuffle import BatchOrder
 
 if TYPE_CHECKING:
     from masklake.model.spec import Preprocessing
-    from masklake.model.train.augment import Augment, Truth
+    from masklake.model.train.augment import Augment, ImageLabels
     from masklake.model.train.examples import Example
     from masklake.model.train.recipe import Recipe
     from masklake.pipeline.labels.sets import LabelSet
@@ -43,7 +43,7 @@ class Batches:
     """What makes the batches of a training. `outputs` is the box head's output of each class that is learnt; `mirror`
     that of the model's spec, by which keypoints change places; None where images are not to be mirrored."""
 
-    order: Order
+    order: BatchOrder
     recipe: Recipe
     preprocessing: Preprocessing
     outputs: dict[str, int]
@@ -189,9 +189,9 @@ def _example(
 
 def truth_of(
     labels: LabelSet, width: int, height: int, outputs: dict[str, int], joints: tuple[str, ...]
-) -> Truth:
+) -> ImageLabels:
     """The truth for the classes in `outputs`; instances of others are left out, and are background."""
-    from masklake.model.train.augment import Truth
+    from masklake.model.train.augment import ImageLabels
 
     known = [one for one in labels.instances if one.label in outputs and not one.iscrowd]
     at = {name: i for i, name in enumerate(joints)}
@@ -200,7 +200,7 @@ def truth_of(
         for joint in one.joints:
             if joint.visibility and joint.name in at:
                 row[at[joint.name]] = joint.x, joint.y, joint.visibility
-    return Truth(
+    return ImageLabels(
         width=width,
         height=height,
         boxes=_xyxy([one.box for one in known]),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchOrder:
     """The batches of a training.
 
     images: how many there are. batch: images a step. seed: of the shuffles. wide: (images,) bool, which of them are

@@ -35,7 +35,7 @@ from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
 from masklake.pipeline.train import record as training_record
 from masklake.pipeline.train.batches import Batches, load_step, truth_of
-from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.shuffle import BatchOrder
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -172,9 +172,9 @@ def step_alone(lake: str, run: str) -> None:
     }
     labels = training_set.gather(Lake(lake, Storage()), classes=["person"])
     data = Frames(labels, {"person": 1}, spec.keypoint_names)
-    order = Order(len(data), BATCH, 1, labels.wide[data._having])
+    order = BatchOrder(len(data), BATCH, 1, labels.wide[data._having])
     batches = Batches(
-        order=Order(len(labels), BATCH, 1, labels.wide),
+        order=BatchOrder(len(labels), BATCH, 1, labels.wide),
         recipe=recipe,
         preprocessing=spec.preprocessing,
         outputs={"person": 1},

@@ -14,7 +14,7 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
 from masklake.pipeline.train.record import TrainingRecord, load
-from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.shuffle import BatchOrder
 from masklake.pipeline.train.worker import Position
 
 from tests.conftest import Bucket, CliResult
@@ -48,7 +48,7 @@ def lake(s3_bucket: Bucket, tmp_path: Path) -> str:
 def digest_of(lake: str, steps: int) -> str:
     """What the first `steps` batches of a training are called, by their definition."""
     labels = training_set.gather(Lake(lake, Storage()), classes=None, as_of=None, shuffled=None)
-    order, at = Order(len(labels), BATCH, 1, labels.wide), Position()
+    order, at = BatchOrder(len(labels), BATCH, 1, labels.wide), Position()
     for step in range(steps):
         at.digest = at.after(order.of_step(step).tobytes())
     return at.digest

@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 from masklake.model.spec import Preprocessing
-from masklake.model.train.augment import Augment, Truth
+from masklake.model.train.augment import Augment, ImageLabels
 from masklake.model.train.recipe import Recipe
 from masklake.pipeline.labels.masks import from_pixels
 
 
-def _scene() -> tuple[np.ndarray, Truth]:
+def _scene() -> tuple[np.ndarray, ImageLabels]:
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[10:30, 20:50] = 255
-    truth = Truth(
+    truth = ImageLabels(
         width=80,
         height=60,
         boxes=np.array([[20, 10, 50, 30]], np.float32),
@@ -58,6 +58,6 @@ def test_the_same_seed_gives_the_same_example() -> None:
 def test_what_becomes_too_small_is_left_out() -> None:
     pixels, truth = _scene()
     found = Augment(Recipe(flip=0, jitter=(1, 1), min_box=2), Preprocessing(min_size=4, max_size=8), [])(
-        pixels, Truth(**{**vars(truth), "joints": np.zeros((1, 0, 3), np.float32)}), 0
+        pixels, ImageLabels(**{**vars(truth), "joints": np.zeros((1, 0, 3), np.float32)}), 0
     )
     assert len(found.boxes) == len(found.crops) == 0

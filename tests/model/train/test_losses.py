@@ -10,7 +10,7 @@ from masklake.model.networks.build import build
 from masklake.model.networks.config import TINY, Network
 from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
 from masklake.model.train import losses as ours
-from masklake.model.train.augment import Augment, Truth
+from masklake.model.train.augment import Augment, ImageLabels
 from masklake.model.train.examples import Example, pack, unpack
 from masklake.model.train.losses import Losses
 from masklake.model.train.recipe import Recipe
@@ -27,7 +27,7 @@ SPEC = ModelSpec(
 RECIPE = Recipe(flip=0, jitter=(1, 1), colour=0, precision="float32", rois=64)
 
 
-def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> Truth:
+def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> ImageLabels:
     low = rng.uniform(0, 80, (n, 2))
     boxes = np.concatenate([low, low + rng.uniform(16, 44, (n, 2))], 1).astype(np.float32)
     masks = []
@@ -37,7 +37,7 @@ def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> Trut
         masks.append(from_pixels(pixels).as_coco())
     points = rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (n, 17, 2))
     seen = rng.integers(0, 3, (n, 17, 1)) * (np.arange(n) % 2 == 0)[:, None, None] * joints
-    return Truth(
+    return ImageLabels(
         width=160,
         height=128,
         boxes=boxes,
@@ -156,7 +156,7 @@ def test_an_image_without_joints_has_no_keypoint_loss() -> None:
 
 
 def test_nothing_labelled_can_be_learnt_from() -> None:
-    empty = Truth(
+    empty = ImageLabels(
         width=160,
         height=128,
         boxes=np.zeros((0, 4), np.float32),

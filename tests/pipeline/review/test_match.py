@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from masklake.pipeline.review.candidates import Detections
+from masklake.pipeline.review.candidates import CandidateInstances
 from masklake.pipeline.review.match import SAME, disagreement, matches
 
 Row = tuple[int, int, int, float, tuple[float, float, float, float]]
 
 
-def detections(*rows: Row) -> Detections:
+def detections(*rows: Row) -> CandidateInstances:
     """Rows of image, side, label, score, box."""
     image, side, label, score, box = zip(*rows, strict=True) if rows else ((),) * 5
-    return Detections(
+    return CandidateInstances(
         image=np.array(image, np.int32),
         side=np.array(side, np.int8),
         instance=np.arange(len(rows), dtype=np.int32),
@@ -40,13 +40,13 @@ def test_what_both_find_is_agreed_and_the_rest_is_not() -> None:
 
 def test_rows_that_are_there_twice_count_once() -> None:
     found = detections((0, 0, 1, 0.9, (0, 0, 10, 10)), (0, 1, 1, 0.9, (0, 0, 10, 10)))
-    assert disagreement(Detections.together([found, found]), 1) == pytest.approx([0])
+    assert disagreement(CandidateInstances.together([found, found]), 1) == pytest.approx([0])
 
 
 def test_matches_are_those_of_going_through_the_ranks() -> None:
     rng = np.random.default_rng(3)
 
-    def some(side: int) -> Detections:
+    def some(side: int) -> CandidateInstances:
         corner = rng.integers(0, 12, (300, 2))
         return detections(
             *((int(i), side, int(c), 0.5, (*xy, 10, 10)) for i, c, xy in zip(

@@ -16,7 +16,7 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
 from masklake.pipeline.train.batches import Batches, load_step, truth_of
-from masklake.pipeline.train.shuffle import Order
+from masklake.pipeline.train.shuffle import BatchOrder
 
 from tests.helpers.label_sets import an_instance
 from tests.helpers.lakes import LakeBuilder, label_row
@@ -27,7 +27,7 @@ RECIPE = Recipe(batch=4, flip=0.0, jitter=(1.0, 1.0), colour=0.0, min_box=1.0)
 
 def batches(labels: training_set.TrainingSet, **given: Any) -> Batches:
     return Batches(
-        order=Order(len(labels), RECIPE.batch, RECIPE.seed, labels.wide),
+        order=BatchOrder(len(labels), RECIPE.batch, RECIPE.seed, labels.wide),
         recipe=given.pop("recipe", RECIPE),
         preprocessing=Preprocessing(min_size=48, max_size=64),
         outputs=given.pop("outputs", {"dog": 1, "person": 2}),
