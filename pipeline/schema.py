@@ -37,7 +37,8 @@ def _field(name: str, type_: pa.DataType, doc: str, *, nullable: bool = False) -
     return pa.field(name, type_, nullable=nullable, metadata={"description": doc})
 
 
-_RUN = _field("run", pa.string(), "id of the run that wrote the row")
+# Of the type that pyarrow gives to the `run=` of a path: read_table and pandas merge the two only where they are equal.
+_RUN = _field("run", pa.dictionary(pa.int32(), pa.string()), "id of the run that wrote the row")
 _IMAGE_ID = _field("image_id", pa.int64(), "position of the image in the run's manifest")
 _URI = _field("uri", pa.string(), "where the image lies")
 _MODEL = _field("model", pa.string(), "name@fingerprint of the model that ran")

@@ -7,14 +7,17 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from masklake.jobs.query.database import Database
 from masklake.model.detections import Detections
 from masklake.pipeline.labels import store as label_store
-from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.lake import SCHEMAS, Lake
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import IMAGES, SCHEMA_VERSION
 from masklake.pipeline.segment import write as sink
@@ -92,6 +95,32 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_the_schema_keeps_the_contract(builder: LakeBuilder) -> None:
     assert check_lake(Path(builder.uri)) == {"images": 3, "instances": 2, "labels": 3}
+
+
+def test_whole_tables_are_read_by_their_folders(builder: LakeBuilder) -> None:
+    """`run` is in the path and in the files, and readers that take both find them equal."""
+    for table, runs in {"images": [R1, R1, R2], "instances": [R1, R1]}.items():
+        folder = f"{builder.uri}/{table}"
+        names = list(SCHEMAS[table].names)
+        arrow, frame = pq.read_table(folder), pd.read_parquet(folder)
+        assert sorted(arrow.column_names) == sorted(frame.columns) == sorted(names)
+        assert sorted(arrow["run"].to_pylist()) == sorted(frame["run"]) == runs
+        assert sorted(pl.read_parquet(folder)["run"].to_list()) == runs
+        assert pq.read_table(folder, filters=[("run", "=", R2)]).num_rows == runs.count(R2)
+        relation = duckdb.sql(f"select run from '{folder}/*/*.parquet' order by 1")
+        assert [run for (run,) in relation.fetchall()] == runs
+
+
+def test_lakes_whose_runs_were_plain_text(builder: LakeBuilder) -> None:
+    for path in Path(builder.uri).glob("i*/run=*/*.parquet"):
+        table = pq.read_table(path, partitioning=None)
+        field = table.schema.field("run").with_type(pa.string())
+        pq.write_table(table.set_column(0, field, table["run"].cast(pa.string())), path)
+    lake = Lake(builder.uri, Storage())
+    assert sorted(lake.dataset("images").to_table()["run"].to_pylist()) == [R1, R1, R2]
+    with Database(lake) as database:
+        assert database.rows("select run, count(*) from images group by 1 order by 1") == [(R1, 2), (R2, 1)]
+        assert database.rows(f"select count(*) from instances where run = '{R1}'") == [(2,)]
 
 
 def test_the_label_store_keeps_the_contract(tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ def _polars_joints(last: str, type_: Any) -> pl.List:
 
 POLARS = {
     "images": {
-        "run": pl.String, "image_id": pl.Int64, "uri": pl.String, "etag": pl.String, "size_bytes": pl.Int64,
+        "run": pl.Categorical(), "image_id": pl.Int64, "uri": pl.String, "etag": pl.String, "size_bytes": pl.Int64,
         "last_modified": _POLARS_TIME, "width": pl.Int32, "height": pl.Int32, "status": pl.Categorical(),
         "error": pl.String, "n_instances": pl.Int32, "model": pl.String, "processed_at": _POLARS_TIME,
     },
     "instances": {
-        "run": pl.String, "image_id": pl.Int64, "uri": pl.String, "instance": pl.Int32, "label_id": pl.Int32,
+        "run": pl.Categorical(), "image_id": pl.Int64, "uri": pl.String, "instance": pl.Int32, "label_id": pl.Int32,
         "label": pl.Categorical(), "score": pl.Float32, "area": pl.Int32, "x": pl.Float32, "y": pl.Float32,
         "w": pl.Float32, "h": pl.Float32, "mask": _POLARS_RLE, "keypoints": _polars_joints("score", pl.Float32),
         "model": pl.String,
