@@ -20,6 +20,7 @@ from masklake.pipeline.storage.explain import explaining
 if TYPE_CHECKING:
     from masklake.jobs.query.database import Database
     from masklake.jobs.query.sandbox import Query
+    from masklake.pipeline.lake.lake import Lake
 
 SUMMARY = "ask a lake questions in SQL"
 
@@ -36,7 +37,8 @@ Tables:
 
 images, instances and errors hold the newest run of each image; all_images, all_instances and all_labels hold
 every run and every label set; in all_labels, instance -1 is an image that holds nothing.
-`masklake query --columns` describes all columns.
+`masklake query --columns` describes all columns; `masklake query --views --lake LAKE` prints the SQL that makes these
+tables in a DuckDB of your own.
 """
 
 EPILOG = """\
@@ -94,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rows that a table shows (default %(default)s, 0 for all); the other formats always hold all",
     )
+    parser.add_argument(
+        "--views",
+        action="store_true",
+        help="print the SQL that makes these tables in a DuckDB of your own, and end: which rows count, for other programs",
+    )
     parser.add_argument("--columns", action="store_true", help="describe the tables' columns, and end")
     add_storage_options(parser)
 
@@ -103,12 +110,16 @@ def run(args: argparse.Namespace) -> int:
     if args.columns:
         _print_columns()
         return 0
-    sql = _sql(args)
+    sql = None if args.views else _sql(args)
     if not args.lake:
         raise UserError("no lake is named; add --lake s3://… or --lake DIRECTORY")
+    from masklake.pipeline.lake.lake import Lake
+
+    if sql is None:
+        _print_views(Lake(args.lake, storage_from(args)))
+        return 0
     format_ = _format(args.format, args.output)
     from masklake.jobs.query.database import Database
-    from masklake.pipeline.lake.lake import Lake
 
     with Database(Lake(args.lake, storage_from(args)), run=args.run) as database:
         query = database.prepare(sql)
@@ -201,6 +212,13 @@ def _print_table(database: Database, query: Query, sink: IO[bytes], args: argpar
     text = io.TextIOWrapper(sink, encoding="utf-8", write_through=True)
     results.print_table(database, query, plain_console(text), limit)
     text.detach()
+
+
+def _print_views(lake: Lake) -> None:
+    from masklake.jobs.query.published import script
+
+    lake.require()
+    sys.stdout.write(script(lake.uri, runs=bool(lake.parts("images")), labels=bool(lake.parts("labels"))))
 
 
 def _print_columns() -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import duckdb
+from masklake.jobs.query import published
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
 from masklake.pipeline.errors import UserError
@@ -39,18 +40,6 @@ _SOURCES = {
     "labelled": "all_labels",
 }
 VIEWS = (*_SOURCES, "runs", "all_images", "all_instances", "all_labels")
-
-_NEWEST_LABELS = """
-    from all_labels l join (select uri, max(labelled_at) as labelled_at from all_labels group by uri) newest
-    on l.uri = newest.uri and l.labelled_at = newest.labelled_at
-"""
-# A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
-_LABELS = f"create view labels as select l.* {_NEWEST_LABELS} where l.instance >= 0"
-_LABELLED = f"""
-    create view labelled as select l.uri, any_value(l.width) as width, any_value(l.height) as height,
-        (count(*) filter (l.instance >= 0))::integer as n_instances, any_value(l.source) as source,
-        any_value(l.split) as split, l.labelled_at {_NEWEST_LABELS} group by l.uri, l.labelled_at
-"""
 
 _RUNS_COLUMNS = """
     run varchar, state varchar, source varchar, model varchar, images bigint, done bigint, ok bigint,
@@ -161,11 +150,11 @@ class Database:
         if view == "runs":
             self._make_runs()
         elif view == "errors":
-            self._execute("create view errors as from images where status <> 'ok'")
+            self._execute(published.ERRORS)
         elif view == "labels":
-            self._execute(_LABELS)
+            self._execute(published.LABELS)
         elif view == "labelled":
-            self._execute(_LABELLED)
+            self._execute(published.LABELLED)
         elif view.startswith("all_"):
             table = view.removeprefix("all_")
             self._scan(view, table, self._parts(table))
@@ -188,6 +177,9 @@ class Database:
         """`parts` as an SQL list of file names; an empty table's file where there are none."""
         if self._files is None:
             self._files = LakeFiles(*self.lake.arrow(), keep_open=self._remote)
+            self._files.spill = (
+                self._spill
+            )  # relations outlive this object, and the connection keeps its files
             self.connection.register_filesystem(self._files)
         uris = self._files.serve(parts)
         if not uris:

@@ -34,6 +34,8 @@ class LakeFiles(AbstractFileSystem):
         self.keep_open = keep_open
         self.failure: tuple[str, Exception] | None = None
         """(path below the lake, error) of the last read that failed; DuckDB makes a traceback of it."""
+        self.spill: object = None
+        """What is to live as long as the connection that these files are registered with."""
         self._arrow_fs = arrow_fs
         self._root = root.rstrip("/")
         self._kept: dict[str, Any] = {}

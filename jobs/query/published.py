@@ -1,0 +1,55 @@
+"""The lake's views as SQL for anybody's DuckDB: which rows count, written down for programs that do without Masklake."""
+
+from __future__ import annotations
+
+# A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
+NEWEST_LABELS = """
+    from all_labels l join (select uri, max(labelled_at) as labelled_at from all_labels group by uri) newest
+    on l.uri = newest.uri and l.labelled_at = newest.labelled_at
+"""
+LABELS = f"create view labels as select l.* {NEWEST_LABELS} where l.instance >= 0"
+LABELLED = f"""
+    create view labelled as select l.uri, any_value(l.width) as width, any_value(l.height) as height,
+        (count(*) filter (l.instance >= 0))::integer as n_instances, any_value(l.source) as source,
+        any_value(l.split) as split, l.labelled_at {NEWEST_LABELS} group by l.uri, l.labelled_at
+"""
+ERRORS = "create view errors as from images where status <> 'ok'"
+
+_RUNS = """\
+-- What counts in the lake {lake}: for DuckDB, where it can read that (for s3://, `install httpfs; load httpfs;` and a secret).
+-- Views of tables of which the lake has no file cannot be made.
+
+-- An images part is the commit: one atomic write.
+create view all_images as from read_parquet({images}, hive_partitioning = true, hive_types_autocast = false);
+
+-- An instances part counts when images has a part of the same run and name.
+create view all_instances as
+    select * exclude (filename)
+    from read_parquet({instances}, hive_partitioning = true, hive_types_autocast = false, filename = true)
+    where split_part(filename, '/run=', -1) in (select split_part(file, '/run=', -1) from glob({images}));
+
+-- Of each image the newest run counts; ids of runs sort by time.
+create view images as from all_images qualify run = max(run) over (partition by uri);
+create view instances as from all_instances semi join images using (run, image_id);
+{errors};
+"""
+_LABELLED = """
+-- Of each image the newest label set counts. Instance -1 is an image that was looked at and holds nothing.
+create view all_labels as from read_parquet({labels});
+{views};
+"""
+
+
+def script(lake: str, *, runs: bool = True, labels: bool = True) -> str:
+    """The statements that make the views of `lake`, a normalised URI: those of its `runs`, of its `labels`."""
+
+    def files(pattern: str) -> str:
+        return "'{}'".format(f"{lake}/{pattern}".replace("'", "''"))
+
+    text = ""
+    if runs:
+        images, instances = (files(f"{table}/run=*/part-*.parquet") for table in ("images", "instances"))
+        text += _RUNS.format(lake=lake, images=images, instances=instances, errors=ERRORS)
+    if labels:
+        text += _LABELLED.format(labels=files("labels/part-*.parquet"), views=f"{LABELS};{LABELLED}".strip())
+    return text
