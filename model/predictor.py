@@ -1,5 +1,6 @@
 """The fast path from images to instances: same results as torchvision in eager mode, in less time and memory."""
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 
@@ -110,9 +111,15 @@ class Predictor:
                 if found is None:
                     found = [PredictFailure(self._too_large(*sizes[part[0]]))]
                 for at, result in zip(part, found, strict=True):
-                    results[at] = result
+                    results[at] = self._of(result, (frames or sizes)[at])
                 start += count
         return [result for result in results if result is not None]
+
+    def _of(self, result: Detections | PredictFailure, frame: tuple[int, int]) -> Detections | PredictFailure:
+        """`result` with what is needed to make rows and pictures of it."""
+        if isinstance(result, PredictFailure):
+            return result
+        return dataclasses.replace(result, frame=frame, spec=self.spec)
 
     def _too_large(self, height: int, width: int) -> str:
         to_height, to_width = self._engine.resized(height, width)

@@ -4,6 +4,7 @@ Small things stay visible, which they are not once a large image is made as smal
 full-frame mask is made, and of the image only a few tiles are copied at a time.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -104,7 +105,8 @@ class TiledPredictor:
                     seen.append(self._sightings(of_view, at, view, (height, width)))
                 except ModelError as error:
                     return PredictFailure(f"the model's detections are unusable: {error}")
-        return merge(joined(seen), views, self.tiling, (height, width))
+        merged = merge(joined(seen), views, self.tiling, (height, width))
+        return dataclasses.replace(merged, frame=(height, width), spec=getattr(self._predictor, "spec", None))
 
     def _sightings(self, found: Detections, at: int, view: View, size: tuple[int, int]) -> Sightings:
         """What was found in view number `at`, in pixels of the image. What a lower level has seen whole is left out."""

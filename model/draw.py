@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from masklake.jobs.terminal.text import elide, printable
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -50,6 +49,7 @@ def draw_instances(
 
     Raises ValueError when `image` has another shape or type, or a mask another size.
     """
+    image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"the image is {image.dtype} {image.shape}; (H, W, 3) uint8 is drawn on")
     height, width = image.shape[:2]
@@ -179,7 +179,9 @@ def _draw_label(
     taken: list[Rect],
 ) -> None:
     """Label and score at the box: the first place of a few that no other label has and that lies in the picture."""
-    text = elide(printable(str(row["label"])), _LABEL_CHARACTERS)
+    text = "".join(c if c.isprintable() else "�" for c in str(row["label"]))
+    if len(text) > _LABEL_CHARACTERS:
+        text = text[: _LABEL_CHARACTERS - 1] + "…"
     if row.get("score") is not None:
         text += f" {row['score']:.2f}"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=scale.font)
