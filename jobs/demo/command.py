@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import shlex
@@ -10,10 +12,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masklake.jobs.options import positive
+from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from masklake.pipeline.storage.store import Storage
@@ -21,13 +25,13 @@ if TYPE_CHECKING:
 
 SUMMARY = "the whole job on this machine, nothing to configure: bucket, run, queries, AP, a picture"
 DESCRIPTION = """\
-Start an S3 server on the loopback, fill a bucket with synthetic scenes (and two broken files), run the small
-model that ships with Masklake over it, ask the lake three questions, compare it with the scenes' truth, and
-draw a picture. The lake stays in --lake for you to query."""
+Fill a bucket with synthetic scenes (and two broken files), run the small model that ships with Masklake over it, ask
+the lake three questions, compare it with the scenes' truth, and draw a picture. The lake stays in --lake for you to query.
+The bucket is on an S3 server of the loopback where moto is installed (pip install 'masklake[demo]'), else a folder."""
 
 _SEED = 20_260  # a stream that the demo model's training never sees
 _SURE = 0.7
-_SOURCE = "s3://photos/2026/"
+_PREFIX = "photos/2026/"
 _QUERIES = (
     "select label, count(*) as n, round(avg(score), 2) as score from instances where score > 0.5 group by label order by n desc",
     "select status, count(*) as images, any_value(error) as example from images group by status order by images desc",
@@ -44,24 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=positive, default=200, metavar="N", help="scenes in the bucket (default 200)"
     )
+    parser.add_argument(
+        "--bucket", choices=("s3", "folder"), help="where the scenes are (default s3 where moto is installed)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; the exit code of its first step that fails."""
-    from masklake.jobs.demo import loopback_s3
     from masklake.pipeline.storage.store import Storage
     from rich.console import Console
 
     console, started = Console(), time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, loopback_s3.serve() as server, server.applied():
+    with tempfile.TemporaryDirectory() as scratch, _bucket(args.bucket, Path(scratch)) as (source, where):
         storage = Storage()
-        _say(
-            console,
-            f"1. a bucket of {args.images:,} synthetic scenes and two broken files on {server.endpoint}",
-        )
-        truth = _fill_bucket(Path(scratch), args.images, storage, server.client())
+        _say(console, f"1. a bucket of {args.images:,} synthetic scenes and two broken files {where}")
+        truth = _fill_bucket(Path(scratch), source, args.images, storage)
         _say(console, "2. the job: every image becomes rows in the lake")
-        code = _masklake(console, "segment", _SOURCE, args.lake, "--model", "demo", "--all")
+        code = _masklake(console, "segment", source, args.lake, "--model", "demo", "--all")
         if code:
             return code
         _say(console, "3. three questions, in SQL")
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         rows = _instances(args.lake, storage)
         _show_ap(console, truth, rows)
         picture = Path(args.lake, "demo.png")
-        _draw(Path(scratch), rows, picture)
+        _draw(Path(scratch) / "scenes", rows, picture)
         _say(console, f"5. a picture with masks, boxes and joints: {picture}")
     lake, command = shlex.quote(args.lake), _command()
     _say(console, f"That took {time.monotonic() - started:.0f} s. What to type next:")
@@ -107,20 +110,32 @@ def _masklake(console: Console, *argv: str) -> int:
     return main(list(argv))
 
 
-def _fill_bucket(scratch: Path, images: int, storage: Storage, s3: Any) -> dict:
-    """Write the scenes and two broken files into the source bucket; the scenes' truth as a COCO dataset."""
+@contextlib.contextmanager
+def _bucket(kind: str | None, scratch: Path) -> Iterator[tuple[str, str]]:
+    """A source to fill, and where it is, in words."""
+    has_moto = importlib.util.find_spec("moto") is not None
+    if kind == "folder" or (kind is None and not has_moto):
+        yield f"{scratch}/{_PREFIX}", f"in {scratch}"
+        return
+    if not has_moto:
+        raise UserError("--bucket s3: its server, moto, is not installed; pip install 'masklake[demo]'")
+    from masklake.jobs.demo import loopback_s3
+
+    with loopback_s3.serve() as server, server.applied():
+        server.client().create_bucket(Bucket=_PREFIX.partition("/")[0])
+        yield f"s3://{_PREFIX}", f"on {server.endpoint}"
+
+
+def _fill_bucket(scratch: Path, source: str, images: int, storage: Storage) -> dict:
+    """Write the scenes and two broken files to `source`; the scenes' truth as a COCO dataset."""
     from masklake.model import scenes
 
-    truth = json.loads(scenes.write(scratch, images, _SEED).read_text())
-    bucket, _, prefix = _SOURCE.removeprefix("s3://").partition("/")
-    s3.create_bucket(Bucket=bucket)
+    truth = json.loads(scenes.write(scratch / "scenes", images, _SEED).read_text())
     for image in truth["images"]:
-        storage.write(
-            f"s3://{bucket}/{prefix}{image['file_name']}", (scratch / image["file_name"]).read_bytes()
-        )
-    whole = (scratch / truth["images"][0]["file_name"]).read_bytes()
-    storage.write(f"s3://{bucket}/{prefix}truncated.jpg", whole[: len(whole) // 3])
-    storage.write(f"s3://{bucket}/{prefix}not-an-image.jpg", b"this is text")
+        storage.write(f"{source}{image['file_name']}", (scratch / "scenes" / image["file_name"]).read_bytes())
+    whole = (scratch / "scenes" / truth["images"][0]["file_name"]).read_bytes()
+    storage.write(f"{source}truncated.jpg", whole[: len(whole) // 3])
+    storage.write(f"{source}not-an-image.jpg", b"this is text")
     return truth
 
 
@@ -159,11 +174,11 @@ def _show_ap(console: Console, truth: dict, rows: list[dict]) -> None:
     console.print(table)
 
 
-def _draw(scratch: Path, rows: list[dict], picture: Path) -> None:
+def _draw(scenes: Path, rows: list[dict], picture: Path) -> None:
     """Draw the sure instances of the four scenes that show the most classes."""
     import numpy as np
-    from masklake.jobs.demo.draw import contact_sheet, draw_instances
     from masklake.model.coco import SKELETON
+    from masklake.model.draw import contact_sheet, draw_instances
     from PIL import Image
 
     by_file: dict[str, list[dict]] = {}
@@ -173,6 +188,6 @@ def _draw(scratch: Path, rows: list[dict], picture: Path) -> None:
     richest = sorted(by_file, key=lambda f: (-len({r["label"] for r in by_file[f]}), f))[:4]
     drawn = []
     for name in richest:
-        with Image.open(scratch / name) as image:
+        with Image.open(scenes / name) as image:
             drawn.append(draw_instances(np.asarray(image.convert("RGB")), by_file[name], skeleton=SKELETON))
     contact_sheet(drawn).save(picture)

@@ -1,8 +1,9 @@
 """When a schedule fires: cron expressions in a time zone, and fixed intervals.
 
-APScheduler's CronTrigger finds the times; what cron means otherwise than it does is put right here:
+`cronsim` steps through the times as Debian's cron does. What is said here beyond that: what is wrong with an expression, and
+the days on which clocks are set (`wall_clock`).
 
-- Days of the week count from Sunday (0 and 7), not from Monday, and a range may end on Sunday.
+- Days of the week count from Sunday (0 and 7), and a range may end on Sunday.
 - Where both the day of the month and the day of the week are restricted, either of them is enough.
 - When clocks are set back, an hour comes twice. A job of every hour runs in both; one of certain hours runs once, the
   first time. When clocks are set forward, a time that does not exist runs an hour later by the clock: 02:30 at 03:30.
@@ -15,13 +16,10 @@ import functools
 import re
 import zoneinfo
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from masklake.jobs.schedule.wall_clock import Wall, following
 from masklake.pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from apscheduler.triggers.cron import CronTrigger
 
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -135,33 +133,19 @@ class Cron:
         return following(zone(self.timezone), self._next_wall, moment.astimezone(datetime.UTC), hourly=hourly)
 
     def _next_wall(self, wall: Wall) -> Wall | None:
-        start = wall + datetime.timedelta(microseconds=1)
-        found = [at for trigger in self._triggers if (at := trigger.get_next_fire_time(None, start))]
-        return min(found, default=None)
+        from cronsim import CronSim, CronSimError
+
+        try:
+            return next(CronSim(self._plain, wall), None)
+        except CronSimError:  # a day that no month has
+            return None
 
     @functools.cached_property
-    def _triggers(self) -> tuple[CronTrigger, ...]:
-        from apscheduler.triggers.cron import CronTrigger
-
-        def listed(numbers: tuple[int, ...]) -> str:
-            return ",".join(map(str, numbers))
-
-        second, minute, hour, day, month, weekday = self.numbers
-        days, weekdays = listed(day), ",".join(_DAYS[number] for number in weekday)
-        pairs = [(days, "*"), ("*", weekdays)] if self.either_day else [(days, weekdays)]
-        return tuple(
-            CronTrigger(
-                year="*",
-                month=listed(month),
-                day=one,
-                week="*",
-                day_of_week=other,
-                hour=listed(hour),
-                minute=listed(minute),
-                second=listed(second),
-                timezone=datetime.UTC,  # of the wall's time: see jobs.schedule_clock
-            )
-            for one, other in pairs
+    def _plain(self) -> str:
+        """The six fields as lists of numbers; stars stay, since they say whether either day is enough."""
+        return " ".join(
+            text if text.startswith("*") else ",".join(map(str, numbers))
+            for text, numbers in zip(self.texts, self.numbers, strict=True)
         )
 
 

@@ -1,14 +1,14 @@
-"""The daemon of `masklake schedule serve`: the store says what is owed, APScheduler says when, a thread a firing does it.
+"""The daemon of `masklake schedule serve`: the store says what is owed and when, a thread a firing does it.
 
-The store is the truth; APScheduler's jobs are made from it in memory, at the start and whenever it differs, so that
-`add`, `pause` and `run-now` in another process count within a second. The clock may be set: that is noticed by a
-clock that nobody sets, and the jobs are made again, since those made before would wait by the old one.
+The store is the truth. It is looked at each second, and when something in it comes due, so that `add`, `pause` and `run-now` in
+another process count within a second. The clock may be set: that is noticed by a clock that nobody sets, and told.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import signal
@@ -16,11 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.jobstores.base import JobLookupError
-from apscheduler.schedulers.background import BackgroundScheduler
 from masklake.jobs.schedule import transitions as schedule_ledger
 from masklake.jobs.schedule.runner import Runner
 from masklake.jobs.schedule.serving import serving
@@ -56,7 +54,8 @@ class Daemon:
         self._runner = runner
         self._store = runner.store
         self._now = runner.now
-        self._scheduler = _scheduler()
+        self._begun: set[str] = set()
+        """What a thread is at work on, or will be."""
 
     def serve(self) -> None:
         """Serve the store. Raises UserError while another does."""
@@ -65,44 +64,50 @@ class Daemon:
                 event="serving", store=str(self._store.path), schedules=len(self._store.schedules())
             )
             self._runner.recover()
-            self._scheduler.start()
+            threads = ThreadPoolExecutor(_AT_ONCE)
             try:
-                self._look()
+                self._look(threads)
             finally:
                 self._runner.stop.set()
-                self._scheduler.shutdown(wait=True)
+                threads.shutdown(wait=True, cancel_futures=True)
             self._runner.say(event="stopped", store=str(self._store.path))
 
-    def _look(self) -> None:
+    def _look(self, threads: ThreadPoolExecutor) -> None:
         ahead = self._ahead()
         while True:
             jumped = self._ahead() - ahead
             if abs(jumped) > _JUMP_S:
                 ahead += jumped
                 self._runner.say(event="clock-set", seconds=round(jumped))
-                self._scheduler.remove_all_jobs()
+            pause = _LOOK_S
             try:
-                self._match()
+                pause = self._begin(threads)
             except UserError as error:  # a disk that is full, a store that is locked: it may pass
                 self._runner.say(event="warning", detail=str(error))
-            if self._runner.stop.wait(_LOOK_S):
+            if self._runner.stop.wait(pause):
                 return
 
     def _ahead(self) -> float:
         """How far the clock that can be set is ahead of the one that cannot."""
         return self._now().timestamp() - time.monotonic()
 
-    def _match(self) -> None:
-        """Make APScheduler's jobs those that the store asks for. One too many does no harm: a time is claimed once, and
+    def _begin(self, threads: ThreadPoolExecutor) -> float:
+        """Begin what is due; the seconds until there may be more. Once too often does no harm: a time is claimed once, and
         an attempt begun once."""
-        wanted = dict(self._wanted())
-        made = {job.id for job in self._scheduler.get_jobs()}
-        for gone in made - wanted.keys():
-            with contextlib.suppress(JobLookupError):  # it has just run
-                self._scheduler.remove_job(gone)
-        for id_ in wanted.keys() - made:
-            at, function, argument = wanted[id_]
-            self._scheduler.add_job(function, "date", run_date=at, args=[argument], id=id_)
+        now, pause = self._now(), _LOOK_S
+        for id_, (due, function, argument) in self._wanted():
+            if due > now:
+                pause = min(pause, (due - now).total_seconds())
+            elif id_ not in self._begun:
+                self._begun.add(id_)
+                threads.submit(function, argument).add_done_callback(functools.partial(self._ended, id_))
+        return pause
+
+    def _ended(self, id_: str, work: Future[Any]) -> None:
+        self._begun.discard(id_)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self._runner.say(event="warning", detail=f"{id_}: {error!r}")
+            logging.getLogger(__name__).error("%s", id_, exc_info=error)
 
     def _wanted(self) -> Iterator[tuple[str, tuple[datetime.datetime, Callable[..., Any], Any]]]:
         paused = set()
@@ -124,9 +129,7 @@ class Daemon:
             firing = claim(self._runner, schedule)
         except UserError as error:
             self._runner.say(event="warning", schedule=schedule.name, detail=str(error))
-            self._runner.stop.wait(
-                _AGAIN_S
-            )  # meanwhile APScheduler runs no second of it; then it is made again
+            self._runner.stop.wait(_AGAIN_S)  # meanwhile no second of it is begun
             return
         if firing is not None and firing.state == WAITING:
             self._runner.attempt(firing.id)
@@ -167,14 +170,3 @@ def stopping(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def _scheduler() -> BackgroundScheduler:
-    # What it has to say at lower levels is said of each firing by us.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
-    return BackgroundScheduler(
-        timezone=datetime.UTC,
-        executors={"default": ThreadPoolExecutor(_AT_ONCE)},
-        # However late: the store decides what is too late, and what goes by together.
-        job_defaults={"misfire_grace_time": None, "coalesce": True},
-    )

@@ -1,8 +1,7 @@
 """From what a clock on the wall shows to moments: the days on which clocks are set.
 
 Between two changes of a zone's offset, wall and moment differ by a constant. So the next time is looked for stretch by
-stretch. (APScheduler's CronTrigger adds 24 hours to get from one day to the next, and so lost a job of midnight on the
-day after clocks are set forward; here it counts days on the wall, where all have 24 hours.)
+stretch, on the wall, where all days have 24 hours.
 """
 
 from __future__ import annotations

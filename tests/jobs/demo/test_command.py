@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from masklake.jobs.demo import command
+from masklake.pipeline.errors import UserError
 from PIL import Image
 
 
@@ -29,6 +33,16 @@ def test_the_demo_shows_the_whole_job(tmp_path: Path, run_cli: Callable[..., Any
     typed = re.search(r" run show (.*) last", text)
     assert typed
     assert typed[1] == "'my lake'"
-    again = run_cli("demo", "--lake", "my lake", "--images", "5")
+    # Once more, as where moto is not installed.
+    again = run_cli("demo", "--lake", "my lake", "--images", "5", "--bucket", "folder")
     assert again.code == 0, again.stdout + again.stderr
     assert "complete: 7 of 7" in again.stdout
+
+
+def test_without_moto_the_bucket_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with command._bucket(None, tmp_path) as (source, where):
+        assert source == f"{tmp_path}/photos/2026/"
+        assert where == f"in {tmp_path}"
+    with pytest.raises(UserError, match=r"pip install 'masklake\[demo\]'"), command._bucket("s3", tmp_path):
+        pytest.fail("a server without moto")

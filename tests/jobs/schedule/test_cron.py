@@ -123,8 +123,8 @@ def test_a_time_of_the_day_runs_once_on_each_day_of_the_year(timezone: str) -> N
         ("@weekly", ["Sun"]),
     ],
 )
-def test_days_of_the_week_are_crons_and_not_apschedulers(expression: str, days: list[str]) -> None:
-    """APScheduler counts them from Monday: its 0 is cron's 1."""
+def test_days_of_the_week_are_crons(expression: str, days: list[str]) -> None:
+    """From Sunday, which is 0 and 7."""
     found = times(Cron(expression), "2026-11-01T00:00", 14)  # a Sunday, at its first moment
     week = {text[:3]: None for text in found}
     assert sorted(week, key=["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].index) == days
