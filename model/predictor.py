@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.detections import Detections, PredictFailure
-from masklake.model.engine.inference import PRECISIONS, Engine, Limits, padded
+from masklake.model.engine.inference import PRECISIONS, Engine, Limits, NotFinite, padded
+from masklake.model.engine.memory import Budget, says_out_of_memory
 from masklake.model.engine.pixels import Image, to_tensors
 from masklake.model.errors import ModelError
 from torch import Tensor
@@ -53,13 +55,20 @@ class Predictor:
             raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
         self.spec = model.spec
         self.device = _device(device)
+        self.redone = 0
         limits = Limits(
             score_threshold=score_threshold, max_detections=max_detections, labels=_labels(model, classes)
         )
         self._engine = Engine(model.module, model.spec, limits, self.device, precision)
         # An image alone is what torchvision's results are compared with: in a batch convolutions round otherwise.
         whole = _CUDA_PIXELS if self.device.type == "cuda" else _CPU_PIXELS
-        self._pixels = 1 if precision == "exact" else whole
+        self._budget = Budget(1 if precision == "exact" else whole)
+        self._full: Engine | None = None
+        self._make_full = (
+            partial(Engine, model.module, model.spec, limits, self.device, "float32")
+            if precision in ("bfloat16", "float16")
+            else None
+        )
 
     @property
     def masks_on_gpu(self) -> bool:
@@ -84,7 +93,8 @@ class Predictor:
 
         An image has the same result in any batch, up to float32 rounding. Where memory does not suffice, smaller
         batches are tried; an image that does not fit alone gives PredictFailure, and so do bytes that are no whole
-        image; the others go on.
+        image; the others go on. An image for which the network gives values that are not finite is done again in float32
+        (`redone` counts them), and is a PredictFailure where they are not finite there either.
         Raises ModelError for images and frames that are not as described.
         """
         if frames is not None:
@@ -102,11 +112,11 @@ class Predictor:
         for (height, width), members in by_shape.items():
             start = 0
             while start < len(members):
-                count = min(len(members) - start, max(1, self._pixels // (height * width)))
+                count = min(len(members) - start, max(1, self._budget.now // (height * width)))
                 part = members[start : start + count]
                 found = self._run([pixels[at] for at in part], [(frames or sizes)[at] for at in part], as_rle)
                 if found is None and count > 1:
-                    self._pixels = height * width * (count // 2)
+                    self._budget.shrink(height * width * (count // 2))
                     continue
                 if found is None:
                     found = [PredictFailure(self._too_large(*sizes[part[0]]))]
@@ -132,14 +142,46 @@ class Predictor:
         self, images: list[Tensor], frames: list[tuple[int, int]], as_rle: bool
     ) -> list[Detections | PredictFailure] | None:
         """None where memory does not suffice."""
+        found = self._fitting(lambda: self._engine.run(images, frames, as_rle))
+        if found is None:
+            return None
+        self._budget.went_well()
+        return [
+            self._again(image, frame, as_rle, of.values) if isinstance(of, NotFinite) else of
+            for of, image, frame in zip(found, images, frames, strict=True)
+        ]
+
+    def _again(
+        self, image: Tensor, frame: tuple[int, int], as_rle: bool, values: str
+    ) -> Detections | PredictFailure:
+        """The detections in float32 of an image whose `values` are not finite in less."""
+        if self._make_full is None:
+            return PredictFailure(f"the network's {values} have values that are not finite")
+        make_full = self._make_full
+
+        def run() -> list[Detections | NotFinite]:
+            if self._full is None:
+                self._full = make_full()
+            return self._full.run([image], [frame], as_rle)
+
+        found = self._fitting(run)
+        if found is None:
+            return PredictFailure(self._too_large(int(image.shape[1]), int(image.shape[2])))
+        self.redone += 1
+        if isinstance(found[0], NotFinite):
+            return PredictFailure(
+                f"the network's {found[0].values} have values that are not finite, in float32 too"
+            )
+        return found[0]
+
+    def _fitting(
+        self, run: Callable[[], list[Detections | NotFinite]]
+    ) -> list[Detections | NotFinite] | None:
+        """What `run` gives; None where memory does not suffice."""
         try:
-            return self._engine.run(images, frames, as_rle)
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
-        except RuntimeError as err:
-            if not any(
-                text in str(err) for text in ("can't allocate memory", "not enough memory", "bad_alloc")
-            ):
+            return run()
+        except (RuntimeError, MemoryError) as err:  # torch.OutOfMemoryError is a RuntimeError
+            if not says_out_of_memory(err):
                 raise
         # After the except block: until then the traceback holds the tensors that are in the way.
         if self.device.type == "cuda":

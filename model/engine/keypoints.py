@@ -25,7 +25,7 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
     """Where each heat map is highest, once it is enlarged to its box with bicubic weights: (R, K, 3) float32.
 
     maps: (R, K, M, M) float32 logits; boxes: (R, 4), x1 y1 x2 y2 in pixels of the resized image.
-    The last axis is x, y (pixels of the resized image) and the logit there.
+    The last axis is x, y (pixels of the resized image) and the logit there; NaN where a map has values that are not finite.
 
     The same places as `heatmaps_to_keypoints` in torchvision's roi_heads.py, which enlarges map after map. Here all maps
     are worked on at once: a bound on what the weights can make of the sixteen cells around a pixel says where the
@@ -39,9 +39,14 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
         return maps.new_zeros(0, k, 3)
     # From here on the maps of all RoIs are one list of L; cell c lies between the lines c - 1 and c of a map's grid.
     maps_LMM = maps.flatten(0, 1)
+    largest_L = maps_LMM.abs().amax((1, 2))
+    finite_L = largest_L.isfinite()
+    # No bound holds for the others, and one of them must not cost the rest their joints.
+    maps_LMM = torch.where(finite_L[:, None, None], maps_LMM, 0)
+    largest_L = torch.where(finite_L, largest_L, 0)
     size_L2 = whole_R2.to(torch.int64).repeat_interleave(k, 0)  # width, height
     around = F.pad(maps_LMM, (2, 2, 2, 2), mode="replicate")
-    rounding_L = _ROUNDING * maps_LMM.abs().amax((1, 2))
+    rounding_L = _ROUNDING * largest_L
     least_L = _highest_sample(maps_LMM, around, size_L2) - rounding_L
     of, row, column = torch.where(_upper_bound(around) >= least_L[:, None, None])
     cells = _narrowed(around, (of, row, column), size_L2, least_L)
@@ -59,10 +64,10 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
             which = torch.where(unclear_L.view(r, k)[roi])[0]
             width, height = size_L2[roi * k].tolist()
             enlarged = F.interpolate(
-                maps[roi, which][:, None], (height, width), mode="bicubic", align_corners=False
+                maps_LMM[roi * k + which][:, None], (height, width), mode="bicubic", align_corners=False
             )
             logit_L[roi * k + which], at_L[roi * k + which] = enlarged.flatten(1).max(1)
-    logit_L = logit_L.masked_fill(~rounding_L.isfinite(), torch.nan)  # as a maximum of such maps is
+    logit_L = logit_L.masked_fill(~finite_L, torch.nan)  # as a maximum of such maps is
     at_L2 = torch.stack([at_L % size_L2[:, 0], at_L // size_L2[:, 0]], dim=1)
     places_RK2 = (at_L2.view(r, k, 2) + 0.5) * (sides_R2 / whole_R2)[:, None] + boxes[:, None, :2]
     return torch.cat([places_RK2, logit_L.view(r, k, 1)], dim=2)

@@ -7,10 +7,12 @@ Shapes: N images, R RoIs, C and O channels, P cells of a grid, M cells a side of
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.finite import all_finite
 from masklake.model.engine.fold import fold_norms
 from masklake.model.engine.fuse import fuse, supported, with_bias
 from masklake.model.engine.keypoints import place_joints
@@ -37,17 +39,21 @@ class Parts(Protocol):
     def backbone(self, images_NCHW: Tensor) -> Features:
         """The feature pyramid of normalised images."""
 
-    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
-        """Proposals of each image, float32."""
+    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
+        """Proposals of each image, float32; (N,) whether what they were made of is finite."""
 
     def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
         """(R, K) class logits and (R, K * 4) box deltas, float32."""
 
-    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
-        """(R, M, M) float32 mask probabilities of the output that `output_R` names for each RoI."""
+    def masks(
+        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(R, M, M) float32 mask probabilities of the output that `output_R` names for each RoI; (R,) whether their logits
+        are finite."""
 
     def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
-        """(R, K, 3) float32 x, y in pixels of the resized image, and the heat-map logit there."""
+        """(R, K, 3) float32 x, y in pixels of the resized image, and the heat-map logit there, which is not finite where
+        the heat map is not."""
 
 
 class ExactParts:
@@ -63,18 +69,27 @@ class ExactParts:
     def backbone(self, images_NCHW: Tensor) -> Features:
         return dict(self._model.backbone(images_NCHW))
 
-    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
-        return list(self._model.rpn(batch, features)[0])
+    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
+        made: list[Tensor] = []
+        hook = self._model.rpn.head.register_forward_hook(lambda *args: made.extend(chain(*args[2])))
+        try:
+            proposals = list(self._model.rpn(batch, features)[0])
+        finally:
+            hook.remove()
+        return proposals, all_finite(made)
 
     def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
         x = self._heads.box_head(self._heads.box_roi_pool(features, boxes, batch.image_sizes))
         logits, deltas = self._heads.box_predictor(x)
         return logits, deltas
 
-    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
+    def masks(
+        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         x = self._heads.mask_head(self._heads.mask_roi_pool(features, boxes, batch.image_sizes))
-        probs_ROMM = self._heads.mask_predictor(x).sigmoid()
-        return probs_ROMM[torch.arange(len(output_R), device=output_R.device), output_R]
+        logits_ROMM = self._heads.mask_predictor(x)
+        r = torch.arange(len(output_R), device=output_R.device)
+        return logits_ROMM.sigmoid()[r, output_R], all_finite([logits_ROMM[r, output_R]])
 
     def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
         x = self._heads.keypoint_head(self._heads.keypoint_roi_pool(features, boxes, batch.image_sizes))
@@ -96,6 +111,9 @@ class FastParts:
         self.dtype = dtype
         fold_norms(model)
         heads = model.roi_heads
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        # Activations of oneDNN make 0 of NaN: nothing would show that a network has overflowed.
+        self._fused = on_cpu and dtype != torch.float16 and supported(dtype) and not _overflows(model)
         self.has_masks, self.has_joints = heads.has_mask(), heads.has_keypoint()
         self._backbone = self._made(model.backbone)
         if model.rpn is not None:
@@ -121,14 +139,13 @@ class FastParts:
         return dict(self._backbone(images_NCHW))
 
     def _made(self, module: nn.Module) -> Callable[..., Any]:
-        fused = next(module.parameters()).device.type == "cpu" and supported(self.dtype)
-        layers = [one for one in module.modules() if fused and with_bias(one)]
+        layers = [one for one in module.modules() if self._fused and with_bias(one)]
         biases = [layer.get_parameter("bias").detach() for layer in layers]
         module = module.to(self.dtype).to(memory_format=torch.channels_last)
         # In float32 they cost nothing, and a rounded one errs the same way in every pixel.
         for layer, bias in zip(layers, biases, strict=True):
             layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-        return fuse(module) if fused else module
+        return fuse(module) if self._fused else module
 
     def _made_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
         convs = list(rpn.head.conv)
@@ -136,7 +153,7 @@ class FastParts:
         again = None if self.dtype == torch.float32 else SparseConv(last)
         return Proposer(rpn, [self._made(one) for one in convs], again)
 
-    def propose(self, features: Features, batch: ImageList) -> list[Tensor]:
+    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
         return self._proposer(features, batch)
 
     def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
@@ -144,7 +161,9 @@ class FastParts:
         logits, deltas = self._box_predictor(x.float())
         return logits, deltas
 
-    def masks(self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor) -> Tensor:
+    def masks(
+        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
         x_RCHW = self._mask_head(self._mask_pool(features, boxes))
         side = x_RCHW.shape[-1]
         x_RPC = x_RCHW.permute(0, 2, 3, 1).flatten(1, 2)
@@ -153,8 +172,27 @@ class FastParts:
         )
         logits_RQ = torch.bmm(up_RQO, self._mask_weight_KO[output_R, :, None])[..., 0].float()
         logits_RQ += self._mask_bias_K[output_R, None]
-        return logits_RQ.sigmoid().view(-1, side, side, 2, 2).transpose(2, 3).reshape(-1, 2 * side, 2 * side)
+        probs_RMM = logits_RQ.sigmoid().view(-1, side, side, 2, 2).transpose(2, 3)
+        return probs_RMM.reshape(-1, 2 * side, 2 * side), all_finite([logits_RQ])
 
     def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
         x = self._joint_head(self._joint_pool(features, boxes))
         return place_joints(self._joint_predictor(x.float()), torch.cat(boxes))
+
+
+@torch.no_grad()
+def _overflows(model: FasterRCNN) -> bool:
+    """Whether an ordinary picture, a small one, brings the network beyond the range of float32."""
+    features = model.backbone(torch.rand(1, 3, 128, 128, generator=torch.Generator()))
+    heads = model.roi_heads
+    made = list(features.values())
+    if model.rpn is not None:
+        made += chain(*model.rpn.head(made[:1]))
+    for kind in ("box", "mask", "keypoint"):
+        pool = getattr(heads, f"{kind}_roi_pool", None)
+        if pool is not None:
+            cells = pool.output_size[0]
+            cut = F.interpolate(made[0], (cells, cells))
+            made.append(getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(cut)))
+    flat = [one for part in made for one in (part if isinstance(part, tuple) else (part,))]
+    return not bool(all_finite(flat).all())

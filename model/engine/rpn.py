@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.finite import all_finite
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -37,9 +38,13 @@ class Proposer:
         self._objectness, self._boxes = _rows(rpn.head.cls_logits), _rows(rpn.head.bbox_pred)
         self._rough: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, features: dict[str, Tensor], batch: ImageList) -> list[Tensor]:
-        """For each image (R, 4) float32 proposals, best first: x1 y1 x2 y2 in pixels of the resized image."""
-        boxes, scores, kinds = [], [], []
+    def __call__(self, features: dict[str, Tensor], batch: ImageList) -> tuple[list[Tensor], Tensor]:
+        """For each image (R, 4) float32 proposals, best first: x1 y1 x2 y2 in pixels of the resized image.
+
+        And (N,) whether the values that they were chosen and made of are finite: those that are not come first in the
+        choice, and give no proposal.
+        """
+        boxes, scores, kinds, finite = [], [], [], []
         n, padded = len(batch.image_sizes), batch.tensors.shape[-2:]
         for level, (feature_NCHW, cell_A4) in enumerate(
             zip(features.values(), self._rpn.anchor_generator.cell_anchors, strict=True)
@@ -47,17 +52,22 @@ class Proposer:
             before_NCHW = feature_NCHW
             for convolve in self._convolve[:-1]:
                 before_NCHW = convolve(before_NCHW)
-            boxes_NT4, logits_NT = self._best(before_NCHW, cell_A4.to(before_NCHW.device), padded)
+            boxes_NT4, logits_NT, finite_N = self._best(before_NCHW, cell_A4.to(before_NCHW.device), padded)
             boxes.append(boxes_NT4)
+            finite.append(finite_N)
             scores.append(logits_NT.sigmoid())
             kinds.append(torch.full_like(logits_NT, level, dtype=torch.int64))
         boxes_NT4, scores_NT, kinds_NT = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(kinds, 1)
-        return [
+        proposals = [
             self._filtered(boxes_NT4[i], scores_NT[i], kinds_NT[i], batch.image_sizes[i]) for i in range(n)
         ]
+        return proposals, torch.stack(finite).all(0)
 
-    def _best(self, before_NCHW: Tensor, cell_A4: Tensor, padded: torch.Size) -> tuple[Tensor, Tensor]:
-        """(N, T, 4) boxes and (N, T) objectness logits of the best of one level, best first; float32."""
+    def _best(
+        self, before_NCHW: Tensor, cell_A4: Tensor, padded: torch.Size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, T, 4) boxes and (N, T) objectness logits of the best of one level, best first, float32; (N,) whether all that
+        they were made of is finite."""
         hidden_NCHW = self._convolve[-1](before_NCHW)
         height, width = hidden_NCHW.shape[2:]
         hidden_NPC = hidden_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
@@ -79,7 +89,9 @@ class Proposer:
         y, x = position_NT // width * (padded[0] // height), position_NT % width * (padded[1] // width)
         anchors_NT4 = torch.stack([x, y, x, y], -1) + cell_A4[anchor_NT]
         decoded = self._rpn.box_coder.decode_single(deltas_NT4.reshape(-1, 4), anchors_NT4.reshape(-1, 4))
-        return decoded.view(*q_NT.shape, 4), logits_NT
+        # Rough logits too: where they are not finite others were chosen than would have been.
+        finite_N = all_finite([logits_NQ, logits_NT, deltas_NT4])
+        return decoded.view(*q_NT.shape, 4), logits_NT, finite_N
 
     def _dense_objectness(self, hidden_NCHW: Tensor) -> Tensor:
         if hidden_NCHW.dtype not in self._rough:

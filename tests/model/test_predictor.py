@@ -485,6 +485,10 @@ def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: 
     memory.asked.clear()
     predict(predictor, images)
     assert memory.asked == [2, 2, 2, 2]
+    memory.room = 100  # it was another process that had the memory
+    for _ in range(12):
+        predict(predictor, images)
+    assert memory.asked[-1] == 8
 
 
 def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> None:

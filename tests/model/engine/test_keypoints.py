@@ -70,5 +70,19 @@ def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found[..., 2], logits, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_map_that_is_not_finite_costs_the_others_nothing(value: float) -> None:
+    torch.manual_seed(5)
+    maps, boxes = peaks(6, 5), random_boxes(6, 90)
+    expected = place_joints(maps, boxes)
+    bad = maps.clone()
+    bad[2, 3, 10, 10], bad[4] = value, value
+    found = place_joints(bad, boxes)
+    sound = torch.ones(6, 5, dtype=torch.bool)
+    sound[2, 3], sound[4] = False, False
+    torch.testing.assert_close(found[sound], expected[sound], rtol=0, atol=0)
+    assert found[~sound][:, 2].isnan().all()
+
+
 def test_no_boxes() -> None:
     assert place_joints(torch.zeros(0, 17, 56, 56), torch.zeros(0, 4)).shape == (0, 17, 3)

@@ -20,7 +20,8 @@ def test_the_same_proposals_in_the_same_order() -> None:
     with torch.inference_mode():
         features = model.backbone(images.tensors)
         expected, _ = model.rpn(images, features)
-        found = Proposer(model.rpn, list(model.rpn.head.conv))(features, images)
+        found, finite = Proposer(model.rpn, list(model.rpn.head.conv))(features, images)
+    assert finite.all()
     assert len(found) == len(SIZES)
     for a, b in zip(found, expected, strict=True):
         assert len(a) == len(b) == ref.PROPOSALS
@@ -36,9 +37,9 @@ def test_less_precise_layers_still_choose_in_float32() -> None:
         rounded = {name: level.bfloat16() for name, level in features.items()}
         first, last = model.rpn.head.conv
         rough = [lambda x: first(x.float()).bfloat16(), lambda x: last(x.float()).bfloat16()]
-        found = Proposer(model.rpn, rough, SparseConv(last[0]))(rounded, images)
+        found, _ = Proposer(model.rpn, rough, SparseConv(last[0]))(rounded, images)
         exact = Proposer(model.rpn, [lambda x: first(x).bfloat16().float(), last])
-        expected = exact({name: level.float() for name, level in rounded.items()}, images)
+        expected, _ = exact({name: level.float() for name, level in rounded.items()}, images)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=1e-3)

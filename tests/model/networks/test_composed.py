@@ -5,7 +5,7 @@ import pytest
 import torch
 from masklake.model import checkpoint, coco
 from masklake.model.checkpoint import LoadedModel
-from masklake.model.detections import Detections
+from masklake.model.detections import Detections, PredictFailure
 from masklake.model.errors import ModelError
 from masklake.model.networks.build import build
 from masklake.model.networks.composed import UNUSED, ComposedRCNN
@@ -141,3 +141,17 @@ def test_parts_that_cannot_be_composed() -> None:
         with pytest.raises(ModelError, match=message):
             parse({"family": "composed", **parts})
     assert isinstance(parse({"family": "composed", "detector": mask, "joints": joints}), Composed)
+
+
+def test_joints_that_are_not_finite_fail_the_image(
+    models: tuple[FasterRCNN, FasterRCNN, LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, ours = models
+    predictor = Predictor(ours, device="cpu", precision="float32")
+    backbone = predictor._engine.joints.backbone
+    monkeypatch.setattr(
+        predictor._engine.joints, "backbone", lambda x: {k: v * torch.inf for k, v in backbone(x).items()}
+    )
+    found = predictor.predict([ref.noise(2, 300, 180)])[0]
+    assert isinstance(found, PredictFailure)
+    assert "keypoints have values that are not finite" in found.reason
