@@ -127,7 +127,9 @@ class Engine:
         finite_NS = torch.stack(list(finite.values()), 1).tolist()
         return [
             self._to_frame(*of, as_rle) if all(whether) else NotFinite(names[whether.index(False)])
-            for whether, *of in zip(finite_NS, found, masks, joints, batch.image_sizes, frames, strict=True)
+            for whether, of in zip(
+                finite_NS, zip(found, masks, joints, batch.image_sizes, frames, strict=True), strict=True
+            )
         ]
 
     def _preprocess(self, images: Sequence[Tensor]) -> ImageList:
