@@ -148,6 +148,8 @@ def _facts(summary: RunSummary, record: RunRecord | None) -> Iterator[tuple[str,
     for name, text in (("covered", "covered by earlier runs"), ("ignored", "did not look like images")):
         if record.manifest.get(name):
             yield "", f"{_grouped(record.manifest[name])} {text}"
+    for reason, lines in record.manifest.get("left_out", {}).items():
+        yield "", f"left out {_grouped(lines)} {reason}"
     yield "by status", ", ".join(f"{status} {_grouped(n)}" for status, n in record.counts.items()) or "-"
     yield "instances", f"{record.instances:,}"
     if record.verification is not None:

@@ -18,7 +18,7 @@ from masklake.jobs.segment.options import (
     add_arguments as add_arguments,  # part of what a command module offers
 )
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.segment.lists import URI_COLUMNS
+from masklake.pipeline.segment.lists import LIST_SUFFIXES, URI_COLUMNS
 from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def segment(args: argparse.Namespace, console: Console) -> int:
     storage = storage_from(args)
     source, lake = normalise(args.source), normalise_folder(args.lake)
     _refuse_nesting(source, lake)
+    if not source.lower().endswith((*LIST_SUFFIXES, ".json")) and Lake(source, storage).looks_like_one():
+        raise UserError(f"{source}: is a lake, not a folder of images; SOURCE comes first, then LAKE")
     job, model = (
         _resumed(args, source, lake, storage) if args.resume else new_job(args, source, lake, storage)
     )
@@ -231,6 +233,8 @@ def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Consol
             highlight=False,
             soft_wrap=True,
         )
+    for reason, lines in planned.listing.left_out.items():
+        console.print(f"would leave out {lines:,} {reason}", highlight=False, soft_wrap=True, markup=False)
     console.print("nothing was written", highlight=False, soft_wrap=True)
     return 0
 

@@ -34,6 +34,8 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
         say(f"  skipped {totals.covered:,} images that finished runs cover (--all redoes them)")
     if totals.ignored:
         say(f"  ignored {totals.ignored:,} objects that do not look like images (--every-object takes them)")
+    for reason, lines in totals.left_out.items():
+        say(f"  left out {lines:,} {reason}")
     say(
         "  "
         + " · ".join(f"{status} {n:,}" for status, n in sorted(record.counts.items(), key=lambda c: -c[1]))

@@ -6,6 +6,7 @@ Nothing is read before it is asked for, and a table is listed once, however many
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import typing
@@ -33,6 +34,7 @@ _RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
 _TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
 
 _READS_AT_ONCE = 16
+_FIRST_LOOK = 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -106,6 +108,20 @@ class Lake:
         root = join(self.uri, "runs")
         with explaining(self.uri, "list runs"):
             return root, list(self.storage.list(root))
+
+    def looks_like_one(self) -> bool:
+        """Whether the first things that lie here are a lake's: for whoever must not read one as photos."""
+        parts = (("images", _RUN_PART), ("labels", _LABEL_PART), ("runs", _RECORD), ("runs", _TRAINING))
+        for folder, name in parts:
+            root = join(self.uri, folder)
+            with explaining(self.uri, "list it"):
+                try:
+                    first = list(itertools.islice(self.storage.walk(root), _FIRST_LOOK))
+                except PermissionError:  # with rights on one object or folder only: what is read tells
+                    continue
+            if any(name.fullmatch(info.uri.removeprefix(root)) for info in first):
+                return True
+        return False
 
     def require(self) -> None:
         """Raises UserError when there is no lake at this URI."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ _PAGES_AHEAD = 4
 
 @dataclass
 class Listing:
-    """A source, listed as it is iterated. `ignored` counts what did not look like an image.
+    """A source, listed as it is iterated. `ignored` counts what did not look like an image, `left_out` the lines of a
+    list that give no image, by reason.
 
     A key counts as an image by its suffix, or when it has none; `every_object` takes all keys. List files are
     taken as they are. Raises UserError when the source cannot be a source; storage errors come as they are.
@@ -67,10 +69,11 @@ class Listing:
     every_object: bool = False
     start_after: str = ""
     ignored: int = field(default=0, init=False)
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
 
     def __iter__(self) -> Iterator[ObjectInfo]:
         if self.source.lower().endswith(LIST_SUFFIXES):
-            return self._after(read_list(self.source, self.storage))
+            return self._after(read_list(self.source, self.storage, self.left_out))
         if self.source.endswith("/manifest.json"):
             return self._after(filter(self._wanted, read_inventory(self.source, self.storage)))
         listed = filter(self._wanted, _by_name(self.source, self.storage, self.start_after))
@@ -109,7 +112,7 @@ def _by_name(source: str, storage: Storage, start_after: str) -> Iterator[Object
         raise UserError(f"{source}: the bucket's name must stand before the first wildcard")
     # A key may hold `*?[` itself: what exists under exactly that name is taken before the glob.
     if not source.endswith("/") and (exact := _single(source, storage)):
-        return iter([exact])
+        return _with_below(exact, storage, start_after)
     if magic and not _has_any(source, storage):
         from fsspec.utils import glob_translate
 
@@ -123,6 +126,26 @@ def _by_name(source: str, storage: Storage, start_after: str) -> Iterator[Object
     if isinstance(storage.store(source), LocalStore) and not Path(source).is_dir():
         raise FileNotFoundError(source)  # object storage has no such thing as an absent folder
     return _tree(source.rstrip("/") or "/", storage, source.rstrip("/") + "/", start_after)
+
+
+def _with_below(exact: ObjectInfo, storage: Storage, start_after: str) -> Iterator[ObjectInfo]:
+    """The object of exactly the source's name, and what lies below that name: object storage may have both.
+
+    An empty object of a folder's name only marks the folder, as consoles and old tools do.
+    """
+    if isinstance(storage.store(exact.uri), LocalStore):
+        yield exact
+        return
+    below = _tree(exact.uri, storage, f"{exact.uri}/", start_after)
+    try:
+        first = next(below, None)
+    except PermissionError:  # with rights on the one object only
+        first = None
+    if exact.size or (first is None and not start_after):
+        yield exact
+    if first is not None:
+        yield first
+        yield from below
 
 
 def _single(source: str, storage: Storage) -> ObjectInfo | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 from urllib.parse import unquote_plus
 
 from masklake.pipeline.errors import UserError
@@ -38,23 +41,42 @@ def _reading(source: str, kind: str) -> Iterator[None]:
         raise UserError(f"{source}: cannot be read as {kind} ({error}); check that file") from error
 
 
-def read_list(source: str, storage: Storage) -> Iterator[ObjectInfo]:
-    """Objects of a .txt (a URI a line), .csv (with a header) or .parquet list, in its order.
+COMMENTS = "lines that begin with # (a name that does is written ./#…)"
+DOUBLES = "lines that name an image again"
+NAMELESS = "rows that name no image"
+
+
+def read_list(source: str, storage: Storage, left_out: Counter[str] | None = None) -> Iterator[ObjectInfo]:
+    """Objects of a .txt (a URI a line), .csv (with a header) or .parquet list, in its order, each of them once.
 
     Columns etag and size_bytes are used where a .parquet or .csv has them. Relative names are taken to lie
-    beside the list. Raises UserError when the list is broken or has no column of URIs, FileNotFoundError when
-    it is gone.
+    beside the list. Lines that give no object are counted in `left_out`, by reason. Raises UserError when the list is
+    broken or has no column of URIs, FileNotFoundError when it is gone.
     """
+    left_out = Counter() if left_out is None else left_out
+    seen: set[bytes] = set()
+    for info in _listed(source, storage, left_out):
+        # 96 bits: among ten million URIs two are taken for one with a probability of 10^-15.
+        digest = hashlib.blake2b(info.uri.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        if digest in seen:
+            left_out[DOUBLES] += 1
+            continue
+        seen.add(digest)
+        yield info
+
+
+def _listed(source: str, storage: Storage, left_out: Counter[str]) -> Iterator[ObjectInfo]:
     folder = source.rpartition("/")[0]
     kind = source.lower().rpartition(".")[2]
-    rows = _parquet_rows(source, storage) if kind == "parquet" else _text_rows(source, kind, storage)
+    rows = {"txt": _text_rows, "csv": _csv_rows, "parquet": _parquet_rows}[kind](source, storage)
     with _reading(source, {"txt": "text", "csv": "CSV", "parquet": "Parquet"}[kind]):
         for row in rows:
             uri = (row["uri"] or "").strip("\r\n")
-            if not uri:
+            if not uri or row.get("comment"):
+                left_out[COMMENTS if row.get("comment") else NAMELESS] += 1
                 continue
             if "://" not in uri and not uri.startswith("/"):
-                uri = join(folder, uri)
+                uri = _beside(folder, uri)
             etag = row.get("etag")
             yield ObjectInfo(normalise(uri), str(etag) if etag else None, _size(row.get("size_bytes")), None)
 
@@ -68,15 +90,57 @@ def _size(value: object) -> int | None:
         raise ValueError(f"size_bytes {value!r} is not a whole number") from error
 
 
-def _text_rows(source: str, kind: str, storage: Storage) -> Iterator[dict]:
-    data = io.BytesIO(storage.read(source))
-    text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="" if kind == "csv" else None)
-    if kind == "txt":
-        yield from ({"uri": line.rstrip("\n")} for line in text if line.strip() and not line.startswith("#"))
-        return
-    reader = csv.DictReader(text)
-    column = _uri_column(reader.fieldnames or (), source)
-    yield from ({**row, "uri": row[column]} for row in reader)
+def _beside(folder: str, name: str) -> str:
+    """`name` below `folder`, its `.` and `..` taken as those of a path, which keys do not know."""
+    if "://" not in folder:
+        return join(folder, name)
+    kept: list[str] = []
+    for part in name.split("/"):
+        if part == ".." and kept:
+            kept.pop()
+        elif part == "..":
+            if folder.count("/") <= len("//"):
+                raise ValueError(f"{name!r} climbs above the bucket")
+            folder = folder.rpartition("/")[0]
+        elif part != ".":
+            kept.append(part)
+    return join(folder, *kept)
+
+
+def _text_rows(source: str, storage: Storage) -> Iterator[dict]:
+    text = io.TextIOWrapper(io.BytesIO(storage.read(source)), encoding="utf-8-sig")
+    for line in text:
+        if line.strip():
+            yield {"uri": line.rstrip("\n"), "comment": line.startswith("#")}
+
+
+def _csv_rows(source: str, storage: Storage) -> Iterator[dict]:
+    text = io.TextIOWrapper(io.BytesIO(storage.read(source)), encoding="utf-8-sig", newline="")
+    rows = _records(csv.reader(text, strict=True))
+    _, header = next(rows, (0, []))
+    position = header.index(_uri_column(header, source))
+    for line, values in rows:
+        if not values:  # an empty line
+            continue
+        if len(values) > len(header):
+            raise UserError(
+                f"{source}: line {line} has {len(values)} values, and the header names {len(header)}; "
+                "put values that hold commas in quotes"
+            )
+        named = dict(zip(header, values, strict=False))
+        yield {**named, "uri": values[position] if position < len(values) else ""}
+
+
+def _records(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """(line where it begins, values) of each record. Raises csv.Error, which names that line, for a quote without end."""
+    while True:
+        begins = reader.line_num + 1
+        try:
+            yield begins, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise csv.Error(f"line {begins}: {error}; is a quote opened there and not closed?") from error
 
 
 def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
@@ -143,7 +207,8 @@ def _inventory_csv(
     uri: str, columns: list[str], storage: Storage
 ) -> Iterator[tuple[str, str | None, int | None]]:
     data = gzip.decompress(storage.read(uri))
-    for line in csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")):
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    for _, line in _records(csv.reader(text, strict=True)):
         row = dict(zip(columns, line, strict=True))
         if row.get("IsLatest", "true") == "true" and row.get("IsDeleteMarker", "false") != "true":
             # keys are URL-encoded in CSV inventories, and only there

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +35,8 @@ class ManifestTotals:
     """Objects that do not look like images."""
     covered: int = 0
     """Images that a finished run with the same model has covered."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Lines of a list that give no image, by reason."""
     complete: bool = False
 
 

@@ -91,8 +91,9 @@ class Planned:
             self.first = next(self._objects, None)
         if self.first is None and not self.totals.images and not self.totals.covered:
             ignored = f" ({self.listing.ignored:,} objects there do not look like images; --every-object takes them)"
+            left_out = "".join(f"; left out {n:,} {reason}" for reason, n in self.listing.left_out.items())
             raise UserError(
-                f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}; check the prefix"
+                f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}{left_out}; check the prefix"
             )
 
     def _wanted(self) -> Iterator[ObjectInfo]:
@@ -116,11 +117,14 @@ class Planned:
         """Write the manifest; the totals after each part."""
         if not self.totals.complete:
             for totals in self._manifest.extend(self.objects(), self.totals):
-                totals.ignored = self.listing.ignored
+                self._count_left_out()
                 yield totals
-            self.totals.ignored = self.listing.ignored
+            self._count_left_out()
             self._manifest.close(self.totals)
         yield self.totals
+
+    def _count_left_out(self) -> None:
+        self.totals.ignored, self.totals.left_out = self.listing.ignored, dict(self.listing.left_out)
 
 
 def _covering_parts(job: Job) -> list[str]:

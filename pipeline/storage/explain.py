@@ -72,6 +72,8 @@ def _local_cause(error: BaseException, uri: str, doing: str) -> str:
     if isinstance(error, PermissionError):
         may = "write there" if _writes(doing) else "read it"
         return f"permission denied; this user may not {may} (ls -ld {getattr(error, 'filename', None) or uri} tells who may)"
+    if isinstance(error, FileNotFoundError):  # with no number where it is Masklake's own
+        return _LOCAL[errno.ENOENT]
     if isinstance(error, OSError) and error.errno in _LOCAL:
         return _LOCAL[error.errno]
     return _text(error)

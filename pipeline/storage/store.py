@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def normalise(uri: str) -> str:
     """`uri` in the one form that is stored: s3://, an absolute path, or protocol://; no trailing slash lost."""
     protocol, found, rest = uri.partition("://")
     if not found:
-        path = Path(uri).expanduser().absolute()
+        path = _climbed(Path(uri).expanduser().absolute())
         return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
     if protocol in ("file", "local"):
         return normalise(rest if rest.startswith("/") else "/" + rest)
@@ -49,6 +50,15 @@ def normalise(uri: str) -> str:
             raise UserError(f"{uri}: no bucket is named; write s3://BUCKET/PREFIX")
         return f"s3://{rest}"
     return uri
+
+
+def _climbed(path: Path) -> Path:
+    """`path` without `..`: one file has one name. What they climb over is followed as the system does, links included."""
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    last = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:last])), *parts[last:])
 
 
 def normalise_folder(uri: str) -> str:

@@ -16,6 +16,7 @@ from masklake.model.checkpoint import SPEC, WEIGHTS
 from PIL import Image
 
 from tests.helpers.contract import check_lake
+from tests.helpers.lakes import LakeBuilder
 
 RunCli = Callable[..., Any]
 DEMO = ("--model", "demo")
@@ -137,6 +138,7 @@ def test_large_images_by_tiles(tmp_path: Path, run_cli: RunCli) -> None:
         (("absent/", "lake", *DEMO), ("absent/", "does not exist")),
         (("scenes/", "scenes/lake", *DEMO), ("scenes/lake", "lies inside the source")),
         (("lake/images/x", "lake", *DEMO), ("lies inside the lake",)),
+        (("other", "lake", *DEMO), ("other", "is a lake", "SOURCE comes first")),
         (("scenes/", "lake", "--model", "nosuch"), ("nosuch", "demo, coco")),
         (
             ("scenes/", "lake", *DEMO, "--classes", "person,dog"),
@@ -157,6 +159,7 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
     source: Path, tmp_path: Path, run_cli: RunCli, arguments: tuple[str, ...], wanted: tuple[str, ...]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    LakeBuilder(str(tmp_path / "other")).record("20261101T000000-aaaaaa")
     one_line(run_cli("segment", *arguments), *wanted)
     assert not (tmp_path / "lake").exists()
     assert not (source / "lake").exists()

@@ -142,6 +142,26 @@ def test_one_object_and_globs(s3_bucket: Bucket) -> None:
     assert names("none/*.jpg") == []
 
 
+@pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
+def test_an_object_of_a_folders_name_hides_nothing(s3_bucket: Bucket) -> None:
+    for key, data in {
+        "photos": b"",
+        "photos/a.jpg": b"x",
+        "photos/b/c.jpg": b"x",
+        "both": b"x",
+        "both/d.jpg": b"x",
+    }.items():
+        s3_bucket.put(key, data)
+    s3_bucket.put("empty", b"")
+    assert _listed(f"{s3_bucket.uri}/photos") == [
+        f"{s3_bucket.uri}/photos/{key}" for key in ("a.jpg", "b/c.jpg")
+    ]
+    assert _listed(f"{s3_bucket.uri}/both") == [f"{s3_bucket.uri}/{key}" for key in ("both", "both/d.jpg")]
+    assert _listed(f"{s3_bucket.uri}/empty") == [f"{s3_bucket.uri}/empty"]
+    rest = Listing(f"{s3_bucket.uri}/photos", Storage(), start_after=f"{s3_bucket.uri}/photos/a.jpg")
+    assert [info.uri for info in rest] == [f"{s3_bucket.uri}/photos/b/c.jpg"]
+
+
 def test_a_wildcard_in_the_bucket_is_refused(s3_bucket: Bucket) -> None:
     with pytest.raises(UserError, match="bucket"):
         _listed(f"{s3_bucket.uri[:-2]}*/a.jpg")

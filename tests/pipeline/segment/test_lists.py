@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -15,7 +16,8 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.segment.lists import read_inventory, read_list
+from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.lists import COMMENTS, DOUBLES, NAMELESS, read_inventory, read_list
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
 
@@ -93,9 +95,74 @@ def test_names_of_the_column(tmp_path: Path, column: str) -> None:
 
 
 def test_short_and_long_csv_rows(tmp_path: Path) -> None:
+    source, left_out = tmp_path / "list.csv", Counter[str]()
+    source.write_text("n,uri\n1,s3://b/a.jpg\n2\n\n3,s3://b/c.jpg\n4,\n")
+    assert [i.uri for i in read_list(str(source), Storage(), left_out)] == ["s3://b/a.jpg", "s3://b/c.jpg"]
+    assert left_out == {NAMELESS: 2}
+    source.write_text("uri,n\ns3://b/a.jpg,1\ns3://b/b, and c.jpg,2\n")
+    assert "line 3 has 3 values, and the header names 2" in _refused(source)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('uri,size\na.jpg,"5 inch pipe\nb.jpg,ok\nc.jpg,ok\n', 2),
+        ('uri\na.jpg\n"b.jpg\nc.jpg\n"d.jpg"\n', 3),
+        ('uri\n"a\nb.jpg"\n"c.jpg', 4),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_told_with_its_line(tmp_path: Path, content: str, line: int) -> None:
     source = tmp_path / "list.csv"
-    source.write_text("n,uri\n1,s3://b/a.jpg,surplus\n2\n\n3,s3://b/c.jpg\n")
-    assert _uris(source) == ["s3://b/a.jpg", "s3://b/c.jpg"]
+    source.write_text(content)
+    assert f"(line {line}: " in _refused(source)
+
+
+def test_every_image_of_a_list_comes_once_and_the_rest_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "deep")
+    source, left_out = tmp_path / "list.txt", Counter[str]()
+    names = [
+        "a.jpg",
+        "#b.jpg",
+        "./#b.jpg",
+        "./a.jpg",
+        f"file://{tmp_path}/a.jpg",
+        "in/../a.jpg",
+        "c.jpg",
+        "a.jpg",
+    ]
+    source.write_text("\n".join([*names, "link/../d.jpg", "in/d.jpg"]))
+    uris = [info.uri for info in read_list(str(source), Storage(), left_out)]
+    # what .. means beyond a link is what the system means by it
+    assert uris == [f"{tmp_path}/{name}" for name in ("a.jpg", "#b.jpg", "c.jpg", "in/d.jpg")]
+    assert left_out == {COMMENTS: 1, DOUBLES: 5}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".parquet"])
+def test_a_list_with_an_image_twice_goes_on_behind_where_it_stopped(tmp_path: Path, suffix: str) -> None:
+    names = ["b.jpg", "a.jpg", "b.jpg", "c.jpg", "a.jpg", "d.jpg"]
+    source = tmp_path / f"list{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"uri": names}), source)
+    else:
+        source.write_text("\n".join(["uri"] * (suffix == ".csv") + names))
+    whole = [info.uri for info in Listing(str(source), Storage())]
+    assert whole == [f"{tmp_path}/{name}" for name in ("b.jpg", "a.jpg", "c.jpg", "d.jpg")]
+    for position, uri in enumerate(whole):
+        rest = Listing(str(source), Storage(), start_after=uri)
+        assert [info.uri for info in rest] == whole[position + 1 :]
+        assert rest.left_out == {DOUBLES: 2}
+
+
+def test_names_beside_a_list_on_s3_are_keys(s3_bucket: Bucket) -> None:
+    source = f"{s3_bucket.uri}/lists/today.txt"
+    s3_bucket.put("lists/today.txt", b"./a.jpg\n../photos/b.jpg\nx/../c.jpg\nd//e.jpg\n")
+    assert _uris(source) == [
+        f"{s3_bucket.uri}/{key}" for key in ("lists/a.jpg", "photos/b.jpg", "lists/c.jpg", "lists/d//e.jpg")
+    ]
+    s3_bucket.put("lists/today.txt", b"../../../other/a.jpg\n")
+    with pytest.raises(UserError, match="climbs above the bucket"):
+        _uris(source)
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
 
 
 def _names(folder: Path) -> list[str]:
@@ -55,3 +55,22 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
     (fetched,) = Storage().get_many([str(file)])
     assert not isinstance(fetched, Exception)
     assert (fetched.data, fetched.size) == (b"abc", 3)
+
+
+def test_one_file_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    wanted = f"{tmp_path}/real/a.jpg"
+    for name in (
+        "../real/a.jpg",
+        "../work/.././real//a.jpg",
+        f"file://{tmp_path}/real/deep/../a.jpg",
+        "../link/../a.jpg",
+    ):
+        assert normalise(name) == wanted, name
+    assert normalise("../link/a.jpg") == f"{tmp_path}/link/a.jpg", "links keep their names"
+    assert normalise("..") == str(tmp_path)
+    assert normalise_folder("../real/") == f"{tmp_path}/real"
+    assert normalise("s3://b/x/../y") == "s3://b/x/../y", "keys know no .."
