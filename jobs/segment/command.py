@@ -162,7 +162,7 @@ def _resumed(
 
 
 def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, storage: Storage) -> Job:
-    from masklake.pipeline.decode import DecodeOptions
+    from masklake.model.decode import DecodeOptions
     from masklake.pipeline.segment.run import Job
 
     options = record.all_options

@@ -1,29 +1,24 @@
 """What a predictor is given: decoded images or encoded ones, made uint8 (3, H, W) tensors on the CPU."""
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import PIL
-import PIL.Image
-import PIL.ImageOps
 import torch
+from masklake.model.decode import DecodeOptions, UndecodableError, decode
 from masklake.model.detections import PredictFailure
 from masklake.model.errors import ModelError
 from numpy.typing import NDArray
 from torch import Tensor
 
 Image = NDArray[np.uint8] | Tensor | bytes
-"""RGB pixels, uint8: a numpy array (H, W, 3) or a torch tensor (3, H, W); or the bytes of a file that Pillow reads."""
+"""RGB pixels, uint8: a numpy array (H, W, 3) or a torch tensor (3, H, W); or the bytes of a file (`model.decode`)."""
 
 
 def to_tensors(images: Sequence[Image]) -> list[Tensor | PredictFailure]:
     """uint8 (3, H, W) of each image, EXIF orientation applied to encoded ones, which are decoded side by side.
 
-    Bytes that are no whole image, or one beyond Pillow's MAX_IMAGE_PIXELS twice over, give PredictFailure. Formats
-    whose pixels are wider than 8 bits are for a caller to convert (`pipeline.decode` does). Raises ModelError for
-    anything else.
+    Bytes that `model.decode` refuses give PredictFailure. Raises ModelError for anything else.
     """
     encoded = [image for image in images if isinstance(image, bytes)]
     if not encoded:
@@ -36,17 +31,11 @@ def to_tensors(images: Sequence[Image]) -> list[Tensor | PredictFailure]:
 
 
 def _decoded(data: bytes) -> Tensor | PredictFailure:
-    if not data:
-        return PredictFailure("the image has no bytes")
     try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            upright = PIL.ImageOps.exif_transpose(image)
-            return _from_array(np.array(upright.convert("RGB")))
-    except (PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError) as err:
-        reason = str(err)
-    except (OSError, SyntaxError, ValueError) as err:  # what Pillow's readers raise on broken content
-        reason = str(err) or type(err).__name__
-    return PredictFailure(f"cannot be decoded: {reason}")
+        pixels, _ = decode(data, DecodeOptions())
+    except UndecodableError as error:
+        return PredictFailure(f"cannot be decoded: {error}")
+    return _from_array(pixels)
 
 
 def _checked(image: Image, at: int) -> Tensor:

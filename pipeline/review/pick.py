@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from masklake.pipeline.decode import UndecodableError
+from masklake.model.decode import UndecodableError
 from masklake.pipeline.review.candidates import Candidates, Labelled
 from masklake.pipeline.review.score import KINDS, Figures
 from masklake.pipeline.review.similar import Fingerprint, Gallery, fingerprint

@@ -9,7 +9,7 @@ have at most 4, and of those cut by 2% at each side at most 14.
 from __future__ import annotations
 
 import numpy as np
-from masklake.pipeline.decode import DecodeOptions, decode
+from masklake.model.decode import DecodeOptions, decode
 from numpy.typing import NDArray
 
 NEAR = 14

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from masklake.pipeline.decode import DecodeOptions
+from masklake.model.decode import DecodeOptions
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from masklake.pipeline.decode import DECODED, DecodeOptions, decode_rows, parts
+from masklake.model.decode import DecodeOptions
+from masklake.pipeline.decode import DECODED, decode_rows, parts
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.encode import Vocabulary, encode_rows

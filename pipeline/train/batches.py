@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from masklake.pipeline.decode import DecodeOptions, UndecodableError, decode
+from masklake.model.decode import DecodeOptions, UndecodableError, decode
 from masklake.pipeline.segment.source import datasource
 from masklake.pipeline.storage.store import Storage, redact
 from masklake.pipeline.streams.packet import pack, packet_context, unpack

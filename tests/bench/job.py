@@ -19,7 +19,7 @@ import numpy as np
 from masklake.jobs.cluster.cluster import ray_cluster
 from masklake.jobs.models import resolve as models
 from masklake.model import scenes
-from masklake.pipeline.decode import DecodeOptions
+from masklake.model.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.segment.ledger import STAGES

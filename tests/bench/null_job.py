@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from masklake.jobs.cluster.cluster import ray_cluster
-from masklake.pipeline.decode import DecodeOptions
+from masklake.model.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.segment.resources import Resources

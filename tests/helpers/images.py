@@ -90,3 +90,46 @@ def tiff_bomb(side: int) -> bytes:
     ifd = struct.pack("<H", len(entries))
     ifd += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
     return (b"II*\0" + struct.pack("<I", 8) + ifd + bytes(4)).ljust(300, b"\0") + zlib.compress(bytes(2000))
+
+
+def tiff(tags: dict[int, tuple[str, Any]], *segments: bytes, order: str = "<") -> bytes:
+    """A TIFF of these strips, or tiles where there is a tag TileWidth (322).
+
+    tags: code to (type, value or values), the type as in `struct`: B, H, I, f, s; offsets and counts are added.
+    """
+    tiled = 322 in tags
+    at = 8 + sum(len(segment) + len(segment) % 2 for segment in segments)
+    offsets, where = [], 8
+    for segment in segments:
+        offsets.append(where)
+        where += len(segment) + len(segment) % 2
+    every = {
+        259: ("H", 1),
+        **tags,
+        324 if tiled else 273: ("I", offsets),
+        325 if tiled else 279: ("I", [len(segment) for segment in segments]),
+    }
+    codes = {"B": 1, "s": 2, "H": 3, "I": 4, "f": 11, "b": 6, "h": 8, "Q": 16}
+    entries, extra = b"", b""
+    after = at + 2 + 12 * len(every) + 4
+    for code, (kind, value) in sorted(every.items()):
+        if kind == "s":
+            packed, count = value + b"\0", len(value) + 1
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            packed, count = struct.pack(f"{order}{len(values)}{kind}", *values), len(values)
+        if len(packed) > 4:
+            entries += struct.pack(order + "HHII", code, codes[kind], count, after + len(extra))
+            extra += packed + bytes(len(packed) % 2)
+        else:
+            entries += struct.pack(order + "HHI", code, codes[kind], count) + packed.ljust(4, b"\0")
+    body = b"".join(segment + bytes(len(segment) % 2) for segment in segments)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
+    return head + body + struct.pack(order + "H", len(every)) + entries + bytes(4) + extra
+
+
+def packed_bits(values: np.ndarray, bits: int) -> bytes:
+    """(H, W, C) of integers below 2**bits, most significant bit first, each row from a new byte on."""
+    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint64)
+    expanded = (values.astype(np.uint64)[..., None] >> shifts) & np.uint64(1)
+    return np.packbits(expanded.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from masklake.pipeline.decode import DecodeOptions
+from masklake.model.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord
 from masklake.pipeline.segment.resources import Resources

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from masklake.pipeline.decode import UndecodableError
+from masklake.model.decode import UndecodableError
 from masklake.pipeline.review.similar import NEAR, Gallery, fingerprint
 from PIL import Image
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from masklake.model.decode import DecodeOptions
 from masklake.model.detections import Detections, PredictFailure
 from masklake.model.masks.rle import encode_masks
-from masklake.pipeline.decode import DecodeOptions, decode_rows
+from masklake.pipeline.decode import decode_rows
 from masklake.pipeline.segment.encode import encode_rows
 from masklake.pipeline.segment.fetch import FETCHED
 from masklake.pipeline.segment.infer import FOUND, infer_rows

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from masklake.jobs.cluster.cluster import Cluster, ray_cluster
-from masklake.pipeline.decode import DECODED, DecodeOptions, decode_rows
+from masklake.model.decode import DecodeOptions
+from masklake.pipeline.decode import DECODED, decode_rows
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment import manifest as manifest_module

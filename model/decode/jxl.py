@@ -1,0 +1,69 @@
+"""JPEG XL by libjxl (ISO/IEC 18181). Its size is read here first: libjxl tells it only with the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from masklake.model.decode.bmff import _boxes
+from masklake.model.decode.frame import Frame, Pixels, unreadable
+from masklake.model.decode.rgb import from_channels, from_floats
+
+CODESTREAM = b"\xff\x0a"
+CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+_BITS = (9, 13, 18, 30)
+
+
+@dataclass(frozen=True)
+class JxlFrame(Frame):
+    format: ClassVar[str] = "JPEG XL"
+
+    data: bytes
+
+    def pixels(self, target: tuple[int, int] | None) -> Pixels:
+        import imagecodecs
+
+        values = imagecodecs.jpegxl_decode(self.data, index=0)  # libjxl turns it
+        if values.shape[0] * values.shape[1] != self.width * self.height:
+            raise unreadable(f"broken JPEG XL content: gave {values.shape[1]}x{values.shape[0]} pixels")
+        if np.issubdtype(values.dtype, np.floating):
+            return from_floats(values)
+        return from_channels(values, int(np.iinfo(values.dtype).max))
+
+
+def open_jxl(data: bytes) -> JxlFrame:
+    stream = data[:64] if data.startswith(CODESTREAM) else _codestream(data)
+    if not stream.startswith(CODESTREAM) or len(stream) < 12:
+        raise unreadable("broken JPEG XL header: no codestream is in it")
+    return JxlFrame(*_size(int.from_bytes(stream[2:18], "little")), 1, data)
+
+
+def _codestream(data: bytes) -> bytes:
+    for kind, start, end in _boxes(data, 0, len(data)):
+        if kind in (b"jxlc", b"jxlp"):
+            return data[start + (4 if kind == b"jxlp" else 0) : end][:64]
+    return b""
+
+
+def _size(bits: int) -> tuple[int, int]:
+    """Width and height of a SizeHeader, whose bits are read from the lowest on."""
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    small = take(1)
+
+    def side() -> int:
+        return (take(5) + 1) * 8 if small else take(_BITS[take(2)]) + 1
+
+    height = side()
+    ratio = take(3)
+    if not ratio:
+        return side(), height
+    above, below = _RATIOS[ratio]
+    return height * above // below, height

@@ -1,0 +1,181 @@
+"""PNG by libpng, from the chunks that make its picture alone; of an animated one the first frame.
+
+What stands in other chunks may be broken or enormous (a wrong CRC, a profile of megabytes): it is not looked at.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from masklake.model.decode.exif import orientation
+from masklake.model.decode.frame import Frame, Pixels, unreadable
+from masklake.model.decode.rgb import from_channels
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_TRANSPARENT_BYTES = {0: 2, 2: 6}
+"""Length of tRNS by colour type; of a palette any length up to its own."""
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    data: bytes
+    sound: bool
+
+
+class _Control(NamedTuple):
+    """fcTL: where a frame of an animation lies."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class PngFrame(Frame):
+    format: ClassVar[str] = "PNG"
+
+    header: bytes
+    palette: bytes
+    transparent: bytes | None
+    image: bytes
+    at: _Control | None
+
+    def pixels(self, target: tuple[int, int] | None) -> Pixels:
+        import imagecodecs
+
+        header = self.header
+        if self.at:
+            header = struct.pack(">II", self.at.width, self.at.height) + header[8:]
+        chunks = [(b"IHDR", header)]
+        if self.palette:
+            chunks.append((b"PLTE", self.palette))
+        if self.transparent is not None:
+            chunks.append((b"tRNS", self.transparent))
+        chunks += [(b"IDAT", self.image), (b"IEND", b"")]
+        values = imagecodecs.png_decode(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks))
+        rgb = from_channels(values, int(np.iinfo(values.dtype).max))
+        if self.at is None or self.at == (self.width, self.height, 0, 0):
+            return rgb
+        page = np.full((self.height, self.width, 3), 255, np.uint8)
+        page[self.at.y : self.at.y + self.at.height, self.at.x : self.at.x + self.at.width] = rgb
+        return page
+
+
+def open_png(data: bytes) -> PngFrame:
+    chunks = list(_chunks(data))
+    if not chunks or chunks[0].kind != b"IHDR" or len(chunks[0].data) != 13:
+        raise unreadable("broken PNG header: IHDR does not come first")
+    for chunk in chunks:
+        if chunk.kind in _CRITICAL and not chunk.sound:
+            raise unreadable(f"broken PNG content: the checksum of {chunk.kind.decode()} is wrong")
+    header = chunks[0].data
+    width, height, _, colour = struct.unpack(">IIBB", header[:10])
+    if not width or not height:
+        raise unreadable("broken PNG header: a frame without pixels")
+    sound: dict[bytes, bytes] = {}
+    for chunk in chunks:
+        if chunk.sound:
+            sound.setdefault(chunk.kind, chunk.data)
+    palette = sound.get(b"PLTE", b"") if colour == 3 else b""
+    image = b"".join(chunk.data for chunk in chunks if chunk.kind == b"IDAT")
+    if not image:
+        raise unreadable("broken PNG content: no pixels are in it")
+    at, moving = _first_frame(chunks, width, height)
+    return PngFrame(
+        width,
+        height,
+        orientation(sound.get(b"eXIf", b"")),
+        header,
+        palette,
+        _transparent(sound.get(b"tRNS"), colour, palette),
+        moving or image,
+        at,
+    )
+
+
+def _packed(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _chunks(data: bytes) -> Iterator[_Chunk]:
+    """Raises UndecodableError where a chunk of the picture is cut off."""
+    at, seen = len(SIGNATURE), False
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or not kind.isalpha():
+            # A length that lies, in this chunk or the one before: go on where a chunk of the picture is sound.
+            if kind in _CRITICAL and kind != b"IEND":
+                raise unreadable(f"broken PNG content: {kind.decode()} is cut off")
+            after = _next_sound(data, at + 4)
+            if after is None:
+                break
+            at = after
+            continue
+        body, checksum = data[at + 8 : end - 4], int.from_bytes(data[end - 4 : end], "big")
+        chunk = _Chunk(kind, body, zlib.crc32(data[at + 4 : end - 4]) == checksum)
+        if not chunk.sound and kind not in _CRITICAL and not data[end + 4 : end + 8].isalpha() and not seen:
+            after = _next_sound(data, at + 4)
+            if after is not None:
+                at = after
+                continue
+        seen = seen or kind == b"IDAT"
+        yield chunk
+        if kind == b"IEND":
+            return
+        at = end
+
+
+def _next_sound(data: bytes, at: int) -> int | None:
+    """Where the next sound PLTE or IDAT chunk stands."""
+    places = []
+    for kind in (b"PLTE", b"IDAT"):
+        found = data.find(kind, at)
+        while found >= 4:
+            end = found + 4 + int.from_bytes(data[found - 4 : found], "big")
+            if end + 4 <= len(data) and zlib.crc32(data[found:end]) == int.from_bytes(
+                data[end : end + 4], "big"
+            ):
+                places.append(found - 4)
+                break
+            found = data.find(kind, found + 1)
+    return min(places, default=None)
+
+
+def _transparent(transparent: bytes | None, colour: int, palette: bytes) -> bytes | None:
+    """tRNS, where it fits its picture."""
+    if transparent is None:
+        return None
+    if colour == 3:
+        return transparent if len(transparent) <= len(palette) // 3 else None
+    return transparent if len(transparent) == _TRANSPARENT_BYTES.get(colour) else None
+
+
+def _first_frame(chunks: list[_Chunk], width: int, height: int) -> tuple[_Control | None, bytes]:
+    """Where the first frame of an animation lies and its pixels, when they are not those of the default image.
+
+    As in browsers an animation that is broken is none, and the default image is shown.
+    """
+    kinds = [chunk.kind for chunk in chunks]
+    image = kinds.index(b"IDAT")
+    controls = [i for i, kind in enumerate(kinds) if kind == b"fcTL"]
+    if b"acTL" not in kinds[:image] or not controls or controls[0] < image:
+        return None, b""
+    start = controls[0]
+    stop = controls[1] if len(controls) > 1 else len(chunks)
+    parts = [chunk for chunk in chunks[start:stop] if chunk.kind == b"fdAT"]
+    if not chunks[start].sound or len(chunks[start].data) != 26 or not parts:
+        return None, b""
+    at = _Control(*struct.unpack_from(">IIII", chunks[start].data, 4))
+    inside = 0 < at.width <= width - at.x and 0 < at.height <= height - at.y
+    if not inside or not all(part.sound for part in parts):
+        return None, b""
+    return at, b"".join(part.data[4:] for part in parts)
