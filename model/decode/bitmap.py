@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-
 from masklake.model.decode.frame import Frame, Pixels, unreadable, unsupported
 from masklake.model.decode.png import SIGNATURE, PngFrame, open_png
 from masklake.model.decode.rgb import from_pillow, on_white, to_8_bits
+from numpy.typing import NDArray
 
 _CORE, _INFO = 12, 40
 _RGB, _BITFIELDS, _ALPHA_BITFIELDS = 0, 3, 6
@@ -110,6 +109,8 @@ def _bitmap(data: bytes, start: int, masks: dict[int, tuple[int, int, int, int]]
         raise unreadable("broken BMP header: a frame without pixels")
     if compression in _EMBEDDED and size >= _INFO:
         raise unsupported(f"a BMP that holds a {_EMBEDDED[compression]} is not decoded here")
+    if bits in (2, 64):
+        raise unsupported(f"a BMP of {bits} bits a pixel is not decoded here; convert it to PNG")
     known = masks.get(bits) if compression == _RGB else None
     if bits in masks and compression in (_BITFIELDS, _ALPHA_BITFIELDS) and size >= _INFO:
         red, green, blue = struct.unpack_from("<III", data, _INFO)

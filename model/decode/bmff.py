@@ -74,20 +74,20 @@ def open_heic(data: bytes) -> HeicFrame:
 def _without_unused(data: bytes) -> bytes:
     """The file with items of EXIF and XMP renamed to a type that is skipped."""
     out = bytearray(data)
-    for meta, start, end in _boxes(data, 0, len(data)):
+    for meta, start, end in boxes(data, 0, len(data)):
         if meta != b"meta":
             continue
-        for kind, inner, inner_end in _boxes(data, start + 4, end):
+        for kind, inner, inner_end in boxes(data, start + 4, end):
             if kind != b"iinf" or inner >= len(data):
                 continue
-            for entry, at, entry_end in _boxes(data, inner + (6 if data[inner] == 0 else 8), inner_end):
+            for entry, at, entry_end in boxes(data, inner + (6 if data[inner] == 0 else 8), inner_end):
                 kind_at = at + 4 + (2 if data[at : at + 1] == b"\2" else 4) + 2
                 if entry == b"infe" and kind_at + 4 <= entry_end and data[kind_at : kind_at + 4] in _UNUSED:
                     out[kind_at : kind_at + 4] = b"skip"
     return bytes(out)
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Type, start and end of the content of each box that is whole."""
     while at + 8 <= end:
         length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8

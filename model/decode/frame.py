@@ -7,10 +7,9 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
-from masklake.model.tiles.tiling import Tiling
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -59,6 +58,14 @@ def unsupported(reason: str) -> UndecodableError:
     return UndecodableError(Fault.UNSUPPORTED, reason)
 
 
+class Cuts(Protocol):
+    """What is asked of a `model.tiles.tiling.Tiling`."""
+
+    def cuts(self, height: int, width: int) -> bool:
+        """Whether an image of this size is cut into tiles."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
     """Limits and scaling of decoding.
@@ -72,7 +79,7 @@ class DecodeOptions:
 
     max_pixels: int = 128_000_000
     target: tuple[int, int] | None = None
-    tiling: Tiling | None = None
+    tiling: Cuts | None = None
 
     def scaled_to(self, width: int, height: int) -> tuple[int, int] | None:
         """The target of a JPEG of this size; None to decode it in full."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-
 from masklake.model.decode.frame import Fault, Frame, Pixels, UndecodableError, unreadable
 from masklake.model.decode.rgb import from_pillow
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-
 from masklake.model.decode.frame import Frame, Pixels, unreadable
 from masklake.model.decode.jpeg_stream import EOI, SOI, Stream, check_scans, parse
 from masklake.model.decode.rgb import from_ink
@@ -44,6 +43,9 @@ class JpegFrame(Frame):
 
 def open_jpeg(data: bytes) -> JpegFrame:
     stream = parse(data)
+    if stream.lies:
+        data = stream.bare(data)
+        stream = replace(parse(data), orientation=stream.orientation)
     return JpegFrame(stream.width, stream.height, stream.orientation, data, stream)
 
 

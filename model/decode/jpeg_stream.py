@@ -13,7 +13,7 @@ from masklake.model.decode.exif import orientation
 from masklake.model.decode.frame import unreadable, unsupported
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-_SOS, _DAC = 0xDA, 0xCC
+_SOS, _DAC, _COM = 0xDA, 0xCC, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, _DAC}
 _TABLES = frozenset({0xC4, _DAC, 0xDB, 0xDD})
 """DHT, DAC, DQT, DRI."""
@@ -30,6 +30,7 @@ class Stream:
 
     kind: the SOF marker's low half: 0 and 1 sequential, 2 progressive, 3 lossless, 9 and 10 arithmetic …
     needed: the segments that decoding takes, without the others.
+    lies: whether the length of some other segment is wrong.
     scans: where the first SOS marker stands.
     """
 
@@ -41,6 +42,7 @@ class Stream:
     orientation: int
     needed: bytes
     scans: int
+    lies: bool = False
 
     @property
     def progressive(self) -> bool:
@@ -94,6 +96,13 @@ def _walk(data: bytes, at: int, *, resync: bool) -> Stream | None:
             return replace(frame, needed=bytes(needed), scans=marker, orientation=upright) if frame else None
         if code == 0xD9:
             return None
+        if resync and (code & 0xF0 == 0xE0 or code == _COM) and _lies(data, at, end):
+            # Of all places where segments lead on to a scan, the largest frame's is not a thumbnail's inside.
+            rests = (_walk(data, found.start(), resync=False) for found in _starts(data, at))
+            best = max((rest for rest in rests if rest), key=lambda of: of.width * of.height, default=None)
+            if best is None or frame is not None:
+                return None
+            return replace(best, needed=bytes(needed) + best.needed, orientation=upright, lies=True)
         if code in _FRAMES and len(body) >= 6:
             if frame is not None:
                 return None
@@ -106,19 +115,13 @@ def _walk(data: bytes, at: int, *, resync: bool) -> Stream | None:
             needed += _PLAIN_JFIF
         elif code == 0xEE and body.startswith(b"Adobe") and len(body) >= 12 and body[11] in (0, 1, 2):
             needed += data[marker:end]
-        elif resync and code & 0xF0 == 0xE0 and not _led_on(data, end):
-            # A length that lies: of all places where segments lead on to a scan, the largest frame's is not
-            # that of a thumbnail inside.
-            rests = (_walk(data, found.start(), resync=False) for found in _starts(data, at))
-            best = max((rest for rest in rests if rest), key=lambda of: of.width * of.height, default=None)
-            if best is None or frame is not None:
-                return None
-            return replace(best, needed=bytes(needed) + best.needed, orientation=upright)
         at = end
 
 
-def _led_on(data: bytes, end: int) -> bool:
-    return data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] not in (b"", b"\0")
+def _lies(data: bytes, at: int, end: int) -> bool:
+    """Whether the length at `at`, of a segment that is not needed, leads to no other segment."""
+    follows = data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] not in (b"", b"\0")
+    return not follows or int.from_bytes(data[at : at + 2], "big") < 2
 
 
 def _starts(data: bytes, at: int) -> list[re.Match[bytes]]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-
-from masklake.model.decode.bmff import _boxes
+from masklake.model.decode.bmff import boxes
 from masklake.model.decode.frame import Frame, Pixels, unreadable
 from masklake.model.decode.rgb import from_channels, from_floats
 
@@ -36,16 +35,20 @@ class JxlFrame(Frame):
 
 def open_jxl(data: bytes) -> JxlFrame:
     stream = data[:64] if data.startswith(CODESTREAM) else _codestream(data)
-    if not stream.startswith(CODESTREAM) or len(stream) < 12:
-        raise unreadable("broken JPEG XL header: no codestream is in it")
+    if not stream.startswith(CODESTREAM) or len(stream) < 4:
+        raise unreadable("broken JPEG XL content: no whole codestream is in it")
     return JxlFrame(*_size(int.from_bytes(stream[2:18], "little")), 1, data)
 
 
 def _codestream(data: bytes) -> bytes:
-    for kind, start, end in _boxes(data, 0, len(data)):
-        if kind in (b"jxlc", b"jxlp"):
-            return data[start + (4 if kind == b"jxlp" else 0) : end][:64]
-    return b""
+    """The first bytes of it; it may lie in several boxes, each with its number before it."""
+    stream = b""
+    for kind, start, end in boxes(data, 0, len(data)):
+        if kind == b"jxlc":
+            return data[start:end][:64]
+        if kind == b"jxlp" and len(stream) < 64:
+            stream += data[start + 4 : end][:64]
+    return stream
 
 
 def _size(bits: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The formats that Pillow's own readers decode as they are: PPM's family, JPEG 2000 and TGA."""
+"""The formats that Pillow's own readers decode as they are: PPM's family and TGA."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-
 from masklake.model.decode.frame import Frame, Pixels
 from masklake.model.decode.rgb import from_channels, from_floats, from_pillow
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-_TGA_KINDS = {1: (8,), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8,), 10: (15, 16, 24, 32), 11: (8, 16)}
+_TGA_KINDS = {1: (8,), 2: (16, 24, 32), 3: (8, 16), 9: (8,), 10: (16, 24, 32), 11: (8, 16)}
 """Bits of a pixel by kind: palette, colour, grey; the same with runs."""
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 
@@ -35,19 +34,6 @@ class PnmFrame(Frame):
 
 
 @dataclass(frozen=True)
-class Jpeg2000Frame(Frame):
-    format: ClassVar[str] = "JPEG2000"
-
-    image: ImageFile
-
-    def pixels(self, target: tuple[int, int] | None) -> Pixels:
-        self.image.load()
-        if self.image.mode.startswith("I;16"):
-            return from_channels(np.asarray(self.image).astype(np.uint16), 65535)
-        return from_pillow(self.image)
-
-
-@dataclass(frozen=True)
 class TgaFrame(Frame):
     format: ClassVar[str] = "TGA"
 
@@ -56,9 +42,9 @@ class TgaFrame(Frame):
 
     def pixels(self, target: tuple[int, int] | None) -> Pixels:
         self.image.load()
-        # Many writers leave the fourth byte 0, and some say that it is alpha.
+        # Many writers leave the fourth byte 0, and some say that it is alpha; a single bit means anything.
         if self.image.mode in ("RGBA", "LA") and (
-            not self.alpha_bits or self.image.getchannel("A").getextrema()[1] == 0
+            self.alpha_bits != 8 or self.image.getchannel("A").getextrema()[1] == 0
         ):
             return from_pillow(self.image.convert("RGB"))
         return from_pillow(self.image)
@@ -69,13 +55,6 @@ def open_pnm(data: bytes) -> PnmFrame:
 
     image = PpmImagePlugin.PpmImageFile(io.BytesIO(data))
     return PnmFrame(*image.size, 1, image)
-
-
-def open_jpeg2000(data: bytes) -> Jpeg2000Frame:
-    from PIL import Jpeg2KImagePlugin
-
-    image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data))
-    return Jpeg2000Frame(*image.size, 1, image)
 
 
 def open_tga(data: bytes) -> TgaFrame:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-
 from masklake.model.decode.exif import orientation
 from masklake.model.decode.frame import Frame, Pixels, unreadable
 from masklake.model.decode.rgb import from_channels

@@ -73,7 +73,9 @@ def _opened(data: bytes, max_pixels: int) -> Frame:
     except MemoryError as error:
         raise UndecodableError(Fault.FAILED, "not enough memory to open it") from error
     except BROKEN as error:
-        raise UndecodableError(Fault.UNREADABLE, f"broken {_name(data)} header: {_said(error)}") from error
+        raise UndecodableError(
+            Fault.UNREADABLE, f"broken {_name(data) or 'TGA'} header: {_said(error)}"
+        ) from error
     check_pixels(frame.width, frame.height, max_pixels)
     return frame
 
@@ -86,7 +88,7 @@ def _said(error: Exception) -> str:
 
 def open_frame(data: bytes, max_pixels: int) -> Frame:
     """The frame as its header tells it. Raises UndecodableError, or one of BROKEN for a header that is broken."""
-    from masklake.model.decode import bitmap, gif, jpeg, jxl, plain, png, tiff, webp
+    from masklake.model.decode import bitmap, gif, jpeg, jpeg2000, jxl, plain, png, tiff, webp
 
     for signature, name in _KNOWN:
         if data.startswith(signature):
@@ -115,10 +117,10 @@ def open_frame(data: bytes, max_pixels: int) -> Frame:
         case "PPM":
             return plain.open_pnm(data)
         case "JPEG 2000":
-            return plain.open_jpeg2000(data)
+            return jpeg2000.open_jpeg2000(data)
         case _ if plain.is_tga(data):
             return plain.open_tga(data)
-        case _ if data.startswith(b"\0\0\2\0"):
+        case _ if data.startswith(b"\0\0\2\0") and data[4:6] != b"\0\0":
             raise unsupported("a cursor (CUR) is not decoded here; convert it to PNG")
     raise unsupported(f"not an image format that is decoded here (starts with {data[:12]!r})")
 

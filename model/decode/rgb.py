@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from masklake.model.decode.exif import SIDEWAYS
 from masklake.model.decode.frame import Pixels, unreadable, unsupported
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from PIL import Image

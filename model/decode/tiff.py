@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-
 from masklake.model.decode import jpeg, jpeg_stream
-from masklake.model.decode.frame import Fault, Frame, Pixels, UndecodableError, check_pixels, unreadable, unsupported
+from masklake.model.decode.frame import (
+    Fault,
+    Frame,
+    Pixels,
+    UndecodableError,
+    check_pixels,
+    unreadable,
+    unsupported,
+)
+from masklake.model.decode.jpeg2000 import open_jpeg2000
 from masklake.model.decode.jpeg_stream import SOI
 from masklake.model.decode.tiff_colour import Colours, colours_of, to_rgb
 from masklake.model.decode.tiff_ycbcr import decode_ycbcr
+from masklake.model.decode.webp import open_webp
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -134,14 +143,13 @@ def _check_whole(page: TiffPage, data: bytes) -> None:
     if any(offset + count > len(data) for offset, count in segments):
         raise unreadable("broken TIFF content: strips or tiles are cut off")
     if page.compression in (*_JPEG2000, _WEBP):
-        from masklake.model.decode.reader import open_frame
-
+        opened = open_webp if page.compression == _WEBP else open_jpeg2000
         for segment in _segments(page, data):
-            inner = open_frame(segment, 2**62)
-            check_pixels(inner.width, inner.height, least_size(page))
+            inner = opened(segment)
+            check_pixels(inner.width, inner.height, _most_pixels(page))
 
 
-def least_size(page: TiffPage) -> int:
+def _most_pixels(page: TiffPage) -> int:
     """Pixels that a strip or tile may hold, with a margin for padding."""
     wide, high = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
     return 4 * max(wide, 64) * max(min(high, max(page.imagelength, page.tilelength)), 64)

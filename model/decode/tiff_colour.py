@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from masklake.model.decode.frame import Pixels, unsupported
 from masklake.model.decode.rgb import (
     check_finite,
@@ -18,6 +16,7 @@ from masklake.model.decode.rgb import (
     on_white,
     to_8_bits,
 )
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -63,7 +62,9 @@ def colours_of(page: TiffPage) -> Colours:
             f"a TIFF whose samples have different bits, {_tuple(page, 258)}, is not decoded here"
         )
     if len(formats) > 1:
-        raise unsupported(f"a TIFF whose samples have different formats, {_tuple(page, 339)}, is not decoded here")
+        raise unsupported(
+            f"a TIFF whose samples have different formats, {_tuple(page, 339)}, is not decoded here"
+        )
     format_ = int(formats.pop())
     if format_ in (_COMPLEX, _COMPLEX_INT) or page.dtype is None:
         raise unsupported(f"{bands} (sample format {format_}) are no brightness")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-
 from masklake.model.decode.frame import Pixels, unreadable, unsupported
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -22,7 +21,9 @@ def decode_ycbcr(page: TiffPage, data: bytes) -> Pixels:
     """RGB (H, W, 3); chroma is repeated where it is subsampled, as libtiff does. Raises UndecodableError."""
     across, down = page.tags.valueof(_SUBSAMPLING, (2, 2))
     if page.planarconfig != 1 or page.bitspersample != 8 or page.predictor != 1 or page.samplesperpixel != 3:
-        raise unsupported("YCbCr of this kind (planes, bits or predictor) is not decoded here; convert it to RGB")
+        raise unsupported(
+            "YCbCr of this kind (planes, bits or predictor) is not decoded here; convert it to RGB"
+        )
     if across not in (1, 2, 4) or down not in (1, 2, 4):
         raise unreadable(f"broken TIFF header: YCbCr subsampled by {across} and {down}")
     ycc = np.zeros((page.imagelength, page.imagewidth, 3), np.uint8)
@@ -36,7 +37,9 @@ def decode_ycbcr(page: TiffPage, data: bytes) -> Pixels:
         luma = units[..., :-2].reshape(units_down, units_across, down, across).transpose(0, 2, 1, 3)
         chroma = units[..., -2:].repeat(down, 0).repeat(across, 1)
         part = ycc[top : top + height, left : left + width]
-        part[..., 0] = luma.reshape(units_down * down, units_across * across)[: part.shape[0], : part.shape[1]]
+        part[..., 0] = luma.reshape(units_down * down, units_across * across)[
+            : part.shape[0], : part.shape[1]
+        ]
         part[..., 1:] = chroma[: part.shape[0], : part.shape[1]]
     return _to_rgb(page, ycc)
 
@@ -45,9 +48,7 @@ def _segments(page: TiffPage, data: bytes) -> Iterator[tuple[tuple[int, int], by
     """Top and left, bytes as they were before compression, height and width of each strip or tile."""
     from tifffile import TIFF
 
-    wide, high = (
-        (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
-    )
+    wide, high = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
     in_a_row = -(-page.imagewidth // wide)
     for i, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=False)):
         top, left = i // in_a_row * high, i % in_a_row * wide

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-
 from masklake.model.decode.exif import orientation
 from masklake.model.decode.frame import Frame, Pixels, unreadable
 from masklake.model.decode.rgb import from_pillow
@@ -61,7 +60,7 @@ def open_webp(data: bytes) -> WebpFrame:
         if at[0] + part[0] > canvas[0] or at[1] + part[1] > canvas[1]:
             raise unreadable("broken WebP content: the first frame lies outside of the canvas")
     if not picture.keys() & {b"VP8 ", b"VP8L"}:
-        raise unreadable("broken WebP header: no whole picture is in it")
+        raise unreadable("broken WebP content: no whole picture is in it")
     part = part or canvas or _size(picture)
     flags = _ALPHA if b"ALPH" in picture or (extended and extended[0] & _ALPHA) else 0
     header = bytes([flags, 0, 0, 0]) + b"".join((side - 1).to_bytes(3, "little") for side in part)
