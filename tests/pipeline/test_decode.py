@@ -11,7 +11,7 @@ from masklake.pipeline.decode import DECODED, decode_rows, parts
 from masklake.pipeline.segment.fetch import FETCHED
 from PIL import Image
 
-from tests.images import oriented, png_bomb, quadrants, save, solid
+from tests.helpers.images import oriented, png_bomb, quadrants, save, solid
 
 PLAIN = DecodeOptions()
 SCENE = quadrants()

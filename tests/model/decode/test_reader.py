@@ -18,7 +18,7 @@ from masklake.model.decode import DecodeOptions, Fault, UndecodableError, decode
 from masklake.model.tiles.tiling import Tiling
 from PIL import Image
 
-from tests.images import (
+from tests.helpers.images import (
     as_stored,
     gif_bomb,
     oriented,
