@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from masklake.model.decode.frame import Frame, Pixels, unreadable, unsupported
@@ -79,11 +79,12 @@ class BitmapFrame(Frame):
         return np.where(bits, 0, 255).astype(np.uint8)
 
 
-def _channel(values: NDArray[np.unsignedinteger], mask: int) -> Pixels:
+def _channel(values: NDArray[np.unsignedinteger[Any]], mask: int) -> Pixels:
     if not mask:
         return np.zeros(values.shape, np.uint8)
     shift = (mask & -mask).bit_length() - 1
-    return to_8_bits((values & mask) >> shift, mask >> shift)
+    part: NDArray[Any] = (values & mask) >> shift
+    return to_8_bits(part, mask >> shift)
 
 
 def open_bmp(data: bytes) -> BitmapFrame:

@@ -68,7 +68,8 @@ def open_heic(data: bytes) -> HeicFrame:
             "HEIC is read where pillow-heif is installed: pip install 'masklake[heic]', then run with --all"
         ) from error
     image = pillow_heif.open_heif(io.BytesIO(_without_unused(data)), convert_hdr_to_8bit=True)
-    return HeicFrame(*image.size, 1, image)  # libheif turns it
+    width, height = image.size
+    return HeicFrame(width, height, 1, image)  # libheif turns it
 
 
 def _without_unused(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ from masklake.model.decode.jpeg_stream import EOI, SOI, Stream, check_scans, par
 from masklake.model.decode.rgb import from_ink
 
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_SLACKS = 4
 _SLACK = 8
 """Bytes of anything that may stand before the end: some cameras leave a few. More are pixels that were not used."""
 
@@ -81,14 +82,15 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
 
 
 def _mended(data: bytes, stream: Stream, warning: str, mended: set[str]) -> bytes:
-    """The file without what libjpeg warns of, where no pixel lies in it. Each is tried once."""
+    """The file without what libjpeg warns of, where no pixel lies in it. What is no use is tried once."""
     end = data.find(EOI, len(SOI) + len(stream.needed) if "bare" in mended else stream.scans)
     found = _EXTRANEOUS.search(warning)
     if "Premature end of JPEG file" in warning and end < 0 and "end" not in mended:
         mended.add("end")
         return data + EOI
-    if found and "slack" not in mended:
-        mended.add("slack")
+    if found and f"slack {_SLACKS}" not in mended:
+        # libjpeg reads a few bytes ahead, so that a second time some may be left.
+        mended.add(f"slack {1 + sum(one.startswith('slack') for one in mended)}")
         slack = data[max(0, end - int(found[1])) : end]
         if len(slack) <= _SLACK or slack.count(slack[:1]) == len(slack):
             return data[: end - len(slack)] + data[end:]

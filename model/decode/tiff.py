@@ -74,7 +74,10 @@ def open_tiff(data: bytes, max_pixels: int) -> TiffFrame:
 
     if data[8:10] == b"CR" and data.startswith(SIGNATURES):
         raise unsupported(_camera("CR2"))
-    page = _picture(TiffFile(io.BytesIO(data)))
+    try:
+        page = _picture(TiffFile(io.BytesIO(data)))
+    except TypeError as error:  # tifffile's, of a sample format for each sample
+        raise unsupported(f"a TIFF with tags that are not understood: {error}") from error
     width, height = page.imagewidth, page.imagelength
     if page.photometric in (_CFA, _LINEAR_RAW):
         raise unsupported(_camera("DNG, NEF, ARW …"))

@@ -50,7 +50,6 @@ class Colours:
 def colours_of(page: TiffPage) -> Colours:
     """Raises UndecodableError for samples that have no agreed colours."""
     kind, bits = int(page.photometric), page.bitspersample
-    formats = set(_tuple(page, 339)) or {1}
     samples = page.samplesperpixel
     bands = f"{samples} bands of {bits} bits"
     if kind in _NAMES or kind not in (0, 1, 2, 3, 5, 6, 8, 9):
@@ -61,11 +60,7 @@ def colours_of(page: TiffPage) -> Colours:
         raise unsupported(
             f"a TIFF whose samples have different bits, {_tuple(page, 258)}, is not decoded here"
         )
-    if len(formats) > 1:
-        raise unsupported(
-            f"a TIFF whose samples have different formats, {_tuple(page, 339)}, is not decoded here"
-        )
-    format_ = int(formats.pop())
+    format_ = int(page.sampleformat)
     if format_ in (_COMPLEX, _COMPLEX_INT) or page.dtype is None:
         raise unsupported(f"{bands} (sample format {format_}) are no brightness")
     if bits > 16 and bits not in (32, 64):
@@ -106,7 +101,7 @@ def _table(page: TiffPage) -> NDArray[np.uint8]:
         raise unsupported("a TIFF with a palette that is not in it")
     values = np.asarray(page.tags.valueof(320), np.uint16).reshape(3, -1).T
     # Some writers take entries for 8-bit ones; libtiff sees it in the same way (checkcmap).
-    return values.astype(np.uint8) if values.max(initial=0) <= 255 else (values >> 8).astype(np.uint8)
+    return values.astype(np.uint8) if values.max(initial=0) <= 255 else to_8_bits(values, 65535)
 
 
 def to_rgb(samples: NDArray[Any], colours: Colours) -> Pixels:
@@ -154,10 +149,10 @@ def _from_lab(stored: NDArray[Any], colours: Colours) -> Pixels:
     from PIL import Image
 
     wide = colours.top == 65535
-    unsigned = stored.view(np.uint16 if wide else np.uint8) if stored.dtype.itemsize <= 2 else None
-    if unsigned is None or colours.top not in (255, 65535):
+    if colours.top not in (255, 65535):
         raise unsupported("LAB of other than 8 or 16 bits is not decoded here; convert it to RGB")
-    lab = (unsigned >> 8).astype(np.uint8) if wide else unsigned.copy()
+    unsigned: NDArray[Any] = stored.view(np.uint16 if wide else np.uint8)
+    lab: Pixels = (unsigned >> 8).astype(np.uint8) if wide else unsigned.copy()
     if wide and colours.kind == _CIELAB:
         lab[..., 0] = to_8_bits(unsigned[..., 0], 65535)
     if colours.kind == _ICCLAB:
