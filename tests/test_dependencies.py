@@ -51,17 +51,21 @@ def imported(*folders: str) -> dict[str, set[str]]:
 
 def test_what_is_imported_is_declared() -> None:
     users = imported("jobs", "model", "pipeline")
-    extra = names(EXTRAS["demo"])
+    extra = names(EXTRAS["demo"]) | names(EXTRAS["heic"])
     undeclared = {name: sorted(paths) for name, paths in users.items() if name not in INSTALLED | extra}
     assert undeclared == {}
     assert INSTALLED - users.keys() == NOT_IMPORTED
-    # Nothing but the demo's server wants the extra.
-    assert {path for name in extra for path in users[name]} == {"jobs/demo/loopback_s3.py"}
+    # Nothing but the demo's server and the decoder of HEIC wants the extras.
+    assert {path for name in extra for path in users[name]} == {
+        "jobs/demo/loopback_s3.py",
+        "model/decode/bmff.py",
+    }
 
 
 def test_what_the_tests_import_is_declared() -> None:
     users = imported("tests")
-    declared = INSTALLED | names(EXTRAS["dev"]) | names(EXTRAS["demo"])
+    extra = names(EXTRAS["demo"]) | names(EXTRAS["heic"])
+    declared = INSTALLED | names(EXTRAS["dev"]) | extra
     assert {name: sorted(paths) for name, paths in users.items() if name not in declared} == {}
     assert names(EXTRAS["dev"]) - users.keys() == TOOLS
 
