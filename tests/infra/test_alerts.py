@@ -66,7 +66,10 @@ def test_promtool_parses_the_dashboards_queries(tmp_path: Path) -> None:
     dashboard = json.loads((ROOT / "infra" / "grafana" / "dashboards" / "masklake.json").read_text())
     exprs = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     rules = [
-        {"record": f"q{i}", "expr": re.sub(r"\$(run|model)", ".*", expr).replace("$__rate_interval", "1m")}
+        {
+            "record": f"q{i}",
+            "expr": re.sub(r"\$(run|model|cluster)", ".*", expr).replace("$__rate_interval", "1m"),
+        }
         for i, expr in enumerate(exprs)
     ]
     (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))

@@ -59,8 +59,11 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
 
 @functools.cache
 def _definitions() -> dict[str, Any]:
-    core = json.loads((SCHEMAS / "kubernetes-1.34.json").read_text())["definitions"]
-    return core | yaml.safe_load((SCHEMAS / "kuberay-1.7.yaml").read_text())["definitions"]
+    core: dict[str, Any] = json.loads((SCHEMAS / "kubernetes-1.34.json").read_text())["definitions"]
+    others = ("kuberay-1.7.yaml", "prometheus-operator.yaml")
+    for name in others:
+        core |= yaml.safe_load((SCHEMAS / name).read_text())["definitions"]
+    return core
 
 
 @functools.cache

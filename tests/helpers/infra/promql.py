@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
-_SELECTOR = re.compile(r"\b((?:ray|masklake)_\w+|up)\b\s*(?:\{([^}]*)\})?")
+_SELECTOR = re.compile(r"\b((?:ray|masklake|kuberay)_\w+|up)\b\s*(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 
 
@@ -20,7 +20,7 @@ class Named:
 
 
 def named(expr: str) -> Named:
-    """What `expr` names; Masklake's metrics and Ray's begin with their names, and `up` is Prometheus' own."""
+    """What `expr` names; metrics of Masklake, Ray and KubeRay begin with their names, and `up` is Prometheus' own."""
     plain = _STRING.sub('""', expr)
     groups = {label.strip() for group in _GROUPING.findall(plain) for label in group.split(",")}
     found = [
