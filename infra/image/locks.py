@@ -20,14 +20,16 @@ _TORCH = ("torch", "torchvision")
 
 
 def blocks(lock: str) -> dict[str, str]:
-    """Each package's lines of a lock that `uv pip compile` made, with its hashes and who asks for it, by its name."""
+    """Each package's lines of a lock that `uv pip compile` made, with its hashes and who asks for it, by its name.
+
+    A package may be there several times, in versions for different Pythons.
+    """
     found: dict[str, str] = {}
     name = ""
     for line in lock.splitlines(keepends=True):
         if line[0].isalnum():
             name = name_of(line)
-            found[name] = ""
-        found[name] += line
+        found[name] = found.get(name, "") + line
     return found
 
 
