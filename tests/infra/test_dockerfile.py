@@ -162,7 +162,8 @@ def _context() -> list[str]:
     return [
         name
         for name in listed.stdout.splitlines()
-        if (ROOT / name).is_file() and any(name == rule or name.startswith(f"{rule}/") for rule in allowed)
+        if ((ROOT / name).is_file() or (ROOT / name).is_symlink())  # a folder that is a link
+        and any(name == rule or name.startswith(f"{rule}/") for rule in allowed)
     ]
 
 
