@@ -21,8 +21,8 @@ class Detections:
     boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
     labels: (N,) int32, class ids (`ClassInfo.id`).
     scores: (N,) float32, 0 to 1.
-    masks: (N, 28, 28) float32, probability of the mask over its box, or None where the model has no masks.
-        28 x 28 is the mask head's grid (Mask R-CNN, figure 4); `model.masks.rle` makes COCO RLE of it.
+    masks: (N, M, M) float32, probability of the mask over its box, or None where the model has no masks.
+        M x M is the mask head's grid, 28 x 28 unless the model has another (Mask R-CNN, figure 4); `model.masks.rle` makes COCO RLE of it.
     keypoints: (N, K, 3) float32, x and y in pixels and the heat-map logit at the joint (torchvision's
         `keypoints_scores`), or None where the model has no joints. Rows of classes without joints are NaN.
     rles: COCO RLE of each instance's mask in the frame, in place of `masks`: where they were asked for, and for

@@ -135,8 +135,10 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
     """Of uncut instances that agree, the best by score.
 
     Two of one class are the same thing, or one is a part of the other, where their masks overlap much: boxes of two
-    things do, masks hardly. Two classes of one level are left alone, as the network leaves them; between levels a
-    thing that has become another class, for being too large or too small, is still the same thing.
+    things do, masks hardly. Not so two that one view shows, which the network has told apart, as a thing and one inside
+    it; nor the inner one where its own view shows that thing too. Two classes of one level are left alone, as the network
+    leaves them; between levels a thing that has become another class, for being too large or too small, is still the
+    same thing.
     """
     seen, levels, areas = compare.seen, compare.levels, compare.areas
     left = wholes[np.argsort(-seen.scores[wholes], kind="stable")]
@@ -150,7 +152,10 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
         same = (shared >= _SAME_IOU * (areas[i] + areas[near] - shared)) & (
             of_class | (levels[near] != levels[i])
         )
-        part = (shared >= _COVERED * np.minimum(areas[i], areas[near])) & of_class
+        apart = seen.views[near] != seen.views[i]
+        same &= apart
+        both = np.isin(seen.views[near], seen.views[near[same & of_class]])  # views that show the thing i
+        part = (shared >= _COVERED * np.minimum(areas[i], areas[near])) & of_class & apart & ~both
         left = left[~np.isin(left, near[same | part])]
     return [i for i in best if not _made_of_others(compare, i, np.asarray(best))]
 

@@ -30,6 +30,12 @@ class NotFiniteError(Exception):
     """The loss of a step, or its gradient, is not a number; the parameters are those of the step before."""
 
 
+def share_of(here: int, everywhere: int, workers: int) -> float:
+    """By what a worker's gradient counts that has `here` of a batch's examples, some of which may have been skipped: each
+    of them is to count the same once gradients are averaged over workers."""
+    return here * workers / everywhere if everywhere else 0.0
+
+
 class Learner:
     """Trains `network` on `device`. `wrapped` gives it to DistributedDataParallel where there are several workers."""
 
@@ -46,13 +52,7 @@ class Learner:
         self.average = copy.deepcopy(self.network).eval() if recipe.average else None
         self._parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p], "factor": recipe.backbone_rate if n.startswith("backbone.body.") else 1.0}
-                for n, p in self._parameters.items()
-            ],
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
+            _groups(self._parameters, recipe), lr=recipe.learning_rate, fused=True
         )
         self._blank = Example(
             image=torch.zeros(3, 64, 64, dtype=torch.uint8),
@@ -133,6 +133,20 @@ class Learner:
                 if value is not None
             }
             self._optimizer.state[parameter] = state | {"step": moments["step"].clone()}
+
+
+def _groups(parameters: dict[str, nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
+    """The optimiser's groups: the backbone has a rate of its own, and what shifts or scales a channel (biases and norms,
+    of one dimension) is not drawn to zero."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        factor = recipe.backbone_rate if name.startswith("backbone.body.") else 1.0
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": members, "factor": factor, "weight_decay": decay}
+        for (factor, decay), members in groups.items()
+    ]
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

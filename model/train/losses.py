@@ -272,14 +272,21 @@ def _narrowed(
 def _projected(boxes_R4: Tensor, matched_R: Tensor, example: Example, cells: int) -> Tensor:
     """(R, M, M) the masks of the matched instances in the grids of the RoIs, as torchvision's project_masks_on_boxes.
 
-    Each crop is a picture of its own, with a margin of what is not mask around it.
+    Each crop is a picture of its own, with a margin around it: of what is not mask or, at the image's right and lower edge,
+    of its last pixels.
     """
     instances, picture_R = torch.unique(matched_R.cpu(), return_inverse=True)
     crops = [example.crops[g] for g in instances.tolist()]
     height, width = (max((crop.shape[axis] for crop in crops), default=0) + 2 for axis in (0, 1))
     pictures = torch.zeros(len(crops), 1, height, width)
-    for picture, crop in zip(pictures, crops, strict=True):
-        picture[0, 1 : 1 + crop.shape[0], 1 : 1 + crop.shape[1]] = crop
+    for picture, crop, (x, y) in zip(pictures, crops, example.corners[instances].tolist(), strict=True):
+        h, w = crop.shape
+        picture[0, 1 : 1 + h, 1 : 1 + w] = crop
+        # What is sampled between the last pixel's centre and the image's edge is that pixel.
+        if x + w == example.image.shape[2]:
+            picture[0, :, 1 + w] = picture[0, :, w]
+        if y + h == example.image.shape[1]:
+            picture[0, 1 + h] = picture[0, h]
     corner_R2 = example.corners.to(boxes_R4.device)[matched_R] - 1
     rois = torch.cat([picture_R[:, None].to(boxes_R4), boxes_R4 - corner_R2.repeat(1, 2)], 1)
     return roi_align(pictures.to(boxes_R4.device), rois, (cells, cells), 1.0)[:, 0]

@@ -7,6 +7,7 @@ predicted by tiles comes as RLE already.
 from __future__ import annotations
 
 import datetime
+import math
 from dataclasses import dataclass
 
 import masklake.model.masks.rle as rle
@@ -87,7 +88,9 @@ def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
         areas = np.rint(extents.prod(axis=1)).astype(np.int32)
     else:
         if row["rles"] is None:
-            encoded = rle.encode_masks(np.frombuffer(row["masks"], "<f4").reshape(-1, 28, 28), boxes, size)
+            probs = np.frombuffer(row["masks"], "<f4")
+            side = math.isqrt(len(probs) // max(1, len(scores)))
+            encoded = rle.encode_masks(probs.reshape(len(scores), side, side), boxes, size)
         else:
             encoded = [{"size": list(size), "counts": counts} for counts in row["rles"]]
         masks = _rle_array([one["counts"].decode("ascii") for one in encoded], size)

@@ -1,7 +1,7 @@
 """Infer: decoded rows in, detections out, by one predictor per actor.
 
 The predictor comes from a factory, so that this module knows no model. Detections travel as raw bytes of
-their arrays: boxes, scores and 28x28 mask probabilities, never full-frame masks; of images predicted by tiles, RLE.
+their arrays: boxes, scores and mask probabilities on the head's grid, never full-frame masks; of images predicted by tiles, RLE.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOUND = (
     pa.field("joints", pa.large_binary()),
     pa.field("rles", pa.large_list(pa.large_binary())),
 )
-"""boxes float32 (N, 4) xyxy, label_ids int32 (N,), scores float32 (N,), masks float32 (N, 28, 28) or null,
+"""boxes float32 (N, 4) xyxy, label_ids int32 (N,), scores float32 (N,), masks float32 (N, M, M) or null,
 joints float32 (N, K, 3) or null; pixels of the original frame. rles: counts of N COCO RLEs of the original frame, in
 place of masks for images that were predicted by tiles, or null."""
 

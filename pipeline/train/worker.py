@@ -114,11 +114,11 @@ class _Loop:
 
     def run(self) -> None:
         for batch in self._stream():
-            progress, save, ended = self._agreed()
+            progress, save, ended, examples = self._agreed(len(batch.examples))
             # Ray Train, told twice of the checkpoint of one step, would delete it twice.
             if (save or ended) and self._at.step > self._kept:
                 self._save()
-            if ended or not self._learn(batch, progress):
+            if ended or not self._learn(batch, progress, examples):
                 break
         self._tell(finished=True)
 
@@ -135,8 +135,9 @@ class _Loop:
             loaders=given.loaders,
         )
 
-    def _agreed(self) -> tuple[float, bool, bool]:
-        """Progress (0 to 1), whether to save, whether it is over: the first worker's view, which all take."""
+    def _agreed(self, mine: int) -> tuple[float, bool, bool, int]:
+        """Progress (0 to 1), whether to save, whether it is over: the first worker's view, which all take; and how many
+        examples of the batch all workers have, of which `mine` are here."""
         import torch
 
         told = [0.0, 0.0, 0.0]
@@ -147,10 +148,11 @@ class _Loop:
             stop = self._tell() or progress >= 1 or self._lost_too_many()
             told = [progress, float(now - self._saved >= 60 * self._given.save_minutes), float(stop)]
         if self._workers > 1:
-            shared = torch.tensor(told, dtype=torch.float64, device=self._learner.device)
-            torch.distributed.broadcast(shared, 0)
-            told = shared.tolist()
-        return told[0], bool(told[1]), bool(told[2])
+            shared = torch.tensor([*told, mine], dtype=torch.float64, device=self._learner.device)
+            torch.distributed.all_reduce(shared)  # the other workers say nothing of the first three
+            *told, total = shared.tolist()
+            return told[0], bool(told[1]), bool(told[2]), round(total)
+        return told[0], bool(told[1]), bool(told[2]), mine
 
     def _progress(self) -> float:
         given = self._given
@@ -158,10 +160,10 @@ class _Loop:
             return self._at.step / given.steps
         return self._at.seconds / (60 * (given.minutes or 1.0))
 
-    def _learn(self, batch: StepBatch, progress: float) -> bool:
-        """Take one step; False where its loss is not a number, which the driver is told with the batch's images."""
+    def _learn(self, batch: StepBatch, progress: float, examples: int) -> bool:
+        """Take one step, for which all workers have `examples`; False where its loss is not a number, which the driver is told with the batch's images."""
         import ray
-        from masklake.model.train.learner import NotFiniteError
+        from masklake.model.train.learner import NotFiniteError, share_of
 
         order = self._given.batches.order
         whole = order.of_step(batch.step)
@@ -172,7 +174,7 @@ class _Loop:
                 batch.step,
                 progress,
                 worker=self._rank,
-                share=mine * self._workers / len(whole),
+                share=share_of(len(batch.examples), examples, self._workers),
             )
         except NotFiniteError as error:
             if self._rank == 0:

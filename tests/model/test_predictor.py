@@ -550,6 +550,30 @@ def test_boxes_only(demo: LoadedModel, demo_images: Images) -> None:
     np.testing.assert_allclose(found.boxes, full.boxes, atol=1e-2)
 
 
+@pytest.mark.parametrize(("masks", "joints"), [(7, 14), (28, 7), (10, 20)])
+def test_other_grids_than_fourteen(masks: int, joints: int) -> None:
+    keys = SMALL_PYRAMID | {"mask_resolution": masks, "keypoint_resolution": joints}
+    spec = ref.spec("joint", ref.CLASSES[:5], backbone="resnet18-fpn", class_index="position", **keys)
+    module = ref.excite(build(spec), 0)  # type: ignore[arg-type]  # one R-CNN
+    image = ref.noise(1, 120, 160)
+    exact, fast = (
+        predict(Predictor(LoadedModel(spec, module), device="cpu", precision=p, max_detections=12), [image])[
+            0
+        ]
+        for p in ("exact", "float32")
+    )
+    expected = ref.eager(module, image, 0.05, 12)
+    assert exact.masks is not None
+    assert exact.masks.shape[1:] == (2 * masks, 2 * masks)
+    np.testing.assert_array_equal(exact.masks, expected["probs"][:, 0])
+    assert_rles_are(rle.encode_masks(exact.masks, exact.boxes, image.shape[:2]), expected["masks"])
+    assert len(fast) == len(exact) > 3
+    rows = joints_of(exact)
+    assert rows.any()
+    assert exact.keypoints is not None
+    np.testing.assert_array_equal(exact.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2])
+
+
 def test_preprocessing_is_the_specs(demo: LoadedModel, demo_images: Images) -> None:
     """A model is resized for as its spec says, like torchvision's transform with these numbers."""
     spec = replace(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from masklake.model.networks.build import build
 from masklake.model.networks.config import TINY, Network
-from masklake.model.train.learner import OPTIMIZER, Learner, NotFiniteError
+from masklake.model.train.examples import Example
+from masklake.model.train.learner import OPTIMIZER, Learner, NotFiniteError, share_of
 from masklake.model.train.recipe import Recipe
 
 from tests.model.train.test_losses import SPEC, _examples
@@ -93,6 +94,37 @@ def test_a_worker_without_examples_takes_part() -> None:
     one.step([], 0, 0.0)
     assert all(p.grad is not None and not p.grad.any() for p in one._parameters.values())
     assert before.keys() == tensors(one).keys()
+
+
+def test_norms_and_biases_are_not_drawn_to_zero() -> None:
+    """With no gradient at all, what is left of a step is the decay."""
+    one = learner(replace(RECIPE, weight_decay=0.5, backbone_rate=0.5))
+    before = {name: parameter.detach().clone() for name, parameter in one._parameters.items()}
+    one.step([], 0, 0.0)
+    for name, parameter in one._parameters.items():
+        if parameter.ndim == 1:
+            assert torch.equal(parameter, before[name]), name
+        else:
+            rate = 1e-3 * (0.5 if name.startswith("backbone.body.") else 1.0)
+            torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * 0.5))
+
+
+def test_the_gradient_of_two_workers_is_that_of_their_images() -> None:
+    """One has three images, and of the other's four three were skipped: each image counts the same."""
+    examples = _examples()
+    many, few = [examples[0]] * 3, [examples[1]]
+
+    def gradient(batch: list[Example], share: float) -> dict[str, torch.Tensor]:
+        one = learner(replace(RECIPE, clip=1e9, rois=4096, anchors=10**6))
+        one.step(batch, 0, 0.0, share=share)
+        return {n: p.grad.clone() for n, p in one._parameters.items() if p.grad is not None}
+
+    halves = gradient(many, share_of(3, 4, 2)), gradient(few, share_of(1, 4, 2))
+    alone = gradient(many, 1.0), gradient(few, 1.0)
+    for name, whole in halves[0].items():
+        mean = (whole + halves[1][name]) / 2  # what DistributedDataParallel makes of the workers' gradients
+        torch.testing.assert_close(mean, (3 * alone[0][name] + alone[1][name]) / 4, rtol=1e-4, atol=1e-6)
+    assert share_of(0, 0, 2) == 0  # all images of the batch are gone
 
 
 def test_frozen_parameters_stay() -> None:

@@ -15,7 +15,7 @@ from masklake.model.train.examples import Example, pack, unpack
 from masklake.model.train.losses import Losses
 from masklake.model.train.recipe import Recipe
 from masklake.pipeline.labels.masks import from_pixels
-from torchvision.models.detection.roi_heads import keypointrcnn_loss, maskrcnn_loss
+from torchvision.models.detection.roi_heads import keypointrcnn_loss, maskrcnn_loss, project_masks_on_boxes
 
 SPEC = ModelSpec(
     name="t",
@@ -111,6 +111,27 @@ def test_mask_loss_is_torchvisions() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients = [torch.autograd.grad(loss, features["0"])[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_mask_targets_are_torchvisions_up_to_the_edges() -> None:
+    """RoIs anywhere inside the image, masks that reach its edges and that do not."""
+    generator = torch.Generator().manual_seed(2)
+    height, width = 37, 53
+    corners = torch.tensor([[0, 0], [33, 17], [33, 5], [8, 17], [10, 9]])
+    crops = [torch.randint(0, 2, (20, 20), generator=generator, dtype=torch.uint8) for _ in corners]
+    none = torch.zeros(0)
+    example = Example(
+        image=torch.zeros(3, height, width, dtype=torch.uint8), boxes=torch.zeros(5, 4), outputs=none, crops=crops,
+        corners=corners, joints=none, crowds=none,
+    )  # fmt: skip
+    limit = torch.tensor([width, height] * 2)
+    low, high = torch.rand(2, 400, 2, generator=generator).sort(0).values
+    rois = torch.cat([low, high], 1) * limit
+    rois[::4, 2], rois[1::4, 3] = width, height
+    matched = torch.arange(400) % len(crops)
+    found = ours._projected(rois, matched, example, 28)
+    expected = project_masks_on_boxes(_whole_masks(example), rois, matched, 28)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_keypoint_loss_is_torchvisions_on_fewer_rois() -> None:

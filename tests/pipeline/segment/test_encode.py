@@ -31,14 +31,14 @@ class Fixed:
         return [self.found] * len(images)
 
 
-def _detections(n: int, *, masks: bool = True, joints: bool = True) -> Detections:
+def _detections(n: int, *, masks: bool = True, joints: bool = True, side: int = 28) -> Detections:
     rng = np.random.default_rng(n)
     corner = rng.uniform(0, 15, (n, 2)).astype(np.float32)
     return Detections(
         boxes=np.concatenate([corner, corner + rng.uniform(3, 14, (n, 2)).astype(np.float32)], axis=1),
         labels=(np.arange(n) % 2 + 1).astype(np.int32),
         scores=np.linspace(0.9, 0.2, n, dtype=np.float32),
-        masks=rng.random((n, 28, 28), dtype=np.float32) if masks else None,
+        masks=rng.random((n, side, side), dtype=np.float32) if masks else None,
         keypoints=rng.uniform(0, 24, (n, 3, 3)).astype(np.float32) if joints else None,
     )
 
@@ -57,8 +57,10 @@ def _paste(prob: np.ndarray, box: np.ndarray, height: int, width: int) -> np.nda
     return (pasted[0, 0].numpy() > 0.5).astype(np.uint8)
 
 
-def test_masks_are_those_of_torchvision_and_pycocotools() -> None:
-    found = _detections(7)
+@pytest.mark.parametrize("side", [28, 14, 56, 20])
+def test_masks_are_those_of_torchvision_and_pycocotools(side: int) -> None:
+    """Also of models whose `mask_resolution` is another than 14."""
+    found = _detections(7, side=side)
     rows = _encoded(solid((0, 0, 0), (32, 24)), predictor=Fixed(found)).to_pylist()
     assert found.masks is not None
     for i, instance in enumerate(rows[0]["instances"]):
