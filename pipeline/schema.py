@@ -117,6 +117,12 @@ LABELS = pa.schema([
     _field("source", pa.string(), "human | import | …"),
     _field("split", pa.string(), "train | val, a stable hash of uri unless pinned"),
     _field("labelled_at", _TIME, "of the whole label set; the newest label set of an image replaces older ones"),
+    # Added later, and so at the end and nullable: parts of older versions have none of them.
+    _field("ignore", pa.bool_(), "neither learnt nor counted: COCO's ignore; null and false mean that it is an object", nullable=True),
+    _field("given_area", pa.float64(), "the annotation file's area, pixels, by which COCO's evaluation goes; null where it is the column area", nullable=True),
+    _field("num_keypoints", pa.int32(), "the annotation file's number of labelled keypoints; null where it is that of the column keypoints", nullable=True),
+    _field("absent", pa.list_(pa.string()), "of the image: classes that were searched for and are not there, where only these and those of the instances were (LVIS' neg_category_ids); null where every class was", nullable=True),
+    _field("not_exhaustive", pa.list_(pa.string()), "of the image: classes of which not every object is labelled (LVIS' not_exhaustive_category_ids)", nullable=True),
 ])  # fmt: skip
 """One row per labelled instance, and one with instance -1 for an image that is labelled and has none."""
 

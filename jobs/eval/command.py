@@ -28,8 +28,9 @@ An image that failed counts as one in which nothing was detected. Classes and jo
 Classes of the labels that the model does not know are listed and left out of the mean (--all-classes counts
 them, with an AP of 0); detections of classes that no label names are left out. Crowds are treated as COCO
 does. An instance without a mask is, for masks, a crowd of the shape of its box. A joint that COCO does not
-have is given a tolerance (sigma) of 0.05. Small, medium and large go by the pixels of the labelled mask; COCO's
-files have the areas of polygons, by which a few objects fall on the other side of a bound.
+have is given a tolerance (sigma) of 0.05. Small, medium and large, and the scale of keypoints, go by the area that the
+annotation file gave, else by the pixels of the labelled mask, else by the box. What is labelled `ignore` neither counts
+nor costs. Where an image was searched for some classes only (LVIS), detections of others there do not count.
 
 --coco DIR takes COCO val2017 (val2017/ and annotations/ as they are unpacked) in place of the lake's labels.
 Nothing is imported; the model (default coco) is run over its images into LAKE where it has not been. For

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from masklake.pipeline.labels.placement import Unplaced
-    from masklake.pipeline.labels.sets import LabelSet
+    from masklake.pipeline.labels.sets import LabelSet, Skipped
     from masklake.pipeline.labels.store import Added
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.store import Storage
@@ -24,20 +24,27 @@ Take labels in from COCO's instances and person_keypoints JSON, Label Studio's J
 Several COCO files are read together: what instances.json and person_keypoints.json say of one object, by the
 same id or, failing that, by boxes that overlap by more than half, becomes one instance. An import is all or nothing.
 Every image that a file lists counts as looked at: one without annotations is labelled as holding nothing, so
-that training can tell it from one that nobody has seen (--skip-empty leaves such images out).
+that training can tell it from one that nobody has seen (--skip-empty leaves such images out). A file without any
+annotation is refused unless --allow-empty says that it means it.
+
+What cannot be read is left out, counted by reason and listed, and the rest is imported; --strict refuses the file
+instead. An image of which nothing could be read is left out: it is not one that holds nothing.
 
 Which image of the lake a name in the file means is found in this order:
   --mapping FILE       a CSV with the columns name and uri, or a JSON object of uris by name
   the file itself      if `masklake labels export` wrote it
-  --uri-prefix URI     the name below URI, whether the lake knows that image or not
+  --uri-prefix URI     the name below URI, whether the lake knows that image or not; backslashes, ./, ../ and the
+                       other ways in which tools write names are understood, and the image must be there (--unchecked)
   the lake's images    the one whose URI ends with the name, folders included (--by-basename: file names only)
 A name that means no image, or several, or an image of another size, is listed, and then nothing is imported
 unless --skip-unresolved leaves it out. --unresolved FILE writes them as a CSV to be filled in for --mapping.
 
 Masks: polygons become pixels as pycocotools makes them; RLE stays as it is. Boxes are the file's own, or those
-around mask or joints where it has none; area is recounted. CVAT's iscrowd is not taken: it is 1 for every
+around mask or joints where it has none. Area, ignore, num_keypoints and LVIS' negative and not exhaustive classes
+are kept as the file has them, and evaluation and training heed them. CVAT's iscrowd is not taken: it is 1 for every
 brush mask. Label Studio: the newest annotation of a task counts, cancelled ones and predictions do not; a
-key point belongs to the region that is its parent, or related to it, or alone around it. What labels have no
+key point belongs to the region that is its parent, or related to it, or alone around it; a region to the image that
+its to_name names. What labels have no
 column for (licences, supercategories, classes without instances, attributes, who annotated) is not kept.
 
 An image's split is --split, else what it was in this lake, else what the file says if Masklake wrote it, else
@@ -50,6 +57,7 @@ examples:
   masklake labels import cvat.json lake/ --mapping todo.csv"""
 
 _LISTED = 20
+_LISTED_OF_A_KIND = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unresolved", metavar="FILE", help="write the names that were not found to this CSV"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a file of which something cannot be read"
+    )
+    parser.add_argument(
+        "--allow-empty",
+        action="store_true",
+        help="a file without any annotation means that its images hold nothing",
+    )
+    parser.add_argument(
+        "--unchecked", action="store_true", help="do not look whether images below --uri-prefix are there"
     )
     parser.add_argument("--skip-empty", action="store_true", help="leave images without annotations out")
     parser.add_argument("--split", choices=["train", "val"], help="pin the split of these images")
@@ -89,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
     storage = storage_from(args)
     files = [(file, _read(file, storage, "read the labels")) for file in args.files]
-    format_, found = label_import.read(files, args.format)
+    format_, found = label_import.read(files, args.format, strict=args.strict, allow_empty=args.allow_empty)
     mapping = None
     if args.mapping:
         mapping = label_uris.read_mapping(_read(args.mapping, storage, "read the mapping"), args.mapping)
@@ -100,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         mapping=mapping,
         prefix=args.uri_prefix and normalise(args.uri_prefix),
         by_basename=args.by_basename,
+        unchecked=args.unchecked,
     )
     if placement.unplaced:
         _tell_unplaced(placement.unplaced, len(found.images), args, storage)
@@ -114,12 +134,13 @@ def run(args: argparse.Namespace) -> int:
     )
     added = label_store.add(lake, prepared.sets, prepared.before, dry_run=args.dry_run)
     facts = _facts(format_, prepared.sets, added, len(placement.unplaced), found.notes + prepared.notes)
+    facts["skipped"] = [one._asdict() for one in found.skipped]
     if args.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json(facts | {"lake": lake.uri})
     else:
-        _print(facts, lake, dry_run=args.dry_run)
+        _print(facts, found.skipped, lake, dry_run=args.dry_run)
     return 0
 
 
@@ -193,7 +214,7 @@ def _facts(
     }
 
 
-def _print(facts: dict[str, Any], lake: Lake, *, dry_run: bool) -> None:
+def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run: bool) -> None:
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import one_line
 
@@ -213,6 +234,16 @@ def _print(facts: dict[str, Any], lake: Lake, *, dry_run: bool) -> None:
     )
     if facts["unresolved"]:
         say("left out: {unresolved:,} images that could not be resolved".format(**facts))
+    by_kind: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        by_kind.setdefault(one.kind, []).append(one)
+    for alike in by_kind.values():
+        part = " left out: " in alike[0].problem  # of an object, which stays
+        say(f"{'' if part else 'left out: '}{alike[0].problem}: {len(alike):,}")
+        for one in alike[:_LISTED_OF_A_KIND]:
+            say(f"- {one.where}" + (f": {one.problem}" if one.problem != alike[0].problem else ""))
+        if len(alike) > _LISTED_OF_A_KIND:
+            say(f"- … and {len(alike) - _LISTED_OF_A_KIND:,} more (--json lists them all)")
     for note, count in facts["notes"].items():
         say(f"note: {note}: {count:,}")
     if facts["part"]:

@@ -10,7 +10,8 @@ from masklake.jobs.options import storage_from
 SUMMARY = "count what is labelled, by class and split"
 DESCRIPTION = """\
 Count what is labelled in a lake: images and instances by split, instances by class with masks, joints and
-crowds, where the labels come from, and how long their history is."""
+crowds, where the labels come from, how long their history is, and which keypoints change places when training mirrors an
+image (`masklake train --flip-pairs` says otherwise)."""
 EPILOG = """\
 examples:
   masklake labels stats s3://lake
@@ -32,6 +33,11 @@ _HISTORY = """
         min(labelled_at) as first_at, max(labelled_at) as last_at
     from (select uri, labelled_at, count(*) as rows from all_labels group by all)
 """
+_KEYPOINTS = """
+    select label, names, count(*) as instances
+    from (select label, [k.name for k in keypoints] as names from labels where keypoints is not null)
+    group by all order by label, instances desc
+"""
 _CLASS_COLUMNS = ("images", "instances", "train", "val", "masks", "with joints", "crowds")
 
 
@@ -47,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     lake = Lake(args.lake, storage_from(args))
     with Database(lake) as database:
-        images, classes, [history] = (database.rows(sql) for sql in (_IMAGES, _CLASSES, _HISTORY))
+        images, classes, [history], keypoints = (
+            database.rows(sql) for sql in (_IMAGES, _CLASSES, _HISTORY, _KEYPOINTS)
+        )
     parts = lake.parts("labels")
     facts = {
         "images": [
@@ -57,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             dict(zip(("label", *(name.replace(" ", "_") for name in _CLASS_COLUMNS)), row, strict=True))
             for row in classes
         ],
+        "keypoints": _keypoints(keypoints),
         "history": {
             "parts": len(parts),
             "bytes": sum(part.size or 0 for part in parts),
@@ -74,6 +83,29 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(facts)
     return 0
+
+
+def _keypoints(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The keypoints of each class, and the pairs of them that training lets change places in a mirror."""
+    from masklake.model.flip_pairs import propose
+
+    names: dict[str, dict[str, None]] = {}
+    for label, some, _ in sorted(rows, key=lambda row: (row[0], -len(row[1]))):
+        names.setdefault(label, {}).update(dict.fromkeys(some))
+    facts = []
+    for label, known in names.items():
+        ordered = list(known)
+        proposed = propose(ordered)
+        facts.append(
+            {
+                "label": label,
+                "keypoints": ordered,
+                "flip_pairs": [[ordered[a], ordered[b]] for a, b in proposed.pairs],
+                "unpaired": [ordered[i] for i in proposed.unpaired],
+                "mirrored": proposed.usable,
+            }
+        )
+    return facts
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -99,6 +131,20 @@ def _print(facts: dict[str, Any]) -> None:
         classes.add_row(printable(label), *(f"{count:,}" for count in counts))
     console.print(classes)
     console.print()
+    for row in facts["keypoints"]:
+        if row["mirrored"]:
+            pairs = ", ".join(f"{a}:{b}" for a, b in row["flip_pairs"]) or "none"
+            text = (
+                f"{row['label']}: {len(row['keypoints'])} keypoints, in a mirror these change places: {pairs}"
+            )
+        else:
+            text = (
+                f"{row['label']}: {len(row['keypoints'])} keypoints, images are not mirrored in training: the names do not "
+                f"tell what changes places with {', '.join(row['unpaired'])} (train --flip-pairs A:B,… says it)"
+            )
+        console.print(printable(text), soft_wrap=True)
+    if facts["keypoints"]:
+        console.print()
     history = facts["history"]
     console.print(
         "history: {label_sets:,} label sets, {older_label_sets:,} of them replaced; {rows:,} rows in {parts:,} parts, "

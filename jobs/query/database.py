@@ -174,7 +174,8 @@ class Database:
         return parts
 
     def _uris(self, table: str, parts: Iterable[Part]) -> str:
-        """`parts` as an SQL list of file names; an empty table's file where there are none."""
+        """`parts` as an SQL list of file names; with an empty table's file where there are none, and for labels, whose
+        parts of older versions lack the newest columns."""
         if self._files is None:
             self._files = LakeFiles(*self.lake.arrow(), keep_open=self._remote)
             self._files.spill = (
@@ -182,10 +183,11 @@ class Database:
             )  # relations outlive this object, and the connection keeps its files
             self.connection.register_filesystem(self._files)
         uris = self._files.serve(parts)
-        if not uris:
+        if not uris or table == "labels":
             from masklake.pipeline.storage.parquet import encode
 
-            uris = self._files.serve_bytes(f"empty/{table}.parquet", encode(SCHEMAS[table].empty_table()))
+            empty = encode(SCHEMAS[table].empty_table())
+            uris = [*self._files.serve_bytes(f"empty/{table}.parquet", empty), *uris]
         return "[{}]".format(", ".join("'{}'".format(uri.replace("'", "''")) for uri in uris))
 
     def _scan(self, view: str, table: str, parts: list[Part]) -> None:
@@ -195,7 +197,9 @@ class Database:
         for version, path in self._execute(_VERSIONS, VERSION_KEY):
             require_version(version, join(self.lake.uri, path.removeprefix(ROOT)))
         hive = "true, hive_types_autocast = false" if parts and table != "labels" else "false"
-        self._execute(f"create view {view} as from read_parquet({uris}, hive_partitioning = {hive})")
+        self._execute(
+            f"create view {view} as from read_parquet({uris}, hive_partitioning = {hive}, union_by_name = {table == 'labels'})"
+        )
 
     def _make_runs(self) -> None:
         """Make `runs` from every run.json."""

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from masklake.pipeline.labels.sets import Instance, LabelSet
+import numpy as np
+from masklake.model.boxes import iou_xywh
+from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.sets import Box, Instance, LabelSet
+from numpy.typing import NDArray
+
+_AROUND = 0.5
+"""A box and the box around the mask overlap by more than this IoU, unless one of them means something else."""
+
+_AS_MEANT = 0.9
+"""From this IoU on another reading of the box is what may be meant, unless the box itself overlaps by _WELL."""
+
+_WELL = 0.75
+_ROUNDED = 2.0
+"""Pixels by which the edges of a box and of a mask of few pixels may lie apart: polygons become whole pixels."""
 
 _OUTSIDE = 1.0
 """Pixels by which boxes and joints may leave the frame: tools round outwards, and COCO's own boxes do."""
@@ -50,6 +64,12 @@ def _wrong(found: LabelSet, instance: Instance, classes: Collection[str] | None)
     x, y, w, h = instance.box
     if not w or not h:
         yield "the box has no area"
+    elif instance.mask is not None and (
+        found.width is None or (instance.mask.height, instance.mask.width) == (found.height, found.width)
+    ):
+        yield from _not_around(found, instance.box, instance.mask)
+    if 0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1:
+        yield "the box lies in the first pixel; is it in fractions of the image?"
     if found.width is None or found.height is None:
         return
     if x < -_OUTSIDE or y < -_OUTSIDE or x + w > found.width + _OUTSIDE or y + h > found.height + _OUTSIDE:
@@ -64,3 +84,40 @@ def _wrong(found: LabelSet, instance: Instance, classes: Collection[str] | None)
     ]
     if outside:
         yield f"joints outside the image: {', '.join(outside)}"
+
+
+def _not_around(found: LabelSet, box: Box, mask: Rle) -> Iterator[str]:
+    """That the box is not the one around the mask, and what it may be instead."""
+    around = mask.box
+    overlap = _overlap(box, around)
+    apart = np.abs(_edges(box) - _edges(around)).max()
+    if not around[2] or overlap >= _WELL or apart <= _ROUNDED:
+        return
+    x, y, w, h = box
+    readings: dict[str, Box] = {
+        "its corners": (x, y, w - x, h - y),
+        "its centre and size": (x - w / 2, y - h / 2, w, h),
+    }
+    if found.width and found.height:
+        width, height = found.width, found.height
+        fractions = (x * width, y * height, w * width, h * height)
+        readings["fractions of the image"] = fractions
+        fx, fy, fw, fh = fractions
+        readings["fractions of the image, from its centre"] = (fx - fw / 2, fy - fh / 2, fw, fh)
+    meant = [name for name, reading in readings.items() if _overlap(reading, around) >= _AS_MEANT]
+    if overlap >= _AROUND and not meant:
+        return
+    hint = f"; it may be {meant[0]}, where x, y, width, height belong" if meant else ""
+    shown, expected = (", ".join(f"{v:g}" for v in some) for some in (box, around))
+    yield f"the box [{shown}] is not around the mask, which lies in [{expected}]{hint}"
+
+
+def _edges(box: Box) -> NDArray[np.float64]:
+    x, y, w, h = box
+    return np.array([x, y, x + w, y + h])
+
+
+def _overlap(one: Box, other: Box) -> float:
+    if min(one[2:]) <= 0:
+        return 0.0
+    return float(iou_xywh(np.array(one), np.array(other)))

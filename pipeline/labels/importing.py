@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.labels.formats.coco_reader import CocoReader
-from masklake.pipeline.labels.formats.node import detect, parse
+from masklake.pipeline.labels.formats.detect import detect, parse, studio_tasks
 from masklake.pipeline.labels.formats.studio_reader import StudioReader
 from masklake.pipeline.labels.placement import Placement, Size
 from masklake.pipeline.labels.sets import (
@@ -17,6 +17,7 @@ from masklake.pipeline.labels.sets import (
     LabelFile,
     LabelledImage,
     LabelSet,
+    Skipped,
     digest,
     number_classes,
     split_of,
@@ -38,11 +39,39 @@ class Prepared:
     notes: Counter[str]
 
 
-def read(files: Sequence[tuple[str, bytes]], format_: str | None = None) -> tuple[str, LabelFile]:
+def read(
+    files: Sequence[tuple[str, bytes]],
+    format_: str | None = None,
+    *,
+    strict: bool = False,
+    allow_empty: bool = False,
+) -> tuple[str, LabelFile]:
     """The format and the labels of files (name, content) that are read together. `format_` None: by their shape.
 
-    Raises UserError for a file that cannot be understood, and for files of different formats.
+    What cannot be read is left out and told in the result's `skipped`, or, where `strict`, refused. Raises UserError for a
+    file that is no such file at all, for files of different formats, for one of which nothing could be read, and, unless
+    `allow_empty`, for one that has images and no annotation at all.
     """
+    chosen, found = _read(files, format_)
+    if strict and found.skipped:
+        raise UserError(f"{_listed(found.skipped)}; without --strict they are left out")
+    if found.unannotated and not allow_empty:
+        raise UserError(
+            f"{found.unannotated[0]}: has images and no annotation at all, as CVAT's export COCO Keypoints writes it where it "
+            "lost the annotations (COCO 1.0 has them); --allow-empty says that these images hold nothing"
+        )
+    if found.skipped and not found.images:
+        raise UserError(f"{_listed(found.skipped)}; nothing is left to import")
+    return chosen, found
+
+
+def _listed(skipped: Sequence[Skipped]) -> str:
+    first = skipped[0]
+    more = f" (and {len(skipped) - 1:,} more that cannot be read)" if len(skipped) > 1 else ""
+    return f"{first.where}: {first.problem}{more}"
+
+
+def _read(files: Sequence[tuple[str, bytes]], format_: str | None) -> tuple[str, LabelFile]:
     contents = [(file, parse(data, file)) for file, data in files]
     shapes = [detect(content, file) for file, content in contents]
     family = {"label-studio" if shape == "label-studio" else "coco" for shape in shapes}
@@ -59,7 +88,7 @@ def read(files: Sequence[tuple[str, bytes]], format_: str | None = None) -> tupl
         return chosen, coco.result()
     studio = StudioReader()
     for file, content in contents:
-        studio.add(content, file)
+        studio.add(studio_tasks(content) or [], file)
     return chosen, studio.result()
 
 
@@ -81,7 +110,7 @@ def prepare(
     never moves between train and val by being labelled again.
     """
     placed = [(image, uri) for image, uri in placement.placed if image.instances or not skip_empty]
-    notes: Counter[str] = Counter()
+    notes: Counter[str] = Counter(placement.notes)
     if left := len(placement.placed) - len(placed):
         notes["images without annotations left out (--skip-empty)"] = left
     before = {one.uri: one for one in label_store.newest(lake, [uri for _, uri in placed])}
@@ -93,6 +122,8 @@ def prepare(
             instances=tuple(_numbered(instance, numbers) for instance in image.instances),
             source=pinned_source or _exported_source(image) or source,
             split=split or (before[uri].split if uri in before else image.split or split_of(uri)),
+            absent=image.absent,
+            not_exhaustive=image.not_exhaustive,
         )
         for image, uri in placed
     ]

@@ -71,6 +71,30 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     return _from_runs(_runs(merged["counts"].decode("ascii")), height, width)
 
 
+def from_ellipse(
+    centre: tuple[float, float], radii: tuple[float, float], degrees: float, height: int, width: int
+) -> Rle:
+    """The pixels whose middle lies in the ellipse (x, y in pixels), whose first radius is turned clockwise from the x axis.
+
+    Raises ValueError where no pixel does.
+    """
+    check_frame(height, width)
+    (x, y), (a, b) = centre, radii
+    if not (a > 0 and b > 0):
+        raise ValueError("an ellipse has a radius that is not above 0")
+    reach = max(a, b)
+    rows = np.arange(max(0, math.floor(y - reach)), min(height, math.ceil(y + reach)))
+    columns = np.arange(max(0, math.floor(x - reach)), min(width, math.ceil(x + reach)))
+    dy, dx = rows[:, None] + 0.5 - y, columns[None, :] + 0.5 - x
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    inside = ((cos * dx + sin * dy) / a) ** 2 + ((cos * dy - sin * dx) / b) ** 2 <= 1
+    if not inside.any():
+        raise ValueError("an ellipse covers no pixel of its image")
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = inside
+    return from_pixels(pixels)
+
+
 def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, width: int) -> Rle:
     """An RLE of COCO, compressed (text) or not (run lengths), in the one form that pycocotools writes.
 

@@ -54,6 +54,9 @@ class Merged:
             mask=one.mask or instance.mask,
             joints=one.joints or instance.joints,
             iscrowd=one.iscrowd or instance.iscrowd,
+            ignore=one.ignore or instance.ignore,
+            given_area=one.given_area or instance.given_area,
+            num_keypoints=instance.num_keypoints if one.num_keypoints is None else one.num_keypoints,
         )
 
     def _overlapping(self, free: list[int], left: list[Instance]) -> dict[int, int]:

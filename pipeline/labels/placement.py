@@ -1,28 +1,36 @@
 """From the names in an annotation file to the lake's images.
 
 In this order: a mapping that names it; the uri that Masklake's own exports carry; below a given prefix; and else the
-lake's images, of which the name must be the whole URI or its last parts, and of one image only. Nothing is guessed: a
-name that fits none, or several, is told. Names are text: but for a `./` or `/` before them nothing in them has a meaning,
-and `..` is two dots.
+lake's images, of which the name must be the whole URI or its last parts, and of one image only. What a name may mean is
+`names`' to say: all spellings are tried, and nothing is guessed. A name that fits none, or several, is told, and so is one
+below a prefix where no such object lies.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.labels.formats.node import Node, parse
+from masklake.pipeline.labels import names
+from masklake.pipeline.labels.formats.detect import parse
+from masklake.pipeline.labels.formats.node import Node
 from masklake.pipeline.labels.sets import LabelledImage
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.explain import explaining
-from masklake.pipeline.storage.store import join, normalise
+from masklake.pipeline.storage.store import Storage, join, normalise
 
 _CANDIDATES = 3
 """How many of the images that a name could be are told."""
+
+_ASKED_ONE_BY_ONE = 50
+"""From so many objects on it is cheaper to list their folder."""
+
+_AT_ONCE = 16
 
 Size = tuple[int | None, int | None]
 """Width and height, pixels."""
@@ -44,6 +52,7 @@ class Placement:
     unplaced: list[Unplaced]
     sizes: Mapping[str, Size]
     """Of the images that the lake knows, by uri."""
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def place(
@@ -53,26 +62,66 @@ def place(
     mapping: Mapping[str, str] | None = None,
     prefix: str | None = None,
     by_basename: bool = False,
+    unchecked: bool = False,
 ) -> Placement:
-    """Find the uri of each image. `by_basename` compares the last part of names only."""
-    told: list[str | None] = [_told(image, mapping or {}, prefix) for image in images]
-    wanted = {_last(name) for image in images for name in (image.name, *image.aliases)}
-    sizes = _known_images(lake, wanted | {_last(uri) for uri in told if uri is not None})
+    """Find the uri of each image. `by_basename` compares the last part of names only; `unchecked` takes names below
+    `prefix` for objects that are there."""
+    told = [_told(image, mapping or {}, prefix, by_basename=by_basename) for image in images]
+    ends = {_last(form) for image in images for name in (image.name, *image.aliases) for form in _forms(name)}
+    sizes = _known_images(lake, ends | {_last(uri) for uris in told for uri in uris})
+    asked = {uri for uris in told if not sizes.keys() & set(uris) for uri in uris}
+    asked -= {uris[0] for image, uris in zip(images, told, strict=True) if _is_certain(image, mapping or {})}
+    missing: set[str] = set()
+    notes: Counter[str] = Counter()
+    if asked and prefix is not None and not unchecked:
+        try:
+            missing = asked - _present(lake.storage, prefix, asked)
+        except UserError as error:
+            notes[f"images were not looked for, their names are taken as they are ({error})"] = sum(
+                not asked.isdisjoint(uris) for uris in told
+            )
     by_last: dict[str, list[str]] = defaultdict(list)
     for known in sizes:
         by_last[_last(known)].append(known)
     placed: list[tuple[LabelledImage, str]] = []
     unplaced: list[Unplaced] = []
     first: dict[str, str] = {}
-    for image, uri in zip(images, told, strict=True):
-        found = [uri] if uri is not None else _matches(image, by_last, by_basename=by_basename)
+    for image, uris in zip(images, told, strict=True):
+        if uris:  # of what the name may mean, what the lake knows, else what is there
+            found = [min(uris, key=lambda uri: (uri not in sizes, uri in missing))]
+        else:
+            found = _matches(image, by_last, by_basename=by_basename)
         reason = _why_not(image, found, sizes, first)
+        if reason is None and found[0] in missing:
+            reason = f"is not there: {found[0]} does not exist (--unchecked takes names as they are)"
         if reason is None:
             first[found[0]] = image.name
             placed.append((image, found[0]))
         else:
             unplaced.append(Unplaced(name=image.name, reason=reason))
-    return Placement(placed=placed, unplaced=unplaced, sizes=sizes)
+    return Placement(placed=placed, unplaced=unplaced, sizes=sizes, notes=notes)
+
+
+def _present(storage: Storage, prefix: str, asked: Collection[str]) -> set[str]:
+    """Which of these objects are there. Raises UserError where that cannot be said."""
+
+    def is_there(uri: str) -> bool:
+        try:
+            return storage.exists(uri)
+        except ValueError:  # a name that no file can have
+            return False
+
+    folder = join(prefix, "")
+    below = {uri for uri in asked if uri.startswith(folder)}
+    listed = below if len(below) > _ASKED_ONE_BY_ONE and "://" in prefix else set()
+    single = sorted(set(asked) - listed)
+    with explaining(prefix, "look for images"):
+        there = {info.uri for info in storage.walk(folder) if info.uri in listed} if listed else set()
+        if single:
+            is_there(single[0])  # alone: a storage that does not answer is waited for once
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            answers = zip(single, threads.map(is_there, single), strict=True)
+            return there | {uri for uri, yes in answers if yes}
 
 
 def read_mapping(data: bytes, file: str) -> dict[str, str]:
@@ -94,25 +143,60 @@ def read_mapping(data: bytes, file: str) -> dict[str, str]:
         ) from error
 
 
-def _told(image: LabelledImage, mapping: Mapping[str, str], prefix: str | None) -> str | None:
+def _is_certain(image: LabelledImage, mapping: Mapping[str, str]) -> bool:
+    return image.name in mapping or image.uri is not None
+
+
+def _told(
+    image: LabelledImage, mapping: Mapping[str, str], prefix: str | None, *, by_basename: bool
+) -> list[str]:
+    """The URIs that the mapping, the file or the prefix tell, the likeliest first; empty where the lake's images must."""
     if image.name in mapping:
-        return mapping[image.name]
+        return [mapping[image.name]]
     if image.uri is not None:
-        return image.uri
-    name = (image.aliases or (image.name,))[-1]
-    if prefix is None or name.startswith(join(prefix, "")):
-        return name if prefix is not None else None
-    return None if "://" in name else join(prefix, name)
+        return [image.uri]
+    if prefix is None:
+        return []
+    return list(
+        dict.fromkeys(
+            uri for name in image.aliases[::-1] or (image.name,) for uri in _below(prefix, name, by_basename)
+        )
+    )
+
+
+def _below(prefix: str, name: str, by_basename: bool) -> Iterable[str]:
+    folder = join(prefix, "")
+    if name.startswith(folder):
+        yield name
+    elif names.is_location(name):
+        yield normalise(name)
+    elif "://" not in name:
+        protocol, found, rest = prefix.partition("://")
+        if found:  # a URL's path, which may begin with the bucket, or be the whole key
+            roots = (f"{protocol}://", f"{protocol}://{rest.partition('/')[0]}/")
+            yield from (
+                uri for uri in (root + names.cleaned(name) for root in roots) if uri.startswith(folder)
+            )
+        for form in names.relative(name):
+            yield join(prefix, form.rpartition("/")[2] if by_basename else form)
+
+
+def _forms(name: str) -> list[str]:
+    """What a name may be the end of; as it is written first."""
+    return [
+        form for form in dict.fromkeys([name.removeprefix("./").lstrip("/"), *names.relative(name)]) if form
+    ]
 
 
 def _matches(image: LabelledImage, by_last: Mapping[str, list[str]], *, by_basename: bool) -> list[str]:
     for name in (image.name, *image.aliases):
-        candidates = by_last.get(_last(name), [])
-        if name in candidates:
+        if name in by_last.get(_last(name), []):
             return [name]
-        tail = "/" + (_last(name) if by_basename else name.removeprefix("./").lstrip("/"))
-        if found := [uri for uri in candidates if uri.endswith(tail)]:
-            return found
+        for form in _forms(name):
+            tail = "/" + (_last(form) if by_basename else names.composed(form))
+            candidates = by_last.get(_last(form), [])
+            if found := [uri for uri in candidates if names.composed(uri).endswith(tail)]:
+                return found
     return []
 
 
@@ -153,4 +237,5 @@ def _known_images(lake: Lake, wanted: set[str]) -> dict[str, Size]:
 
 
 def _last(name: str) -> str:
-    return name.rpartition("/")[2]
+    """The file name, in the form in which names are compared."""
+    return names.composed(name.rpartition("/")[2])

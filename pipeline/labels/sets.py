@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,9 @@ class Joint(NamedTuple):
 class Instance:
     """One labelled object, in the precision of the lake: numbers are single, unlabelled joints lie at 0, 0.
 
-    `joints` is empty where none is labelled. `label_id` is None where the file numbers no classes.
+    `joints` is empty where none is labelled. `label_id` is None where the file numbers no classes. `given_area` and
+    `num_keypoints` are what COCO's evaluation reads, where the file has other numbers than one would count. What is to be
+    ignored is neither learnt, nor background, nor counted as found or missed.
     """
 
     label: str
@@ -46,12 +49,19 @@ class Instance:
     mask: Rle | None = None
     joints: tuple[Joint, ...] = ()
     iscrowd: bool = False
+    ignore: bool = False
+    given_area: float | None = None
+    num_keypoints: int | None = None
 
     def __post_init__(self) -> None:
         x, y, w, h = np.asarray(self.box, np.float32).tolist()
         object.__setattr__(self, "box", (x, y, w, h))
         labelled = any(joint.visibility for joint in self.joints)
         object.__setattr__(self, "joints", tuple(map(_single, self.joints)) if labelled else ())
+        if self.given_area == self.area:
+            object.__setattr__(self, "given_area", None)
+        if self.num_keypoints == self._counted_keypoints or not labelled:
+            object.__setattr__(self, "num_keypoints", None)
 
     @property
     def area(self) -> int:
@@ -59,6 +69,20 @@ class Instance:
         if self.mask is not None:
             return self.mask.area
         return min(round(self.box[2] * self.box[3]), 2**31 - 1)
+
+    @property
+    def evaluated_area(self) -> float:
+        """By which COCO's evaluation tells small from large and scales keypoint similarity: the file's, if it has one."""
+        return self.area if self.given_area is None else self.given_area
+
+    @property
+    def evaluated_keypoints(self) -> int:
+        """How many keypoints COCO's evaluation takes for labelled: the file's number, if it has one."""
+        return self._counted_keypoints if self.num_keypoints is None else self.num_keypoints
+
+    @property
+    def _counted_keypoints(self) -> int:
+        return sum(joint.visibility > 0 for joint in self.joints)
 
 
 def _single(joint: Joint) -> Joint:
@@ -77,6 +101,11 @@ class LabelSet:
     instances: tuple[Instance, ...]
     source: str
     split: str
+    absent: tuple[str, ...] | None = None
+    """Classes that were searched for and are not there; those of the instances were searched for, too, and no others.
+    None where every class was."""
+    not_exhaustive: tuple[str, ...] = ()
+    """Classes of which there may be more than the instances."""
 
 
 @dataclass(kw_only=True)
@@ -97,28 +126,65 @@ class LabelledImage:
     height: int | None
     size_known: bool = True
     """False where width and height only fill a place in the file."""
+    absent: tuple[str, ...] | None = None
+    not_exhaustive: tuple[str, ...] = ()
+    """As of a LabelSet."""
     instances: list[Instance] = field(default_factory=list)
+    unread: int = 0
+    """What the file says of it and could not be read: without instances it is not known to hold nothing."""
+
+
+class Skipped(NamedTuple):
+    """Something in a file that cannot be read and was left out: where it stands, and what is wrong with it."""
+
+    where: str
+    problem: str
+
+    @property
+    def kind(self) -> str:
+        """`problem` without what is of this one only: names, numbers and lists."""
+        return re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|-?\d[\d.,×+e-]*", "…", self.problem)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
     """What annotation files hold. `notes` say what was left out or understood otherwise than written, how often.
 
-    `source` is who labels in files of this format, as far as one can know.
+    `source` is who labels in files of this format, as far as one can know. `unannotated`: files that hold images and no
+    annotation at all, as a tool writes them that could not export what it had.
     """
 
     images: list[LabelledImage]
     source: str = "import"
     notes: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+    unannotated: list[str] = field(default_factory=list)
+
+
+def known_images(images: Iterable[LabelledImage], notes: Counter[str]) -> list[LabelledImage]:
+    """The images of which anything is known. One of which everything was left out is not one that holds nothing."""
+    given = list(images)
+    known = [image for image in given if image.instances or not image.unread]
+    if left := len(given) - len(known):
+        notes["images left out: nothing that is labelled in them could be read"] += left
+    return known
 
 
 def digest(instances: Iterable[Instance]) -> str:
     """What names these instances, but for the ids of their classes: equal only if nobody has changed one."""
     told = [
-        (one.label, one.box, one.mask, [joint for joint in one.joints if joint.visibility], one.iscrowd)
+        (
+            *(one.label, one.box, one.mask, [joint for joint in one.joints if joint.visibility], one.iscrowd),
+            # only where there are any, so that files which were exported before these were kept come back as they are
+            *((one.ignore, one.given_area, one.num_keypoints) if _has_extras(one) else ()),
+        )
         for one in instances
     ]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+def _has_extras(one: Instance) -> bool:
+    return one.ignore or one.given_area is not None or one.num_keypoints is not None
 
 
 def split_of(uri: str) -> str:
@@ -166,6 +232,8 @@ def _row(found: LabelSet, position: int, instance: Instance | None) -> dict[str,
         "instance": position,
         "source": found.source,
         "split": found.split,
+        "absent": None if found.absent is None else list(found.absent),
+        "not_exhaustive": list(found.not_exhaustive) or None,
     }
     if instance is None:
         return row
@@ -178,6 +246,9 @@ def _row(found: LabelSet, position: int, instance: Instance | None) -> dict[str,
         "mask": mask and {"size": [mask.height, mask.width], "counts": mask.counts},
         "keypoints": [joint._asdict() for joint in instance.joints] or None,
         "iscrowd": instance.iscrowd,
+        "ignore": instance.ignore,
+        "given_area": instance.given_area,
+        "num_keypoints": instance.num_keypoints,
     }
 
 
@@ -190,7 +261,10 @@ def from_table(table: pa.Table) -> list[LabelSet]:
         found = instances.setdefault(uri, [])
         if uri not in sets:
             sets[uri] = LabelSet(
-                **{name: row[name] for name in ("uri", "width", "height", "source", "split")}, instances=()
+                **{name: row[name] for name in ("uri", "width", "height", "source", "split")},
+                instances=(),
+                absent=None if row["absent"] is None else tuple(row["absent"]),
+                not_exhaustive=tuple(row["not_exhaustive"] or ()),
             )
         if row["instance"] != EMPTY:
             found.append(_instance(row))
@@ -206,4 +280,7 @@ def _instance(row: dict[str, Any]) -> Instance:
         mask=mask and Rle(mask["size"][0], mask["size"][1], mask["counts"]),
         joints=tuple(Joint(**joint) for joint in row["keypoints"] or ()),
         iscrowd=row["iscrowd"],
+        ignore=bool(row["ignore"]),  # null in parts of older versions, as the numbers
+        given_area=row["given_area"],
+        num_keypoints=row["num_keypoints"],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,10 +190,11 @@ def _example(
 def truth_of(
     labels: LabelSet, width: int, height: int, outputs: dict[str, int], joints: tuple[str, ...]
 ) -> ImageLabels:
-    """The truth for the classes in `outputs`; instances of others are left out, and are background."""
+    """The truth for the classes in `outputs`; instances and crowds of others are left out, and are background."""
     from masklake.model.train.augment import ImageLabels
 
-    known = [one for one in labels.instances if one.label in outputs and not one.iscrowd]
+    learnt = [one for one in labels.instances if one.label in outputs]
+    known = [one for one in learnt if not (one.iscrowd or one.ignore)]
     at = {name: i for i, name in enumerate(joints)}
     joints_GK3 = np.zeros((len(known), len(joints), 3), np.float32)
     for row, one in zip(joints_GK3, known, strict=True):
@@ -207,8 +208,17 @@ def truth_of(
         outputs=[outputs[one.label] for one in known],
         masks=[one.mask.as_coco() if one.mask is not None and one.mask.area else None for one in known],
         joints=joints_GK3,
-        crowds=_xyxy([one.box for one in labels.instances if one.iscrowd]),
+        crowds=_xyxy([one.box for one in learnt if one.iscrowd or one.ignore]),
+        unsearched=sorted(outputs[name] for name in _unsearched(labels, outputs.keys())),
     )
+
+
+def _unsearched(labels: LabelSet, classes: Collection[str]) -> set[str]:
+    """Those of `classes` of which the image may hold objects that nobody labelled."""
+    if labels.absent is None:
+        return set(classes).intersection(labels.not_exhaustive)
+    searched = {one.label for one in labels.instances}.union(labels.absent)
+    return set(classes) - (searched - set(labels.not_exhaustive))
 
 
 def _xyxy(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 _COLUMNS = (
     "uri", "width", "height", "instance", "label_id", "label", "x", "y", "w", "h", "mask", "keypoints", "iscrowd",
-    "source", "split",
+    "source", "split", "ignore", "given_area", "num_keypoints", "absent", "not_exhaustive",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class TrainingSet:
     starts: NDArray[np.int64]
     wide: NDArray[np.bool_]
     counts: Mapping[str, int]
-    """Instances by class, crowds left out."""
+    """Instances by class, without crowds and what is to be ignored."""
     ids: Mapping[str, int]
     """The id of each class in the labels."""
     joints: tuple[str, ...]
@@ -83,12 +83,15 @@ def gather(
     rows = rows.set_column(rows.schema.get_field_index("label"), "label", rows["label"].cast(pa.string()))
     rows = rows.sort_by([("uri", "ascending"), ("instance", "ascending")]).combine_chunks()
     single = rows.filter(
-        pc.and_(pc.greater_equal(rows["instance"], 0), pc.invert(pc.fill_null(rows["iscrowd"], False)))
+        pc.and_(
+            pc.greater_equal(rows["instance"], 0),
+            pc.invert(pc.or_(pc.fill_null(rows["iscrowd"], False), pc.fill_null(rows["ignore"], False))),
+        )
     )
     if not single.num_rows:
         images = len(pc.unique(rows["uri"]))
         raise UserError(
-            f"{lake.uri}: the {images:,} labelled images of split {split} hold no instance (crowds aside), so there is "
+            f"{lake.uri}: the {images:,} labelled images of split {split} hold no instance (crowds, and what is to be ignored, aside), so there is "
             "nothing to learn; label some objects"
         )
     if classes is not None:
@@ -135,7 +138,7 @@ def _shuffled(rows: pa.Table, seed: int) -> pa.Table:
     moved = [
         name
         for name in rows.column_names
-        if name not in ("uri", "width", "height", "instance", "source", "split")
+        if name not in ("uri", "width", "height", "instance", "source", "split", "absent", "not_exhaustive")
     ]
     held = np.flatnonzero(np.asarray(rows["instance"]) >= 0)
     at = np.arange(rows.num_rows)

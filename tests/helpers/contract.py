@@ -43,6 +43,7 @@ DUCKDB = {
         "mask": _DUCKDB_RLE,
         "keypoints": _DUCKDB_JOINTS.format("visibility TINYINT"), "iscrowd": "BOOLEAN", "source": "VARCHAR",
         "split": "VARCHAR", "labelled_at": "TIMESTAMP WITH TIME ZONE",
+        "ignore": "BOOLEAN", "given_area": "DOUBLE", "num_keypoints": "INTEGER", "absent": "VARCHAR[]", "not_exhaustive": "VARCHAR[]",
     },
 }  # fmt: skip
 
@@ -69,6 +70,8 @@ POLARS = {
         "h": pl.Float32, "mask": _POLARS_RLE,
         "keypoints": _polars_joints("visibility", pl.Int8), "iscrowd": pl.Boolean, "source": pl.String,
         "split": pl.String, "labelled_at": _POLARS_TIME,
+        "ignore": pl.Boolean, "given_area": pl.Float64, "num_keypoints": pl.Int32, "absent": pl.List(pl.String),
+        "not_exhaustive": pl.List(pl.String),
     },
 }  # fmt: skip
 

@@ -73,6 +73,8 @@ def label_sets(draw: st.DrawFn) -> list[LabelSet]:
             height=size[1],
             instances=tuple(_instance(draw, classes, joints, *size) for _ in range(draw(st.integers(0, 3)))),
             source=draw(texts),
+            absent=draw(st.none() | st.lists(texts, unique=True, max_size=3).map(tuple)),
+            not_exhaustive=tuple(draw(st.lists(texts, unique=True, max_size=2))),
             split=draw(st.sampled_from(["train", "val"])),
         )
         for uri in uris
@@ -97,4 +99,7 @@ def _instance(
             for name in joints[label]
         ),
         iscrowd=draw(st.booleans()),
+        ignore=draw(st.booleans()),
+        given_area=draw(st.none() | st.floats(1e-3, 2**31 - 1)),
+        num_keypoints=draw(st.none() | st.integers(0, 2**31 - 1)),
     )

@@ -1,8 +1,12 @@
-"""COCO's instances and person_keypoints JSON (and what CVAT exports as COCO) into labels.
+"""COCO's instances and person_keypoints JSON (and what CVAT exports as COCO, and LVIS) into labels.
 
 Polygons are rasterised by pycocotools in the image's frame. The box is the file's own; where there is none, the box
 around the mask, or around the labelled joints. Files read together describe one set of images, and what they say of one
-object becomes one instance (`label_merge`). An image without annotations is an image with nothing in it.
+object becomes one instance (`merge`). An image without annotations is an image with nothing in it, unless the whole file
+has none.
+
+What is not needed is not judged: unused categories, ids of annotations, sizes of images without polygons. What cannot be
+read is skipped and told, and the rest is taken; an image of which nothing could be read is left out.
 
 CVAT writes COCO with an `attributes` object in each annotation, and differs (datumaro's coco exporter): iscrowd is 1 for
 every brush mask, and a rotated rectangle is its unrotated box and an angle. So there iscrowd is not taken, and the box
@@ -11,25 +15,25 @@ is the upright one around the rotated rectangle.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
-from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import masks as label_masks
-from masklake.pipeline.labels.formats.node import Node, kind
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels import names
+from masklake.pipeline.labels.formats.coco_annotation import Annotation, Category
+from masklake.pipeline.labels.formats.node import Node, UnreadableError
 from masklake.pipeline.labels.merge import Merged
-from masklake.pipeline.labels.sets import SPLITS, Box, Instance, Joint, LabelFile, LabelledImage
+from masklake.pipeline.labels.sets import (
+    SPLITS,
+    Instance,
+    LabelFile,
+    LabelledImage,
+    Skipped,
+    known_images,
+)
 
-
-@dataclass(frozen=True)
-class _Category:
-    id: int
-    name: str
-    joints: tuple[str, ...]
+_NAMES = ("file_name", "coco_url", "path", "filename")
 
 
 class CocoReader:
@@ -40,109 +44,203 @@ class CocoReader:
         self._images: dict[str, LabelledImage] = {}
         self._merged: dict[str, Merged] = defaultdict(Merged)
         self._notes: Counter[str] = Counter()
+        self._skipped: list[Skipped] = []
+        self._bare: dict[str, list[LabelledImage]] = {}
+        """The images of files without any annotation."""
 
     def result(self) -> LabelFile:
         for name, image in self._images.items():
             image.instances[:] = self._merged[name].instances
-        return LabelFile(images=list(self._images.values()), notes=self._notes)
-
-    def add(self, content: dict[str, Any], file: str) -> None:
-        """Take in the content of `file`. Raises UserError for what cannot be understood."""
-        root = Node(content, file)
-        categories = _categories(root)
-        images = self._take_images(root)
-        seen: set[Hashable] = set()
-        given: dict[str, list[tuple[Hashable, Instance]]] = defaultdict(list)
-        for i, value in enumerate(root.items("annotations")):
-            node = Node(value, f"{file}: annotation {i + 1} of the file")
-            id_ = node.identity("id")
-            node.where = f"{file}: annotation {id_!r}"
-            if id_ in seen:
-                raise node.fail("its id is used twice in the file; ids name annotations")
-            seen.add(id_)
-            image = images.get(node.identity("image_id"))
-            if image is None:
-                raise node.fail(f"its image_id {node.value['image_id']!r} is not among the images")
-            category = categories.get(node.identity("category_id"))
-            if category is None:
-                raise node.fail(f"its category_id {node.value['category_id']!r} is not among the categories")
-            given[image.name].append((id_, self._instance(node, image, category)))
-        for name, instances in given.items():
-            if by_box := self._merged[name].add(instances):
-                self._notes["annotations of other ids joined by their boxes"] += by_box
-
-    def _take_images(self, root: Node) -> dict[Hashable, LabelledImage]:
-        found: dict[Hashable, LabelledImage] = {}
-        names: dict[str, Hashable] = {}
-        for i, value in enumerate(root.items("images")):
-            node = Node(value, f"{root.where}: image {i + 1} of the file")
-            id_ = node.identity("id")
-            node.where = f"{root.where}: image {id_!r}"
-            if id_ in found:
-                raise node.fail("its id is used twice in the file")
-            name = node.text("file_name")
-            if name in names:
-                raise node.fail(f"has the same file_name as image {names[name]!r}: {name!r}")
-            names[name] = id_
-            found[id_] = self._take_image(node, name)
-        return found
-
-    def _take_image(self, node: Node, name: str) -> LabelledImage:
-        width, height = node.whole("width", 1), node.whole("height", 1)
-        try:
-            label_masks.check_frame(height, width)
-        except ValueError as error:
-            raise node.fail(str(error)) from None
-        known = self._images.get(name)
-        if known is None:
-            known = self._images[name] = LabelledImage(
-                name=name, width=width, height=height, **own_fields(node)
-            )
-        elif (known.width, known.height) != (width, height):
-            raise node.fail(
-                f"{name!r} is {width}×{height} here and {known.width}×{known.height} in another file; "
-                "import files of the same images together"
-            )
-        return known
-
-    def _instance(self, node: Node, image: LabelledImage, category: _Category) -> Instance:
-        mask = _mask(node, image)
-        joints = _joints(node, category)
-        crowd = "iscrowd" in node and node.flag("iscrowd")
-        box = _box(node, mask, joints)
-        if self._cvat:
-            if crowd:
-                self._notes[
-                    "iscrowd not taken: CVAT writes it for every brush mask (--format coco takes it)"
-                ] += 1
-                crowd = False
-            box = self._upright(node, box, mask)
-        elif node.value.get("attributes"):
-            self._notes["attributes not kept: labels have no column for them"] += 1
-        return Instance(
-            label=category.name, label_id=category.id, box=box, mask=mask, joints=joints, iscrowd=crowd
+        unannotated = [
+            file
+            for file, images in self._bare.items()
+            if images and not any(image.instances or image.unread or image.uri for image in images)
+        ]
+        return LabelFile(
+            images=known_images(self._images.values(), self._notes),
+            notes=self._notes,
+            skipped=self._skipped,
+            unannotated=unannotated,
         )
 
-    def _upright(self, node: Node, box: Box, mask: Rle | None) -> Box:
-        attributes = Node(node.value.get("attributes") or {}, node.where)
-        if attributes.value.keys() - {"occluded", "rotation"}:
-            self._notes["attributes not kept: labels have no column for them"] += 1
-        angle = attributes.number("rotation") if "rotation" in attributes else 0.0
-        if not angle or mask is not None:
-            return box
-        self._notes["rotated rectangles became the upright boxes around them"] += 1
-        x, y, w, h = box
-        return rotated_box(box, angle, (x + w / 2, y + h / 2))
+    def add(self, content: dict[str, Any], file: str) -> None:
+        """Take in the content of `file`. Raises UserError for what is no COCO at all."""
+        root = Node(content, file)
+        categories = _Categories(root, self._notes)
+        images = self._take_images(root, categories)
+        annotations = root.items("annotations")
+        image_key = _key("image_id", images, annotations)
+        images = {image_key(id_): image for id_, image in images.items()}
+        category_key = _key("category_id", categories.ids, annotations)
+        given: dict[str, list[tuple[Hashable, Instance]]] = defaultdict(list)
+        for i, value in enumerate(annotations):
+            image = None
+            try:
+                node = Node(value, f"{file}: annotation {i + 1} of the file")
+                id_: Hashable = ("of the file", i)
+                if "id" in node:
+                    id_ = node.identity("id")
+                    node.where = f"{file}: annotation {id_!r}"
+                image = images.get(image_key(node.identity("image_id")))
+                if image is None:
+                    raise node.fail(f"its image_id {node.value['image_id']!r} is not among the images")
+                category = categories.of(node, category_key)
+                annotation = Annotation(node, image, category, self._notes, self._skipped)
+                given[image.name].append((id_, annotation.instance(cvat=self._cvat)))
+            except UnreadableError as error:
+                self._skipped.append(error.skipped)
+                if image is not None:
+                    image.unread += 1
+        for name, instances in given.items():
+            self._merge(name, instances)
+        if not annotations:
+            self._bare[file] = list(images.values())
+
+    def _merge(self, name: str, instances: list[tuple[Hashable, Instance]]) -> None:
+        merged = self._merged[name]
+        before = len(merged.instances)
+        if by_box := merged.add(instances):
+            self._notes["annotations of other ids joined by their boxes"] += by_box
+        if before and len(merged.instances) == before + len(instances):
+            self._notes[
+                "images of one name in several files that share no object, taken for one image; if they are several, "
+                f"import each file with its own --uri-prefix (the first: {name!r})"
+            ] += 1
+
+    def _take_images(self, root: Node, categories: _Categories) -> dict[Hashable, LabelledImage]:
+        nodes: list[tuple[Hashable, str, Node]] = []
+        for i, value in enumerate(root.items("images")):
+            try:
+                node = Node(value, f"{root.where}: image {i + 1} of the file")
+                id_ = node.identity("id")
+                node.where = f"{root.where}: image {id_!r}"
+                nodes.append((id_, _image_name(node), node))
+            except UnreadableError as error:
+                self._skipped.append(error.skipped)
+        ids, files = defaultdict(set), defaultdict(set)
+        for id_, name, _ in nodes:
+            ids[id_].add(name)
+            files[name].add(id_)
+        found: dict[Hashable, LabelledImage] = {}
+        for id_, name, node in nodes:
+            try:
+                if len(ids[id_]) > 1:
+                    raise node.fail("its id is used for several images of the file")
+                if len(files[name]) > 1:
+                    raise node.fail(f"several images of the file have its name, {name!r}")
+                found[id_] = self._take_image(node, name, categories)
+            except UnreadableError as error:
+                self._skipped.append(error.skipped)
+        return found
+
+    def _take_image(self, node: Node, name: str, categories: _Categories) -> LabelledImage:
+        size = self._size(node)
+        absent, not_exhaustive = (
+            categories.named(node.value.get(key))
+            for key in ("neg_category_ids", "not_exhaustive_category_ids")
+        )
+        if absent is not None:
+            self._notes[
+                "images that were searched for some classes only (LVIS): others count as unknown there"
+            ] += 1
+        known = self._images.get(name)
+        if known is None:
+            width, height = size or (None, None)
+            known = self._images[name] = LabelledImage(
+                name=name, aliases=names.aliases(name), width=width, height=height, **own_fields(node)
+            )
+        elif size and known.width and (known.width, known.height) != size:
+            raise node.fail(
+                f"{name!r} is {size[0]}×{size[1]} here and {known.width}×{known.height} in another file; "
+                "import files of the same images together"
+            )
+        if absent is not None:
+            known.absent = tuple(dict.fromkeys((*(known.absent or ()), *absent)))
+        known.not_exhaustive = tuple(dict.fromkeys((*known.not_exhaustive, *(not_exhaustive or ()))))
+        return known
+
+    def _size(self, node: Node) -> tuple[int, int] | None:
+        """Width and height, or None where the file does not tell them: only polygons need them."""
+        try:
+            width, height = node.whole("width", 1), node.whole("height", 1)
+            label_masks.check_frame(height, width)
+        except UnreadableError as error:
+            self._notes[f"images whose size is not told ({error.problem.partition(' is ')[0]})"] += 1
+            return None
+        except ValueError as error:
+            raise node.fail(str(error)) from None
+        return width, height
 
 
-def rotated_box(box: Box, degrees: float, pivot: tuple[float, float]) -> Box:
-    """The upright box around `box` turned clockwise about `pivot` (y points down)."""
-    x, y, w, h = box
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = [(cx - pivot[0], cy - pivot[1]) for cx in (x, x + w) for cy in (y, y + h)]
-    xs = [pivot[0] + dx * cos - dy * sin for dx, dy in corners]
-    ys = [pivot[1] + dx * sin + dy * cos for dx, dy in corners]
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+class _Categories:
+    """The classes of a file, judged only when an annotation names them."""
+
+    def __init__(self, root: Node, notes: Counter[str]) -> None:
+        self._given: dict[Hashable, list[Any]] = defaultdict(list)
+        self._read: dict[Hashable, Category] = {}
+        self._ids: dict[str, Hashable] = {}
+        self._where, self._notes = root.where, notes
+        for value in root.items("categories"):
+            if isinstance(value, dict):
+                try:
+                    self._given[Node(value, root.where).identity("id")].append(value)
+                except UnreadableError:
+                    continue  # no annotation can name it
+
+    @property
+    def ids(self) -> Collection[Hashable]:
+        return self._given.keys()
+
+    def of(self, annotation: Node, key: Callable[[Hashable], Hashable]) -> Category:
+        """The class of an annotation, whose ids `key` compares. Raises UnreadableError where the file does not tell it."""
+        id_ = annotation.identity("category_id")
+        if id_ not in self._given:
+            id_ = next((known for known in self._given if key(known) == key(id_)), id_)
+        if id_ not in self._read:
+            given = {
+                one["name"] if isinstance(one.get("name"), str) else None: one
+                for one in self._given.get(id_, ())
+            }
+            if not given:
+                raise annotation.fail(
+                    f"its category_id {annotation.value['category_id']!r} is not among the categories"
+                )
+            if len(given) > 1:
+                raise annotation.fail(
+                    f"its category_id {id_!r} is used for several categories: {', '.join(map(repr, given))}"
+                )
+            self._read[id_] = self._category(
+                id_, Node(*given.values(), f"{annotation.where}: its category {id_!r}")
+            )
+        return self._read[id_]
+
+    def _category(self, id_: Hashable, node: Node) -> Category:
+        name = node.text("name")
+        if self._ids.setdefault(name, id_) != id_:
+            self._notes[f"categories of the same name, {name!r}, taken for one class"] += 1
+        joints: list[str] = []
+        if node.value.get("keypoints"):
+            try:
+                joints = node.texts("keypoints")
+            except UnreadableError as error:
+                self._notes[f"names of keypoints not taken: {error}"] += 1
+        return Category(id_ if isinstance(id_, int) and 0 <= id_ < 2**31 else None, name, tuple(joints))
+
+    def named(self, ids: Any) -> tuple[str, ...] | None:
+        """The names of these category ids; None where there is no list of them."""
+        if not isinstance(ids, list):
+            return None
+        known: Mapping[Hashable, list[Any]] = self._given
+        found = (known.get(id_, [{}])[0].get("name") for id_ in ids if isinstance(id_, int | str))
+        return tuple(name for name in found if isinstance(name, str) and name)
+
+
+def _key(field: str, ids: Collection[Hashable], annotations: list[Any]) -> Callable[[Hashable], Hashable]:
+    """By what the annotations' ids are compared with `ids`: as they are, or as texts where none is equal as it is, since a
+    file may write all of one as numbers and all of the other as texts."""
+    used = (value.get(field) for value in annotations if isinstance(value, dict))
+    exact = any(isinstance(id_, int | float | str) and id_ in ids for id_ in used)
+    return (lambda id_: id_) if exact else str
 
 
 def own_fields(node: Node) -> dict[str, Any]:
@@ -161,89 +259,8 @@ def own_fields(node: Node) -> dict[str, Any]:
     return found
 
 
-def _categories(root: Node) -> dict[Hashable, _Category]:
-    found: dict[Hashable, _Category] = {}
-    names: dict[str, Hashable] = {}
-    for i, value in enumerate(root.items("categories")):
-        node = Node(value, f"{root.where}: category {i + 1} of the file")
-        id_ = node.whole("id", 0)
-        name = node.text("name")
-        if id_ in found or name in names:
-            raise node.fail(f"its id {id_} or its name {name!r} is used twice; each names one class")
-        names[name] = id_
-        joints = node.texts("keypoints") if "keypoints" in node else []
-        found[id_] = _Category(id_, name, tuple(joints))
-    return found
-
-
-def _mask(node: Node, image: LabelledImage) -> Rle | None:
-    found = node.value.get("segmentation")
-    if not found:
-        return None
-    assert image.width is not None and image.height is not None  # noqa: S101  # COCO images have a size
-    height, width = image.height, image.width
-    try:
-        if isinstance(found, list):
-            polygons = [node.numbers("segmentation", polygon) for polygon in found]
-            return label_masks.from_polygons(polygons, height, width)
-        if isinstance(found, dict):
-            return _rle(Node(found, f"{node.where}: segmentation"), height, width)
-    except ValueError as error:
-        raise node.fail(f"{error} (image {image.name!r})") from None
-    raise node.fail(f"segmentation is {kind(found)}, neither polygons nor an RLE")
-
-
-def _rle(node: Node, height: int, width: int) -> Rle:
-    size = node.items("size")
-    counts = node.value.get("counts")
-    if not isinstance(counts, str):
-        counts = node.items("counts")
-        if any(type(v) is not int for v in counts):
-            raise node.fail("counts holds something else than whole numbers")
-    if any(type(v) is not int for v in size):
-        raise node.fail("size holds something else than whole numbers")
-    return label_masks.from_counts(counts, size, height, width)
-
-
-def _joints(node: Node, category: _Category) -> tuple[Joint, ...]:
-    if "keypoints" not in node:
-        return ()
-    if not category.joints:
-        if any(node.numbers("keypoints")):
-            raise node.fail(f"has keypoints, and its category {category.name!r} names none")
-        return ()
-    values = node.numbers("keypoints", count=3 * len(category.joints))
-    if not set(values[2::3]) <= {0, 1, 2}:
-        raise node.fail("keypoints has a visibility that is not 0, 1 or 2")
-    triples = zip(category.joints, values[::3], values[1::3], values[2::3], strict=True)
-    return tuple(Joint(name, x, y, int(v)) for name, x, y, v in triples)
-
-
-def _box(node: Node, mask: Rle | None, joints: Sequence[Joint]) -> Box:
-    if "bbox" in node:
-        x, y, w, h = node.numbers("bbox", count=4)
-        if w < 0 or h < 0:
-            raise node.fail(
-                f"bbox has a negative width or height: {_shown((x, y, w, h))}; it is x, y, width, height"
-            )
-        return x, y, w, h
-    if mask is not None:
-        return mask.box
-    return box_around(joints) or _no_box(node)
-
-
-def box_around(joints: Sequence[Joint]) -> Box | None:
-    """The box around the labelled joints."""
-    labelled = [joint for joint in joints if joint.visibility]
-    if not labelled:
-        return None
-    xs, ys = [joint.x for joint in labelled], [joint.y for joint in labelled]
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def _no_box(node: Node) -> Box:
-    raise UserError(f"{node.where}: has neither a bbox nor a segmentation nor keypoints")
-
-
-def _shown(box: Sequence[float]) -> str:
-    return "[{}]".format(", ".join(f"{v:g}" for v in box))
+def _image_name(node: Node) -> str:
+    for key in _NAMES:
+        if node.value.get(key):
+            return node.text(key)
+    return node.text(_NAMES[0])

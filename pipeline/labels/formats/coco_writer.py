@@ -29,6 +29,7 @@ def to_coco(sets: Sequence[LabelSet]) -> dict[str, Any]:
             "width": width,
             "height": height,
             "masklake": own_fields(found),
+            **_searched(found, ids),
         })  # fmt: skip
         for instance in found.instances:
             annotations.append(_annotation(instance, len(annotations) + 1, image_id, ids, joints))
@@ -68,7 +69,19 @@ def frame(found: LabelSet) -> tuple[int, int]:
 
 def class_ids(sets: Sequence[LabelSet]) -> dict[str, int]:
     """The id of every class, as in the lake, unless there two classes share one."""
-    return number_classes({one.label: one.label_id for found in sets for one in found.instances}, {})
+    named: dict[str, int | None] = {
+        name: None for found in sets for name in (*(found.absent or ()), *found.not_exhaustive)
+    }
+    return number_classes(named | {one.label: one.label_id for found in sets for one in found.instances}, {})
+
+
+def _searched(found: LabelSet, ids: dict[str, int]) -> dict[str, list[int]]:
+    """LVIS' fields: for which classes the image was searched, where not for all."""
+    told = {
+        "neg_category_ids": found.absent,
+        "not_exhaustive_category_ids": found.not_exhaustive or (None if found.absent is None else ()),
+    }
+    return {key: [ids[name] for name in names] for key, names in told.items() if names is not None}
 
 
 def joints_by_class(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
@@ -96,9 +109,10 @@ def _annotation(
         "image_id": image_id,
         "category_id": ids[instance.label],
         "segmentation": {"size": [mask.height, mask.width], "counts": mask.counts} if mask else [],
-        "area": instance.area,
+        "area": instance.evaluated_area,
         "bbox": [plain(v) for v in instance.box],
         "iscrowd": int(instance.iscrowd),
+        **({"ignore": 1} if instance.ignore else {}),
     }
     if names := joints.get(instance.label):
         labelled = {joint.name: joint for joint in instance.joints if joint.visibility}
@@ -111,7 +125,7 @@ def _annotation(
                 else (0, 0, 0)
             )
         ]
-        found["num_keypoints"] = len(labelled)
+        found["num_keypoints"] = instance.evaluated_keypoints
     return found
 
 

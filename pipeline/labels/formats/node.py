@@ -1,47 +1,35 @@
-"""Reading annotation JSON, which anyone may have written: values of the expected kind, or one line that says where not."""
+"""Reading annotation JSON, which anyone may have written: values of the expected kind, or one line that says where not.
+
+Numbers that are written as text ("996.0000") and whole numbers that are written as fractions (7.0) are what they say.
+"""
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.masks import MAX_PIXELS
+from masklake.pipeline.labels.sets import Skipped
 
 _MAX_COORDINATE = 1e7
 """Pixels. Beyond it single precision no longer tells neighbouring pixels apart."""
 
-
-def parse(data: bytes, file: str) -> Any:
-    """The JSON in `data`. Raises UserError when it is none."""
-    if not data.strip():
-        raise UserError(f"{file}: is empty; export the labels again")
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise UserError(f"{file}: is nested too deeply for a file of labels") from None
-    except ValueError as error:  # undecodable bytes too
-        raise UserError(f"{file}: is not JSON ({error}); export the labels again") from error
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
+_LONGEST_NUMBER = 40
 
 
-def detect(content: Any, file: str) -> str:
-    """`coco`, `cvat` or `label-studio`. Raises UserError for JSON of another shape."""
-    if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
-        annotations = content["annotations"]
-        if isinstance(annotations, list) and any(map(_by_cvat, annotations)):
-            return "cvat"
-        return "coco"
-    if isinstance(content, list) and all(isinstance(task, dict) and "data" in task for task in content):
-        return "label-studio"
-    raise UserError(
-        f"{file}: is neither COCO (an object with images, annotations and categories) nor Label Studio's JSON "
-        "(a list of tasks with data; JSON-MIN is not read); export the labels in one of these"
-    )
+class UnreadableError(UserError):
+    """Something in a file that cannot be read; `where` and `problem` are the parts of its message."""
 
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where, self.problem = where, problem
 
-def _by_cvat(annotation: Any) -> bool:
-    attributes = annotation.get("attributes") if isinstance(annotation, dict) else None
-    return isinstance(attributes, dict) and "occluded" in attributes
+    @property
+    def skipped(self) -> Skipped:
+        """What is told where the rest of the file is read without it."""
+        return Skipped(self.where, self.problem)
 
 
 class Node:
@@ -49,13 +37,13 @@ class Node:
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: is {kind(value)}, not an object")
+            raise UnreadableError(where, f"is {kind(value)}, not an object")
         self.value: dict[str, Any] = value
         self.where = where
 
-    def fail(self, problem: str) -> UserError:
+    def fail(self, problem: str) -> UnreadableError:
         """The error that says `problem` of this object."""
-        return UserError(f"{self.where}: {problem}")
+        return UnreadableError(self.where, problem)
 
     def __contains__(self, key: str) -> bool:
         return self.value.get(key) is not None
@@ -77,17 +65,17 @@ class Node:
         return found
 
     def identity(self, key: str) -> int | str:
-        """A whole number or a text."""
+        """A whole number or a text; 7.0 is 7."""
         found = self.value.get(key)
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
         if not isinstance(found, int | str) or isinstance(found, bool):
             raise self.fail(f"{key} is {kind(found)}, not a number or a text")
         return found
 
     def whole(self, key: str, low: int, high: int = MAX_PIXELS) -> int:
-        """A whole number from `low` to `high`; 1.0 is one."""
-        found = self.value.get(key)
-        if isinstance(found, float) and found.is_integer():
-            found = int(found)
+        """A whole number from `low` to `high`."""
+        found = plain_number(self.value.get(key))
         if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= high:
             shown = found if isinstance(found, int | float) else kind(found)
             raise self.fail(f"{key} is {shown}, not a whole number from {low} to {high}")
@@ -95,8 +83,10 @@ class Node:
 
     def flag(self, key: str) -> bool:
         """True or false, also as 1 or 0; false where it is missing."""
-        found = self.value.get(key, False)
-        if found not in (False, True) or isinstance(found, float):
+        found = plain_number(self.value.get(key) or False)
+        if isinstance(found, str) and found.lower() in ("true", "false"):
+            found = found.lower() == "true"
+        if found not in (False, True):
             raise self.fail(
                 f"{key} is {found if isinstance(found, int | float) else kind(found)}, not 0 or 1"
             )
@@ -106,6 +96,16 @@ class Node:
         """A finite number of at most ten million."""
         return self.numbers(key, [self.value.get(key)])[0]
 
+    def area(self, key: str) -> float | None:
+        """A number of pixels that an object can have; None where it is missing. Raises UnreadableError for any other."""
+        found = plain_number(self.value.get(key))
+        if found is None:
+            return None
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= MAX_PIXELS:
+            shown = found if isinstance(found, int | float) else kind(found)
+            raise self.fail(f"{key} is {shown}, which no object can have")
+        return float(found)
+
     def numbers(self, key: str, given: Any = None, count: int | None = None) -> list[float]:
         """`given`, or the value of `key`: a list of finite numbers, `count` of them."""
         found = self.value.get(key) if given is None else given
@@ -113,12 +113,15 @@ class Node:
             many = "numbers" if count is None else f"{count} numbers"
             shown = f"a list of {len(found)}" if isinstance(found, list) else kind(found)
             raise self.fail(f"{key} is {shown}, not a list of {many}")
-        for value in found:
+        if set(map(type, found)) <= {int, float} and all(map(_MAX_COORDINATE.__ge__, map(abs, found))):
+            return found  # most lists: nothing is done for each number in Python
+        values = [plain_number(value) for value in found]
+        for value in values:
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise self.fail(f"{key} holds {kind(value)} where a number belongs")
             if not abs(value) <= _MAX_COORDINATE:  # NaN neither
                 raise self.fail(f"{key} holds {value!r}, which is no position in an image")
-        return found
+        return values
 
     def items(self, key: str, default: list[Any] | None = None) -> list[Any]:
         """A list, of anything."""
@@ -141,3 +144,12 @@ def kind(value: Any) -> str:
         return "missing or null"
     names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
     return names.get(type(value), "a number")
+
+
+def plain_number(value: Any) -> Any:
+    """The number that a text is, whole where it is; any other value as it is."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

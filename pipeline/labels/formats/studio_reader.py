@@ -1,18 +1,20 @@
 """Label Studio's JSON (a list of tasks) into labels.
 
 What counts: of each task the newest annotation that was not cancelled, one marked as ground truth before others.
-Predictions are not labels. An annotation without results is an image that was looked at and holds nothing.
+Predictions are not labels. An annotation without results is an image that was looked at and holds nothing; one whose
+results were all left out is not known to, and makes no label set. Versions before 1.0 call annotations `completions`.
 
-Results of one id are one region. A region with a brush mask, a polygon or a rectangle is an instance. A brush mask is
-decoded, a polygon rasterised by pycocotools; both have the box around their pixels, a rectangle has its own, and a
-rotated one the upright box around it. `crowd` among the region's meta texts makes it a crowd.
+Results of one id are one region. A region with a brush mask, a bitmask, a polygon, an ellipse or a rectangle is an
+instance. Masks are decoded, polygons rasterised by pycocotools; all have the box around their pixels. A rectangle has its
+own box, and a rotated one the upright box around it. `crowd` among the region's meta texts makes it a crowd, `ignore` one
+that is neither learnt nor counted.
 
-A key point is the joint that its label names, of the instance that its parentID names, or that a relation links it to,
-or whose box alone contains it; hidden is visibility 1. A class has all joints that the file shows on it, in the order
-of their first use, unlabelled on the instances that lack them.
+A region is on the image that its to_name and item_index tell. A keypoint is the one that its label names, of the instance
+that its parentID names, or that a relation links it to, or that alone contains it; hidden is visibility 1. A class has all
+keypoints that the file shows on it, in the order of their first use, unlabelled on the instances that lack them.
 
-Masklake's own exports say in `meta.masklake` what Label Studio has no place for. Of that, the box is believed only while
-the mask is the one that was exported, and the class id while the label is.
+Masklake's own exports say in `meta.masklake` what Label Studio has no place for. Of that, box and area are believed only
+while what is drawn is what was exported, and the class id while the label is.
 """
 
 from __future__ import annotations
@@ -20,21 +22,34 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
 
-from masklake.pipeline.labels.formats.coco_reader import own_fields, rotated_box
-from masklake.pipeline.labels.formats.node import Node
-from masklake.pipeline.labels.formats.studio_regions import Region, instance_regions
+from masklake.pipeline.labels import names
+from masklake.pipeline.labels.formats.coco_annotation import rotated_box
+from masklake.pipeline.labels.formats.coco_reader import own_fields
+from masklake.pipeline.labels.formats.node import Node, UnreadableError
+from masklake.pipeline.labels.formats.studio_regions import Place, Region, instance_regions
 from masklake.pipeline.labels.masks import Rle
-from masklake.pipeline.labels.sets import Box, Instance, Joint, LabelFile, LabelledImage
+from masklake.pipeline.labels.sets import (
+    Box,
+    Instance,
+    Joint,
+    LabelFile,
+    LabelledImage,
+    Skipped,
+    known_images,
+)
 
 CROWD = "crowd"
+IGNORE = "ignore"
 SOURCE = "human"
 """Annotations are made, or at least submitted, by people."""
 
-_UPLOAD_DIGITS = 8
+_NUMBERED = re.compile(r"(image|img|photo|picture|frame)s?[\W_]*\d+", re.IGNORECASE)
+_SAME_BOX = 0.01
+"""Pixels."""
 
 
 def mask_digest(mask: Rle) -> str:
@@ -48,26 +63,32 @@ class StudioReader:
     def __init__(self) -> None:
         self._images: list[LabelledImage] = []
         self._notes: Counter[str] = Counter()
+        self._skipped: list[Skipped] = []
         self._joints: dict[str, dict[str, None]] = {}
 
     def result(self) -> LabelFile:
         for image in self._images:
             image.instances[:] = [self._completed(instance) for instance in image.instances]
-        return LabelFile(images=self._images, notes=self._notes, source=SOURCE)
+        images = known_images(self._images, self._notes)
+        return LabelFile(images=images, notes=self._notes, skipped=self._skipped, source=SOURCE)
 
     def add(self, content: list[Any], file: str) -> None:
-        """Take in the tasks of `file`. Raises UserError for what cannot be understood."""
+        """Take in the tasks of `file`. What cannot be read is skipped and told."""
         for i, value in enumerate(content):
-            task = Node(value, f"{file}: task {i + 1} of the file")
-            if "id" in task:
-                task.where = f"{file}: task {task.identity('id')!r}"
-            self._task(task)
+            try:
+                task = Node(value, f"{file}: task {i + 1} of the file")
+                if "id" in task:
+                    task.where = f"{file}: task {task.identity('id')!r}"
+                self._task(task)
+            except UnreadableError as error:
+                self._skipped.append(error.skipped)
 
     def _task(self, task: Node) -> None:
         if predictions := task.items("predictions", []):
             self._notes["predictions left out: they are not labels"] += len(predictions)
-        annotations = [Node(value, f"{task.where}: annotation") for value in task.items("annotations", [])]
-        kept = [one for one in annotations if not _true(one, "was_cancelled")]
+        key = "annotations" if task.value.get("annotations") is not None else "completions"
+        annotations = [Node(value, f"{task.where}: annotation") for value in task.items(key, [])]
+        kept = [one for one in annotations if not (_true(one, "was_cancelled") or _true(one, "skipped"))]
         if cancelled := len(annotations) - len(kept):
             self._notes["cancelled annotations left out"] += cancelled
         if not kept:
@@ -76,33 +97,52 @@ class StudioReader:
         if len(kept) > 1:
             self._notes["older annotations of the same task left out"] += len(kept) - 1
         order = [(_true(one, "ground_truth"), _time(one), i) for i, one in enumerate(kept)]
-        self._images.append(self._image(task, kept[max(order)[-1]]))
+        self._images += self._labelled(task, kept[max(order)[-1]])
 
-    def _image(self, task: Node, annotation: Node) -> LabelledImage:
+    def _labelled(self, task: Node, annotation: Node) -> list[LabelledImage]:
         data = Node(task.value.get("data"), f"{task.where}: data")
-        name = _image_name(data)
-        regions = instance_regions(annotation, self._notes)
+        found = instance_regions(annotation, self._notes, self._skipped)
+        places: dict[Place, list[Region]] = {}
+        for region in found.instances:
+            places.setdefault(region.place, []).append(region)
+        if not places:
+            place = next(iter(found.left_out), Place(None, 0))
+            return [self._image(task, data, place, (), found.left_out.total(), single=True)]
+        return [
+            self._image(task, data, place, regions, found.left_out[place], single=len(places) == 1)
+            for place, regions in places.items()
+        ]
+
+    def _image(
+        self, task: Node, data: Node, place: Place, regions: Sequence[Region], unread: int, *, single: bool
+    ) -> LabelledImage:
+        sources = {region.source for region in regions if region.source}
+        name = _image_name(data, place, sources, single=single)
         sizes = sorted({(region.width, region.height) for region in regions})
         if len(sizes) > 1:
             raise task.fail(f"its regions have different original sizes: {sizes}; one task is one image")
         width, height = sizes[0] if sizes else _exported_size(data)
         return LabelledImage(
             name=name,
-            aliases=_aliases(name),
+            aliases=names.aliases(name),
             instances=[self._instance(region) for region in regions],
             width=width,
             height=height,
-            **own_fields(data),
+            unread=unread,
+            **(own_fields(data) | _exported_search(data) if single else {}),
         )
 
     def _instance(self, region: Region) -> Instance:
-        own = Node(region.meta.get("masklake") or {}, f"{region.node.where}: meta.masklake")
-        label, mask = region.label, region.mask()
+        own, label, mask = region.own, region.label, region.mask
+        unchanged = False
         if mask is None:
             box = self._rectangle(region)
+            if "box" in own:
+                before = own.numbers("box", count=4)
+                unchanged = max(abs(a - b) for a, b in zip(before, box, strict=True)) <= _SAME_BOX
         elif "mask" in own and own.text("mask") == mask_digest(mask):
             x, y, w, h = own.numbers("box", count=4)
-            box = (x, y, w, h)
+            box, unchanged = (x, y, w, h), True
         else:
             box = mask.box
         known = own.texts("joints") if "joints" in own else []
@@ -115,22 +155,25 @@ class StudioReader:
             mask=mask,
             joints=tuple(region.joints.values()),
             iscrowd=CROWD in region.meta_texts,
+            ignore=IGNORE in region.meta_texts,
+            given_area=own.area("area") if unchanged else None,
+            num_keypoints=_num_keypoints(own, len(region.joints)),
         )
 
     def _rectangle(self, region: Region) -> Box:
-        box = region.box()
-        angle = region.node.number("rotation") if "rotation" in region.node else 0.0
-        if not angle:
-            return box
+        if not region.rotation:
+            return region.box
         self._notes["rotated rectangles became the upright boxes around them"] += 1
-        return rotated_box(box, angle, box[:2])  # Label Studio turns about the top left corner
+        return rotated_box(
+            region.box, region.rotation, region.box[:2]
+        )  # Label Studio turns about the top left corner
 
     def _completed(self, instance: Instance) -> Instance:
         if not instance.joints:
             return instance
         own = {joint.name: joint for joint in instance.joints}
-        names = self._joints[instance.label]
-        return replace(instance, joints=tuple(own.get(name, Joint(name, 0, 0, 0)) for name in names))
+        known = self._joints[instance.label]
+        return replace(instance, joints=tuple(own.get(name, Joint(name, 0, 0, 0)) for name in known))
 
 
 def _true(annotation: Node, key: str) -> bool:
@@ -139,7 +182,17 @@ def _true(annotation: Node, key: str) -> bool:
 
 def _time(annotation: Node) -> str:
     found = annotation.value.get("updated_at") or annotation.value.get("created_at")
+    if isinstance(found, int | float) and not isinstance(found, bool):  # seconds, in versions before 1.0
+        return f"{found:020.6f}" if abs(found) < 1e12 else ""
     return found if isinstance(found, str) else ""  # ISO 8601 in UTC, which sorts as text
+
+
+def _num_keypoints(own: Node, counted: int) -> int | None:
+    """What the exported instance had for COCO's evaluation, as long as it has as many keypoints as then."""
+    given = own.value.get("num_keypoints")
+    if isinstance(given, list) and len(given) == 2 and given[0] == counted and type(given[1]) is int:
+        return min(max(given[1], 0), 2**31 - 1)
+    return None
 
 
 def _exported_size(data: Node) -> tuple[int | None, int | None]:
@@ -150,22 +203,53 @@ def _exported_size(data: Node) -> tuple[int | None, int | None]:
     ) if "height" in own else None
 
 
-def _image_name(data: Node) -> str:
+def _exported_search(data: Node) -> dict[str, Any]:
+    """For which classes the image was searched, as far as Masklake's own export said it."""
+    own = Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
+    return {key: tuple(own.texts(key)) for key in ("absent", "not_exhaustive") if key in own}
+
+
+def _image_name(data: Node, place: Place, sources: set[str], *, single: bool) -> str:
+    """The image that `place` is in the task's data: the field that it, or its regions' `source`, names.
+
+    Where neither does: `image`, or the only text.
+    """
+    fields = [*sources, *([place.to_name] if place.to_name else [])]
+    named = [key for key in fields if key in data.value]
+    if not named and not single:
+        raise data.fail(
+            f"does not tell which image {place.to_name!r} (to_name) is; name the Image tags as the fields of data"
+        )
+    if named:
+        return _entry(data, named[0], place.index)
     if "image" in data:
-        return data.text("image")
+        others = [
+            key for key, value in data.value.items() if isinstance(value, str) and _NUMBERED.fullmatch(key)
+        ]
+        if place.to_name and others:
+            raise data.fail(
+                f"does not tell whether {place.to_name!r} (to_name) is its image or {', '.join(others)}; name the Image "
+                "tags as the fields of data"
+            )
+        return _entry(data, "image", place.index)
     texts = [key for key, value in data.value.items() if isinstance(value, str) and value]
+    lists = [key for key, value in data.value.items() if _is_list_of_texts(value)]
+    if len(texts) != 1 and len(lists) == 1:
+        texts = lists
     if len(texts) != 1:
         raise data.fail(f"does not tell which of its {len(texts)} texts is the image; name it `image`")
-    return data.text(texts[0])
+    return _entry(data, texts[0], place.index)
 
 
-def _aliases(name: str) -> tuple[str, ...]:
-    """Names that an image had before it was a URL, a local file of Label Studio, or uploaded, which puts 8 digits before."""
-    if "/data/local-files/?d=" in name:
-        return (unquote(name.partition("?d=")[2]),)
-    path = unquote(re.sub(r"^https?://[^/]*|[?#].*$", "", name)).lstrip("/")
-    if "/data/upload/" in name:
-        file = path.rpartition("/")[2]
-        head, dash, tail = file.partition("-")
-        return (file, tail) if dash and tail and len(head) == _UPLOAD_DIGITS else (file,)
-    return (path,) if path and re.match("https?://", name) else ()
+def _entry(data: Node, key: str, index: int) -> str:
+    """The text of a field, or number `index` of a list of them (a tag Image with valueList)."""
+    value = data.value.get(key)
+    if _is_list_of_texts(value):
+        if index >= len(value):
+            raise data.fail(f"{key} has {len(value)} images, and a region is on number {index + 1}")
+        return data.check_text(value[index], key)
+    return data.text(key)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)

@@ -1,22 +1,33 @@
-"""The regions of one Label Studio annotation: results of one id put together, and joints given to their instances."""
+"""The regions of one Label Studio annotation: results of one id put together, and keypoints given to their instances."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from masklake.pipeline.labels import masks as label_masks
-from masklake.pipeline.labels.formats import brush_rle
-from masklake.pipeline.labels.formats.node import Node, kind
+from masklake.pipeline.labels.formats import bitmask, brush_rle
+from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind
 from masklake.pipeline.labels.masks import Rle
-from masklake.pipeline.labels.sets import Box, Joint
+from masklake.pipeline.labels.sets import Box, Joint, Skipped
 
-_TYPES = {name + end for name in ("brush", "polygon", "rectangle", "keypoint") for end in ("", "labels")} | {
-    "labels"
-}
+_SHAPES = ("brush", "bitmask", "polygon", "vector", "ellipse", "rectangle", "keypoint")
+_TYPES = {name + end for name in _SHAPES for end in ("", "labels")} | {"labels"}
 _ROUNDING = 1e-6
 """Pixels by which a point may lie outside a box that percentages have blurred."""
+
+_HIDDEN = ("hidden", "occluded")
+"""What may be written about a keypoint (its meta text) that is labelled and cannot be seen."""
+
+
+class Place(NamedTuple):
+    """Which image of its task a region is on: the name of the Image tag, and its number where that shows several."""
+
+    to_name: str | None
+    index: int
 
 
 @dataclass
@@ -26,6 +37,9 @@ class Region:
     id: str
     node: Node
     """The `value` of all of them."""
+    place: Place
+    source: str | None
+    """The field of the task's data that old versions wrote into results."""
     width: int
     height: int
     """Of the image, pixels: positions are percentages of it."""
@@ -35,12 +49,13 @@ class Region:
 
     @property
     def shape(self) -> str | None:
-        """brush, polygon, rectangle, keypoint, or None where nothing is drawn."""
+        """One of _SHAPES, or None where nothing is drawn."""
         keys = self.node.value.keys()
-        if "rle" in keys:
-            return "brush"
-        if "points" in keys:
-            return "polygon"
+        for key, shape in (
+            ("rle", "brush"), ("imageDataURL", "bitmask"), ("points", "polygon"), ("vertices", "vector"), ("radiusX", "ellipse"),
+        ):  # fmt: skip
+            if key in keys:
+                return shape
         if {"x", "y", "width", "height"} <= keys:
             return "rectangle"
         return "keypoint" if {"x", "y"} <= keys else None
@@ -53,7 +68,7 @@ class Region:
 
     @property
     def label(self) -> str:
-        """The one name. Raises UserError when there are more, or it is no text."""
+        """The one name. Raises UnreadableError when there are more, or it is no text."""
         if len(self.labels) > 1:
             raise self.node.fail(f"has {len(self.labels)} labels; an instance has one class")
         [name] = self.labels
@@ -68,23 +83,51 @@ class Region:
         texts = found if isinstance(found, list) else [found]
         return [text.strip().lower() for text in texts if isinstance(text, str)]
 
+    @property
+    def own(self) -> Node:
+        """What Masklake's own export said of the region."""
+        return Node(self.meta.get("masklake") or {}, f"{self.node.where}: meta.masklake")
+
+    @functools.cached_property
     def mask(self) -> Rle | None:
-        """The mask of a brush or polygon region."""
+        """The mask of a region that has one: all but rectangles and keypoints."""
+        node, height, width = self.node, self.height, self.width
         try:
-            if self.shape == "brush":
-                return label_masks.from_pixels(
-                    brush_rle.decode(self.node.items("rle"), self.height, self.width)
-                )
-            if self.shape == "polygon":
-                corners = [
-                    self.node.numbers("points", corner, count=2) for corner in self.node.items("points")
-                ]
-                flat = [v for x, y in corners for v in self._pixels(x, y)]
-                return label_masks.from_polygons([flat], self.height, self.width)
+            match self.shape:
+                case "brush":
+                    return label_masks.from_pixels(brush_rle.decode(node.items("rle"), height, width))
+                case "bitmask":
+                    return label_masks.from_pixels(bitmask.decode(node.text("imageDataURL"), height, width))
+                case "polygon":
+                    corners = [node.numbers("points", corner, count=2) for corner in node.items("points")]
+                    return self._polygon(corners)
+                case "vector":
+                    return self._polygon(self._vertices())
+                case "ellipse":
+                    radii = self._pixels(node.number("radiusX"), node.number("radiusY"))
+                    return label_masks.from_ellipse(self.point(), radii, self.rotation, height, width)
         except ValueError as error:
-            raise self.node.fail(str(error)) from None
+            raise node.fail(str(error)) from None
         return None
 
+    def _polygon(self, corners: list[list[float]]) -> Rle:
+        flat = [v for x, y in corners for v in self._pixels(x, y)]
+        return label_masks.from_polygons([flat], self.height, self.width)
+
+    def _vertices(self) -> list[list[float]]:
+        vertices = [Node(one, f"{self.node.where}: vertex") for one in self.node.items("vertices")]
+        if not self.node.value.get("closed") or any(one.value.get("isBezier") for one in vertices):
+            raise self.node.fail(
+                "is an open or a curved line of the tag Vector, which has no mask; draw a polygon"
+            )
+        return [[one.number("x"), one.number("y")] for one in vertices]
+
+    @property
+    def rotation(self) -> float:
+        """Degrees clockwise."""
+        return self.node.number("rotation") if "rotation" in self.node else 0.0
+
+    @functools.cached_property
     def box(self) -> Box:
         """The box of a rectangle, not turned."""
         x, y = self.point()
@@ -94,49 +137,93 @@ class Region:
         return x, y, w, h
 
     def point(self) -> tuple[float, float]:
-        """Where a key point is, or a rectangle begins, in pixels."""
+        """Where a keypoint or an ellipse's centre is, or a rectangle begins, in pixels."""
         return self._pixels(self.node.number("x"), self.node.number("y"))
 
     def _pixels(self, x: float, y: float) -> tuple[float, float]:
         return x * self.width / 100, y * self.height / 100
 
     def contains(self, x: float, y: float) -> bool:
-        """Whether the point lies in the box of this region."""
-        mask = self.mask()
-        left, top, w, h = mask.box if mask is not None else self.box()
+        """Whether the point lies in this rectangle, as it is turned, or in the box around the mask."""
+        left, top, w, h = self.box if self.mask is None else self.mask.box
+        if self.mask is None and self.rotation:  # turned about its top left corner
+            cos, sin = math.cos(math.radians(self.rotation)), math.sin(math.radians(self.rotation))
+            dx, dy = x - left, y - top
+            x, y = left + cos * dx + sin * dy, top + cos * dy - sin * dx
         near = _ROUNDING
         return left - near <= x <= left + w + near and top - near <= y <= top + h + near
 
+    def covers(self, x: float, y: float) -> bool:
+        """Whether the point, which it contains, is a pixel of its mask, if it has one."""
+        if self.mask is None:
+            return True
+        row, column = min(int(y), self.height - 1), min(int(x), self.width - 1)
+        return bool(label_masks.to_pixels(self.mask)[row, column])
 
-def instance_regions(annotation: Node, notes: Counter[str]) -> list[Region]:
-    """The regions that are instances, with their joints. `notes` counts what has no place among labels.
 
-    Raises UserError for what cannot be understood, and for a key point that belongs to no instance.
-    """
-    regions: dict[str, Region] = {}
+class Found(NamedTuple):
+    """The instances of an annotation, and on which images something was left out."""
+
+    instances: list[Region]
+    left_out: Counter[Place]
+
+
+def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skipped]) -> Found:
+    """The regions that are instances, with their keypoints. `notes` counts what has no place among labels, `skipped` takes
+    what cannot be read, and keypoints that belong to no instance."""
+    regions: dict[tuple[Place, str], Region] = {}
     links: dict[str, set[str]] = {}
+    left_out: Counter[Place] = Counter()
     for i, value in enumerate(annotation.items("result")):
-        node = Node(value, f"{annotation.where}: result {i + 1}")
-        type_ = node.text("type")
-        if type_ == "relation":
-            one, other = str(node.identity("from_id")), str(node.identity("to_id"))
-            links.setdefault(one, set()).add(other)
-            links.setdefault(other, set()).add(one)
-        elif type_ not in _TYPES:
-            notes[f"results of type {type_!r} left out: they have no place among labels"] += 1
-        else:
-            _collect(
-                node, str(node.identity("id")) if "id" in node else f"#{i + 1}", annotation.where, regions
-            )
-    usable = [region for region in regions.values() if _usable(region, notes)]
-    instances = {region.id: region for region in usable if region.shape != "keypoint"}
+        place = Place(None, 0)
+        try:
+            node = Node(value, f"{annotation.where}: result {i + 1}")
+            place = _place(node)
+            type_ = node.text("type")
+            if type_ == "relation":
+                one, other = str(node.identity("from_id")), str(node.identity("to_id"))
+                links.setdefault(one, set()).add(other)
+                links.setdefault(other, set()).add(one)
+            elif type_ not in _TYPES:
+                notes[f"results of type {type_!r} left out: they have no place among labels"] += 1
+                left_out[place] += 1
+            else:
+                id_ = str(node.identity("id")) if "id" in node else f"#{i + 1}"
+                _collect(node, id_, place, annotation.where, regions)
+        except UnreadableError as error:
+            skipped.append(error.skipped)
+            left_out[place] += 1
+    usable = []
+    for region in regions.values():
+        try:
+            if _usable(region, notes):
+                usable.append(region)
+            else:
+                left_out[region.place] += 1
+        except UnreadableError as error:
+            skipped.append(error.skipped)
+            left_out[region.place] += 1
+    instances = [region for region in usable if region.shape != "keypoint"]
     for region in usable:
         if region.shape == "keypoint":
-            _give_joint(region, _owner(region, instances, links.get(region.id, set())))
-    return list(instances.values())
+            try:
+                _give_joint(region, _owner(region, instances, links.get(region.id, set())))
+            except UnreadableError as error:
+                skipped.append(error.skipped)
+                left_out[region.place] += 1
+    return Found(instances, left_out)
 
 
-def _collect(node: Node, id_: str, where: str, regions: dict[str, Region]) -> None:
+def _place(node: Node) -> Place:
+    to_name, index = node.value.get("to_name"), node.value.get("item_index")
+    return Place(
+        to_name if isinstance(to_name, str) else None, index if type(index) is int and index >= 0 else 0
+    )
+
+
+def _collect(
+    node: Node, id_: str, place: Place, where: str, regions: dict[tuple[Place, str], Region]
+) -> None:
     if node.value.get("image_rotation"):
         raise node.fail(
             "its image was rotated in Label Studio (image_rotation); turn it back there and export again"
@@ -146,33 +233,47 @@ def _collect(node: Node, id_: str, where: str, regions: dict[str, Region]) -> No
         label_masks.check_frame(height, width)
     except ValueError as error:
         raise node.fail(str(error)) from None
-    if id_ not in regions:
-        regions[id_] = Region(id_, Node({}, f"{where}: region {id_!r}"), width, height)
-    region = regions[id_]
+    value = Node(node.value.get("value"), f"{node.where}: value").value
+    if (place, id_) not in regions:
+        source = node.value.get("source")
+        field_ = source.removeprefix("$") if isinstance(source, str) else None
+        regions[place, id_] = Region(id_, Node({}, f"{where}: region {id_!r}"), place, field_, width, height)
+    region = regions[place, id_]
     if (region.width, region.height) != (width, height):
         raise node.fail(
             f"its original size is {width}×{height}, and {region.width}×{region.height} before in the same region"
         )
-    region.node.value |= Node(node.value.get("value"), f"{node.where}: value").value
+    region.node.value |= value
     region.meta |= node.value["meta"] if isinstance(node.value.get("meta"), dict) else {}
     if "parentID" in node:
         region.parent = str(node.identity("parentID"))
 
 
 def _usable(region: Region, notes: Counter[str]) -> bool:
+    """Whether the region is an instance or a keypoint. Raises UnreadableError where it would be, and is broken."""
     if region.shape is None:
         notes["regions without a shape left out"] += 1
-    elif not region.labels:
+        return False
+    if not region.labels:
         notes["regions without a label left out"] += 1
-    return region.shape is not None and bool(region.labels)
+        return False
+    _ = region.label, region.own
+    if region.shape == "keypoint":
+        region.point()
+    elif region.mask is None:
+        _ = region.box, region.rotation
+    return True
 
 
-def _owner(point: Region, instances: dict[str, Region], linked: set[str]) -> Region:
-    if point.parent in instances:
-        return instances[point.parent]
-    found = [instances[id_] for id_ in sorted(linked) if id_ in instances]
+def _owner(point: Region, instances: list[Region], linked: set[str]) -> Region:
+    here = [one for one in instances if one.place == point.place]
+    found = [one for one in here if one.id == point.parent]
+    found = found or [one for one in here if one.id in linked]
     if not found:
-        found = [one for one in instances.values() if one.contains(*point.point())]
+        x, y = point.point()
+        found = [one for one in here if one.contains(x, y)]
+        if len(found) > 1:
+            found = [one for one in found if one.covers(x, y)] or found
     if len(found) != 1:
         raise point.node.fail(
             f"the key point {point.label!r} belongs to {len(found)} regions; make one region its parent, or relate the "
@@ -184,5 +285,10 @@ def _owner(point: Region, instances: dict[str, Region], linked: set[str]) -> Reg
 def _give_joint(point: Region, owner: Region) -> None:
     if point.label in owner.joints:
         raise point.node.fail(f"is a second {point.label!r} of region {owner.id!r}")
-    hidden = "hidden" in point.node and point.node.flag("hidden")
+    # The editor writes x, y and width alone, and keeps meta: so that is where Masklake's export says it.
+    hidden = (
+        ("hidden" in point.node and point.node.flag("hidden"))
+        or point.own.value.get("visibility") == 1
+        or any(text in _HIDDEN for text in point.meta_texts)
+    )
     owner.joints[point.label] = Joint(point.label, *point.point(), 1 if hidden else 2)

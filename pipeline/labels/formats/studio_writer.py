@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.labels.formats.coco_writer import frame, joints_by_class, own_fields, plain
-from masklake.pipeline.labels.formats.studio_reader import CROWD, mask_digest
+from masklake.pipeline.labels.formats.studio_reader import CROWD, IGNORE, mask_digest
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Instance, LabelSet
 
@@ -25,7 +25,7 @@ def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
     return [
         {
             "id": i,
-            "data": {"image": found.uri, "masklake": own_fields(found) | _size(found)},
+            "data": {"image": found.uri, "masklake": own_fields(found) | _size(found) | _search(found)},
             "annotations": [{
                 "id": i,
                 "was_cancelled": False,
@@ -47,9 +47,12 @@ def results(found: LabelSet) -> list[dict[str, Any]]:
 
 
 def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> str:
-    """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold."""
+    """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold.
+
+    Keypoints are numbered (model_index), which label-studio-sdk's converter needs to write COCO and YOLO.
+    """
     labels = sorted({instance.label for found in sets for instance in found.instances}.union(classes))
-    joints = sorted({name for names in joints_by_class(sets).values() for name in names})
+    joints = list(dict.fromkeys(name for names in joints_by_class(sets).values() for name in names))
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     for tag, name, values in (
         ("BrushLabels", "brush", labels),
@@ -57,7 +60,9 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
         ("KeyPointLabels", "joint", joints),
     ):
         lines.append(f'  <{tag} name="{name}" toName="image">')
-        lines += [f"    <Label value={quoteattr(value)}/>" for value in values]
+        for i, value in enumerate(values):
+            index = f' model_index="{i}"' if tag == "KeyPointLabels" else ""
+            lines.append(f"    <Label value={quoteattr(value)}{index}/>")
         lines.append(f"  </{tag}>")
     return "\n".join([*lines, "</View>", ""])
 
@@ -67,11 +72,24 @@ def _size(found: LabelSet) -> dict[str, int]:
     return {"width": found.width, "height": found.height} if found.width and found.height else {}
 
 
+def _search(found: LabelSet) -> dict[str, list[str]]:
+    """For which classes the image was searched, where not for all."""
+    absent = {} if found.absent is None else {"absent": list(found.absent)}
+    return absent | ({"not_exhaustive": list(found.not_exhaustive)} if found.not_exhaustive else {})
+
+
 def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict[str, Any]]:
     common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
     own: dict[str, Any] = {"label": instance.label, "label_id": instance.label_id}
     if instance.joints:
         own["joints"] = [joint.name for joint in instance.joints]
+    if instance.num_keypoints is not None:
+        own["num_keypoints"] = [
+            sum(joint.visibility > 0 for joint in instance.joints),
+            instance.num_keypoints,
+        ]
+    if instance.given_area is not None:
+        own |= {"area": instance.given_area, "box": [plain(v) for v in instance.box]}
     if instance.mask is not None:
         own |= {"box": [plain(v) for v in instance.box], "mask": mask_digest(instance.mask)}
         value: dict[str, Any] = {"format": "rle", "rle": brush_rle.encode(to_pixels(instance.mask))}
@@ -86,7 +104,8 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
         }
         value["rotation"] = 0
         control, type_ = "box", "rectanglelabels"
-    meta: dict[str, Any] = {"masklake": own} | ({"text": [CROWD]} if instance.iscrowd else {})
+    texts = [CROWD] * instance.iscrowd + [IGNORE] * instance.ignore
+    meta: dict[str, Any] = {"masklake": own} | ({"text": texts} if texts else {})
     region = {
         "id": id_,
         "from_name": control,
@@ -107,6 +126,8 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
                 "keypointlabels": [joint.name],
                 **({"hidden": True} if joint.visibility == 1 else {}),
             },
+            # The editor writes `hidden` no more when a person submits; meta it keeps.
+            **({"meta": {"masklake": {"visibility": 1}}} if joint.visibility == 1 else {}),
         }
         for i, joint in enumerate(instance.joints)
         if joint.visibility

@@ -211,13 +211,9 @@ def test_images_without_annotations_may_be_left_out(
     (b"", "is empty"),
     (b"{", "is not JSON"),
     ({"a": 1}, "is neither COCO"),
-    (coco(annotation(1, image_id=9)), "image_id 9 is not among the images"),
-    (coco(annotation(1, category_id=9)), "category_id 9 is not among the categories"),
-    (coco(annotation(1, segmentation=[[1, 2, 3, 4, 5]])), "has 5 coordinates"),
-    (coco(annotation(1, segmentation={"size": [2, 2], "counts": [4]})), "the RLE's size is [2, 2]"),
-    (coco(annotation(1, category_id=1, keypoints=[1])), "keypoints is a list of 1, not a list of 9 numbers"),
-    (coco(annotation(1), annotation(1)), "its id is used twice"),
-    (coco(images=[SIZE | {"width": 640}]), "cannot be resolved"),
+    (coco(), "has images and no annotation at all"),
+    (coco(annotation(1, category_id=9)), "category_id 9 is not among the categories; nothing is left to import"),
+    (coco(annotation(1), images=[SIZE | {"width": 640}]), "cannot be resolved"),
     ([task("x")], "result 1: is a text, not an object"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_understood_writes_nothing(
@@ -228,6 +224,125 @@ def test_a_file_that_cannot_be_understood_writes_nothing(
     assert err.splitlines()[-1].startswith("masklake: error: ")
     assert problem in err.splitlines()[-1]
     assert not list(Path(lake).glob("labels/*"))
+
+
+BROKEN = coco(
+    annotation(1), annotation(2, image_id=9), annotation(3, image_id=10), annotation(4, segmentation=[[1, 1, 2, 2]]),
+)  # fmt: skip
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_listed(
+    lake: str, write: Callable[..., Path], masklake: Masklake
+) -> None:
+    file = write(BROKEN)
+    code, _, err = masklake("labels", "import", file, lake, "--strict")
+    assert (code, newest(lake)) == (2, [])
+    assert f"{file}: annotation 2: its image_id 9 is not among the images (and 2 more" in err
+    code, out, _ = masklake("labels", "import", file, lake)
+    assert code == 0
+    assert out.splitlines()[2:7] == [
+        "left out: its image_id 9 is not among the images: 2",
+        f"- {file}: annotation 2",
+        f"- {file}: annotation 3: its image_id 10 is not among the images",
+        "mask left out: a polygon has 2 points; it needs at least 3 (image 'a.jpg'): 1",
+        f"- {file}: annotation 4",
+    ]
+    assert [(i.mask is None) for i in newest(lake)[0].instances] == [False, True]
+    facts = json.loads(masklake("labels", "import", file, lake, "--json")[1])
+    assert facts["skipped"][0] == {
+        "where": f"{file}: annotation 2", "problem": "its image_id 9 is not among the images",
+    }  # fmt: skip
+
+
+def test_a_file_without_annotations_replaces_no_labels_unless_it_means_it(
+    lake: str, write: Callable[..., Path], masklake: Masklake
+) -> None:
+    masklake("labels", "import", write(coco(annotation(1))), lake)
+    code, _, err = masklake("labels", "import", write(coco()), lake)
+    assert (code, "--allow-empty says that these images hold nothing" in err) == (2, True)
+    assert len(newest(lake)[0].instances) == 1
+    assert masklake("labels", "import", write(coco()), lake, "--allow-empty")[0] == 0
+    assert newest(lake)[0].instances == ()
+
+
+def test_images_below_a_prefix_must_be_there(
+    write: Callable[..., Path], masklake: Masklake, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    file, lake = write(coco(annotation(1), images=images("./a.jpg", "b.jpg"))), tmp_path / "new"
+    code, _, err = masklake("labels", "import", file, lake, "--uri-prefix", tmp_path)
+    assert (code, f"'b.jpg' is not there: {tmp_path}/b.jpg does not exist" in err) == (2, True)
+    assert masklake("labels", "import", file, lake, "--uri-prefix", tmp_path, "--unchecked")[0] == 0
+    assert [one.uri for one in newest(lake)] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+
+
+def test_what_evaluation_and_training_heed_goes_in_and_comes_out(
+    lake: str, write: Callable[..., Path], masklake: Masklake, tmp_path: Path
+) -> None:
+    lvis = [SIZE | {"neg_category_ids": [1], "not_exhaustive_category_ids": [18]}]
+    content = coco(annotation(1, area=123.5, ignore=1), annotation(2, area=7), images=lvis)
+    assert masklake("labels", "import", write(content), lake)[0] == 0
+    [before] = newest(lake)
+    assert (before.absent, before.not_exhaustive) == (("person",), ("dog",))
+    assert [(i.given_area, i.ignore) for i in before.instances] == [(123.5, True), (7, False)]
+    asked = masklake(
+        "query",
+        "select given_area, ignore, absent, not_exhaustive, area from labels",
+        "--lake",
+        lake,
+        "--format",
+        "json",
+    )
+    assert json.loads(asked[1])[0] == {
+        "given_area": 123.5, "ignore": True, "absent": ["person"], "not_exhaustive": ["dog"], "area": 400,
+    }  # fmt: skip
+    for format_ in ("coco", "label-studio"):
+        out = tmp_path / f"{format_}.json"
+        masklake("labels", "export", lake, out, "--format", format_)
+        assert "1 unchanged" in masklake("labels", "import", out, lake)[1]
+    check_lake(Path(lake))
+
+
+def test_parts_of_older_versions_lack_the_newest_columns(
+    lake: str, write: Callable[..., Path], masklake: Masklake
+) -> None:
+    import pyarrow.parquet as pq
+
+    masklake("labels", "import", write(coco(annotation(1))), lake)
+    [part] = Path(lake).glob("labels/*.parquet")
+    old = pq.read_table(part).drop_columns(
+        ["ignore", "given_area", "num_keypoints", "absent", "not_exhaustive"]
+    )
+    pq.write_table(old, part)
+    [one] = newest(lake)
+    assert [(i.ignore, i.given_area) for i in one.instances] == [(False, None)]
+    query = "select count(*) as n from labels where ignore is null and absent is null"
+    assert json.loads(masklake("query", query, "--lake", lake, "--format", "json")[1]) == [{"n": 1}]
+    masklake("labels", "import", write(coco(annotation(1, ignore=1), images=images("x/b.jpg"))), lake)
+    query = "select uri, ignore from labels order by uri"
+    assert json.loads(masklake("query", query, "--lake", lake, "--format", "json")[1]) == [
+        {"uri": "s3://p/a.jpg", "ignore": None}, {"uri": "s3://p/x/b.jpg", "ignore": True},
+    ]  # fmt: skip
+
+
+def test_which_keypoints_change_places_in_a_mirror_is_shown(
+    lake: str, write: Callable[..., Path], masklake: Masklake
+) -> None:
+    def stats(*names: str) -> tuple[dict[str, Any], str]:
+        named = [{"id": 1, "name": "person", "keypoints": list(names)}]
+        person = annotation(1, category_id=1, keypoints=[12, 12, 2] * len(names))
+        assert masklake("labels", "import", write(coco(person, categories=named)), lake)[0] == 0
+        [row] = json.loads(masklake("labels", "stats", lake, "--json")[1])["keypoints"]
+        return row, masklake("labels", "stats", lake)[1]
+
+    row, text = stats("Nose", "R_Eye", "L_Eye")
+    assert row == {
+        "label": "person", "keypoints": ["Nose", "R_Eye", "L_Eye"], "flip_pairs": [["R_Eye", "L_Eye"]], "unpaired": [], "mirrored": True,
+    }  # fmt: skip
+    assert "person: 3 keypoints, in a mirror these change places: R_Eye:L_Eye" in text
+    row, text = stats("0", "1")
+    assert (row["mirrored"], row["unpaired"]) == (False, ["0", "1"])
+    assert "images are not mirrored in training: the names do not tell what changes places with 0, 1" in text
 
 
 def test_mistakes_get_one_line(
@@ -271,6 +386,7 @@ def test_a_lake_without_labels_has_none_to_count(lake: str, masklake: Masklake) 
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 def test_labels_in_s3(s3_bucket: Bucket, run_cli: Callable[..., CliResult], masklake: Masklake) -> None:
+    s3_bucket.put("photos/a b.jpg", b"")
     s3_bucket.put("labels.json", json.dumps(coco(annotation(1), images=images("a b.jpg"))).encode())
     lake, prefix = f"{s3_bucket.uri}/lake", f"{s3_bucket.uri}/photos"
     done = run_cli("labels", "import", f"{s3_bucket.uri}/labels.json", lake, "--uri-prefix", prefix)
@@ -289,6 +405,7 @@ def test_labels_in_s3(s3_bucket: Bucket, run_cli: Callable[..., CliResult], mask
         lake,
         "--uri-prefix",
         f"{prefix}2",
+        "--unchecked",
         env=s3_bucket.guest.env,
     )
     assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)

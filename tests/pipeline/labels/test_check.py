@@ -21,7 +21,7 @@ def found(*instances: Instance, classes: set[str] | None = None, **given: object
 
 
 def test_good_labels_have_no_problems() -> None:
-    edge = replace(an_instance("cat", (0, 0, 9, 9)), box=(-0.5, -0.5, WIDTH + 1, HEIGHT + 1))
+    edge = replace(an_instance("cat", mask=None), box=(-0.5, -0.5, WIDTH + 1, HEIGHT + 1))
     hidden = replace(
         an_instance("person", joints=True), joints=(Joint("a", WIDTH + 0.9, 0, 1), Joint("b", 0, 0, 0))
     )
@@ -34,12 +34,25 @@ def test_good_labels_have_no_problems() -> None:
     (an_instance(mask=EMPTY), "the mask is empty"),
     (an_instance(mask=rectangle(0, 0, 2, 2, width=10, height=20)), "the mask is 10×20, the image 64×48"),
     (replace(an_instance(), box=(1, 1, 0, 5)), "the box has no area"),
-    (replace(an_instance(), box=(-2, 1, 5, 5)), "the box [-2, 1, 5, 5] leaves the 64×48 image"),
-    (replace(an_instance(), box=(60, 40, 3, 9.5)), "the box [60, 40, 3, 9.5] leaves the 64×48 image"),
-    (replace(an_instance(), joints=(Joint("a", 1, 1, 2), Joint("b", 70, 1, 1), Joint("c", 1, -9, 2))), "joints outside the image: b, c"),
+    (replace(an_instance(mask=None), box=(-2, 1, 5, 5)), "the box [-2, 1, 5, 5] leaves the 64×48 image"),
+    (replace(an_instance(mask=None), box=(60, 40, 3, 9.5)), "the box [60, 40, 3, 9.5] leaves the 64×48 image"),
+    (replace(an_instance(), box=(8, 4, 24, 16)), "the box [8, 4, 24, 16] is not around the mask, which lies in [8, 4, 16, 12]; it may be its corners, where x, y, width, height belong"),
+    (replace(an_instance(), box=(16, 10, 16, 12)), "the box [16, 10, 16, 12] is not around the mask, which lies in [8, 4, 16, 12]; it may be its centre and size, where x, y, width, height belong"),
+    (replace(an_instance(), box=(30, 4, 16, 12)), "the box [30, 4, 16, 12] is not around the mask, which lies in [8, 4, 16, 12]"),
+    (replace(an_instance(mask=None), box=(0.125, 0.1, 0.25, 0.25)), "the box lies in the first pixel; is it in fractions of the image?"),
+    (replace(an_instance(), joints=(Joint("a", 9, 9, 2), Joint("b", 70, 1, 1), Joint("c", 1, -9, 2))), "joints outside the image: b, c"),
 ])  # fmt: skip
 def test_each_mistake_is_told(instance: Instance, problem: str) -> None:
     assert found(an_instance("cat", (0, 0, 9, 9)), instance) == [(1, problem)]
+
+
+def test_fractions_are_told_as_what_they_may_be() -> None:
+    fractions = replace(an_instance(), box=(8 / WIDTH, 4 / HEIGHT, 16 / WIDTH, 12 / HEIGHT))
+    first, second = (problem for _, problem in found(fractions))
+    assert first.endswith("it may be fractions of the image, where x, y, width, height belong")
+    assert second.startswith("the box lies in the first pixel")
+    centre = replace(an_instance(), box=(16 / WIDTH, 10 / HEIGHT, 16 / WIDTH, 12 / HEIGHT))
+    assert "it may be fractions of the image, from its centre" in found(centre)[0][1]
 
 
 def test_instances_that_are_there_twice_are_told() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,9 +46,11 @@ def coco(*annotations: Any, **given: Any) -> dict[str, Any]:
     return base | given
 
 
-def parsed(*contents: Any, format_: str | None = None) -> LabelFile:
+def parsed(
+    *contents: Any, format_: str | None = None, allow_empty: bool = True, strict: bool = False
+) -> LabelFile:
     files = [(f"{i}.json", json.dumps(content).encode()) for i, content in enumerate(contents)]
-    return read(files, format_)[1]
+    return read(files, format_, allow_empty=allow_empty, strict=strict)[1]
 
 
 def returned(sets: list[LabelSet], content: Any) -> list[LabelSet]:
@@ -60,9 +64,16 @@ def returned(sets: list[LabelSet], content: Any) -> list[LabelSet]:
             instances=tuple(image.instances),
             source=image.source or "",
             split=image.split or "",
+            absent=image.absent,
+            not_exhaustive=image.not_exhaustive,
         )
         for image in found
     ]
+
+
+def test_files_may_be_compressed() -> None:
+    data = json.dumps(coco(annotation(1))).encode()
+    assert read([("f.json.gz", gzip.compress(data))])[1] == read([("f.json", data)])[1]
 
 
 def test_every_kind_of_segmentation_is_the_same_mask() -> None:
@@ -169,6 +180,13 @@ BAD = {
     "nested too deeply": b"[" * 100_000,
     "is neither COCO": b'{"images": []}',
     "neither COCO (an object with images, annotations and categories) nor Label Studio": b"[1]",
+    "is a ZIP archive; unpack it": b"PK\x03\x04...",
+    "is XML (CVAT for images, Pascal VOC?)": b"<annotations/>",
+    "is damaged gzip": b"\x1f\x8b\x08rubbish",
+    "is a project of VIA (export annotations as COCO there)": b'{"_via_img_metadata": {}}',
+    "is COCO's results": b'[{"image_id": 1, "category_id": 1, "score": 0.5}]',
+    "is a file of labelme": b'{"shapes": [], "imagePath": "a.jpg"}',
+    "JSON-MIN is not read": b'[{"image": "a.jpg", "label": [], "id": 1}]',
 }
 
 
@@ -185,54 +203,217 @@ SIZE = {"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}
 
 
 @pytest.mark.parametrize(("content", "problem"), [
+    (coco(annotation(1, bbox=..., segmentation=[])), "has neither a bbox nor a segmentation nor keypoints"),
+    (coco(annotation(1, bbox=..., segmentation=[[1, 1, 2, 2]])), "a polygon has 2 points; it needs at least 3"),
+    (coco(annotation(1, bbox=[1, 1, 2], segmentation=[])), "bbox is a list of 3, not a list of 4 numbers"),
+    (coco(annotation(1, bbox=[1, 1, "wide", 2], segmentation=[])), "bbox holds a text where a number belongs"),
+    (coco(annotation(1, bbox=[1, 1, -2, 2], segmentation=[])), "bbox has a negative width or height: [1, 1, -2, 2]"),
+    (coco(annotation(1, bbox=..., segmentation=[], keypoints=[1, 1, 2])), "its category names no keypoints"),
     (coco(annotation(1, image_id=8)), "annotation 1: its image_id 8 is not among the images"),
+    (coco(annotation(1, image_id="7"), annotation(2)), "annotation 1: its image_id '7' is not among the images"),
+    (coco(annotation(1, image_id=[7])), "image_id is a list, not a number or a text"),
     (coco(annotation(1, category_id=3)), "annotation 1: its category_id 3 is not among the categories"),
-    (coco(annotation(1), annotation(1)), "annotation 1: its id is used twice"),
-    (coco(annotation(...)), "annotation 1 of the file: id is missing or null"),
+    (coco(annotation(1), categories=[{"id": 18, "name": "a"}, {"id": 18, "name": "b"}]), "its category_id 18 is used for several categories: 'a', 'b'"),
+    (coco(annotation(1), categories=[{"id": 18}]), "its category 18: name is missing or null, not a text"),
     (coco(annotation([1])), "id is a list, not a number or a text"),
     (coco(7), "annotation 1 of the file: is a number, not an object"),
-    (coco(annotation(1, segmentation=[[1, 1, 2, 2, 3]])), "annotation 1: a polygon has 5 coordinates, which is not pairs of x and y (image 'a.jpg')"),
-    (coco(annotation(1, segmentation=[[1, 1, 2, 2]])), "a polygon has 2 points; it needs at least 3"),
-    (coco(annotation(1, segmentation=[1, 1, 2, 2, 3, 3])), "segmentation is a number, not a list of numbers"),
-    (coco(annotation(1, segmentation=[[1, 1, 2, 2, 3, "3"]])), "segmentation holds a text where a number belongs"),
-    (coco(annotation(1, segmentation=[[1, 1, 2, 2, 3, float("nan")]])), "segmentation holds nan, which is no position"),
-    (coco(annotation(1, segmentation=[[1, 1, 2, 2, 3, 10**400]])), "which is no position in an image"),
-    (coco(annotation(1, segmentation="x")), "segmentation is a text, neither polygons nor an RLE"),
-    (coco(annotation(1, segmentation={"size": [64, 48], "counts": [3072]})), "the RLE's size is [64, 48], and the image is 48 high and 64 wide"),
-    (coco(annotation(1, segmentation={"size": [48, 64], "counts": [3000]})), "covers 3000 pixels"),
-    (coco(annotation(1, segmentation={"size": [48, 64], "counts": [3072.5]})), "counts holds something else than whole numbers"),
-    (coco(annotation(1, segmentation={"counts": [3072]})), "segmentation: size is missing or null"),
-    (coco(annotation(1, segmentation={"size": [48, 64], "counts": "\U0001f600"})), "not COCO's compressed text"),
-    (coco(annotation(1, keypoints=[1, 1, 2] * 4, **PERSON)), "keypoints is a list of 12, not a list of 9 numbers"),
-    (coco(annotation(1, keypoints=[1, 1, 3] * 3, **PERSON)), "visibility that is not 0, 1 or 2"),
-    (coco(annotation(1, keypoints=[1, 1, 2])), "has keypoints, and its category 'dog' names none"),
-    (coco(annotation(1, bbox=[1, 1, 2])), "bbox is a list of 3, not a list of 4 numbers"),
-    (coco(annotation(1, bbox=[1, 1, -2, 2])), "bbox has a negative width or height: [1, 1, -2, 2]"),
-    (coco(annotation(1, bbox=..., segmentation=[])), "has neither a bbox nor a segmentation nor keypoints"),
     (coco(annotation(1, iscrowd=2)), "iscrowd is 2, not 0 or 1"),
-    (coco(images=[SIZE, SIZE]), "image 7: its id is used twice"),
-    (coco(images=[SIZE, SIZE | {"id": 8}]), "image 8: has the same file_name as image 7: 'a.jpg'"),
-    (coco(images=[SIZE | {"width": 0}]), "image 7: width is 0, not a whole number from 1"),
+    (coco(images=[SIZE, SIZE | {"file_name": "b.jpg"}]), "image 7: its id is used for several images of the file"),
+    (coco(images=[SIZE, SIZE | {"id": 8}]), "image 8: several images of the file have its name, 'a.jpg'"),
     (coco(images=[SIZE | {"width": 10**6, "height": 10**6}]), "a frame of 1000000×1000000 pixels is not possible"),
     (coco(images=[SIZE | {"file_name": ""}]), "image 7: file_name is empty, not a text"),
     (coco(images=[SIZE | {"file_name": "\ud800"}]), "holds half of a character"),
-    (coco(images={}), "images is an object, not a list"),
-    (coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "category 2 of the file: its id 2 or its name 'a' is used twice"),
-    (coco(categories=[{"id": 2**40, "name": "a"}]), "not a whole number from 0 to 2147483647"),
-    (coco(categories=[{"id": 1, "name": "a", "keypoints": ["n", "n"]}]), "keypoints is not a list of different names"),
     (coco(images=[SIZE | {"masklake": {"split": "test"}}]), "masklake: split is 'test', not one of train, val"),
 ])  # fmt: skip
-def test_what_cannot_be_understood_is_named(content: Any, problem: str) -> None:
+def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) -> None:
+    """The rest is imported; an image of which nothing could be read is not one that holds nothing."""
+    other = {"id": 99, "file_name": "good.jpg", "width": 64, "height": 48}
+    dogs = [*content["categories"], {"id": 55, "name": "cat"}]
+    good = annotation(1000, image_id=99, category_id=55)
+    whole = content | {
+        "images": [*content["images"], other], "categories": dogs, "annotations": [*content["annotations"], good],
+    }  # fmt: skip
+    found = parsed(whole)
+    assert any(problem in f"{one.where}: {one.problem}" for one in found.skipped)
+    assert all(one.where.startswith("0.json: ") for one in found.skipped)
+    assert found.images[-1].name == "good.jpg"
+    assert all(image.instances or not image.unread for image in found.images)
+    with pytest.raises(UserError, match="without --strict they are left out"):
+        parsed(whole, strict=True)
+
+
+@pytest.mark.parametrize(("given", "problem"), [
+    ({"segmentation": [[1, 1, 2, 2, 3]]}, "a polygon has 5 coordinates, which is not pairs of x and y (image 'a.jpg')"),
+    ({"segmentation": [[1, 1, 2, 2]]}, "a polygon has 2 points; it needs at least 3"),
+    ({"segmentation": [[1, 1, 2, 2, 3, "x"]]}, "segmentation holds a text where a number belongs"),
+    ({"segmentation": [[1, 1, 2, 2, 3, float("nan")]]}, "segmentation holds nan, which is no position"),
+    ({"segmentation": [[1, 1, 2, 2, 3, 10**400]]}, "which is no position in an image"),
+    ({"segmentation": "x"}, "segmentation is a text, neither polygons nor an RLE"),
+    ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "the RLE's size is [64, 48], and the image is 48 high and 64 wide"),
+    ({"segmentation": {"size": [48, 64], "counts": [3000]}}, "covers 3000 pixels"),
+    ({"segmentation": {"size": [48, 64], "counts": [3072.5]}}, "counts holds something else than whole numbers"),
+    ({"segmentation": {"size": [48, 64], "counts": "\U0001f600"}}, "not COCO's compressed text"),
+    ({"keypoints": [1, 1, 2] * 4} | PERSON, "keypoints is a list of 12, not a list of 9 numbers"),
+    ({"keypoints": [1, 1, 3] * 3} | PERSON, "visibility that is not 0, 1 or 2"),
+    ({"keypoints": [1, 1, 2]}, "its category names no keypoints"),
+    ({"bbox": [1, 1, -2, 2]}, "bbox has a negative width or height: [1, 1, -2, 2]"),
+    ({"bbox": [1, 1, 2]}, "bbox is a list of 3, not a list of 4 numbers"),
+])  # fmt: skip
+def test_an_object_stays_without_its_part_that_cannot_be_read(given: dict[str, Any], problem: str) -> None:
+    found = parsed(coco(annotation(1, **given)))
+    [instance] = found.images[0].instances
+    assert instance.box == (10, 10, 20, 20)
+    [skipped] = found.skipped
+    assert problem in skipped.problem
+    part = next(iter(given))
+    assert skipped.problem.startswith({"segmentation": "mask"}.get(part, part) + " left out: ")
+    assert (instance.mask is None) == (part == "segmentation")
+    assert instance.joints == ()
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    (coco(images={}), "images is an object, not a list"),
+    (coco(categories=3), "categories is a number, not a list"),
+    (coco(annotation(1, image_id=8), annotation(2, image_id=8)), "nothing is left to import"),
+    (coco(), "has images and no annotation at all"),
+])  # fmt: skip
+def test_files_of_which_nothing_can_be_taken_are_refused(content: Any, problem: str) -> None:
     with pytest.raises(UserError) as error:
-        parsed(content)
+        parsed(
+            content
+            if problem != "nothing is left to import"
+            else content | {"images": [SIZE | {"file_name": 3}]},
+            allow_empty=False,
+        )
     assert problem in str(error.value)
-    assert str(error.value).startswith("0.json: ")
+
+
+def test_a_file_without_annotations_may_be_meant() -> None:
+    assert [image.instances for image in parsed(coco(), allow_empty=True).images] == [[]]
+    # what another file says of the same images is enough; so is an export of Masklake's own
+    assert len(parsed(coco(annotation(1)), coco(), allow_empty=False).images) == 1
+    assert parsed(to_coco([label_set("s3://b/a.jpg")]), allow_empty=False).images[0].instances == []
+
+
+def test_what_is_not_needed_is_not_judged() -> None:
+    root = {"id": 0, "name": "dog", "supercategory": "none"}  # Roboflow's
+    twice = coco(
+        annotation(1),
+        annotation(1),
+        annotation(...),
+        categories=[root, {"id": 18, "name": "dog"}, {"name": 3}, "x"],
+    )
+    found = parsed(twice)
+    assert [i.label_id for i in found.images[0].instances] == [18, 18, 18]
+    assert (found.skipped, dict(found.notes)) == ([], {})
+    # two categories of one name that are both used are one class
+    both = parsed(
+        coco(annotation(1), annotation(2, category_id=0), categories=[root, {"id": 18, "name": "dog"}])
+    )
+    assert {i.label for i in both.images[0].instances} == {"dog"}
+    assert list(both.notes) == ["categories of the same name, 'dog', taken for one class"]
+    # a size is needed by polygons alone
+    unsized = parsed(coco(annotation(1), images=[{"id": 7, "file_name": "a.jpg"}]))
+    assert [(i.box, i.mask) for i in unsized.images[0].instances] == [((10, 10, 20, 20), None)]
+    assert unsized.skipped[0].problem.startswith(
+        "mask left out: a polygon needs its image's width and height"
+    )
+    large = parsed(coco(annotation(1, category_id=2**40), categories=[{"id": 2**40, "name": "dog"}]))
+    assert [(i.label, i.label_id) for i in large.images[0].instances] == [("dog", None)]
+    unnamed = parsed(coco(annotation(1), categories=[{"id": 18, "name": "dog", "keypoints": ["n", "n"]}]))
+    assert len(unnamed.images[0].instances) == 1
+
+
+def test_numbers_and_ids_in_other_spellings() -> None:
+    texts = coco(
+        annotation("1", image_id="7", category_id="18", bbox=[10, "10", "20.0000", 20.0], segmentation=[list(map(str, SQUARE))], iscrowd="0", area="123.5"),
+        images=[SIZE | {"id": "7", "width": "64", "height": 48.0}], categories=[{"id": "18", "name": "dog"}],
+    )  # fmt: skip
+    [image] = parsed(texts).images
+    assert [(i.box, i.mask, i.given_area) for i in image.instances] == [
+        ((10, 10, 20, 20), rectangle(10, 10, 20, 20), 123.5)
+    ]
+    # images and categories by numbers, annotations by texts: none is equal, and so all are
+    mixed = coco(
+        annotation(1, image_id="7", category_id="18"), annotation(2.0, image_id="7", category_id="18")
+    )
+    assert len(parsed(mixed).images[0].instances) == 2
+    fractions = coco(annotation(1.0, image_id=7.0, category_id=18.0))
+    assert [i.label_id for i in parsed(fractions).images[0].instances] == [18]
+
+
+def test_masks_in_other_spellings() -> None:
+    rle = coco_mask.merge(coco_mask.frPyObjects([SQUARE], 48, 64))["counts"].decode()
+    pairs = list(map(list, zip(SQUARE[::2], SQUARE[1::2], strict=True)))
+    runs = [490, *[20, 28] * 19, 20, 48 * 64 - 490 - 19 * 48 - 20]
+    kinds = [
+        SQUARE, pairs, [pairs], json.dumps([SQUARE]), [SQUARE, [1, 1, 2, 2]], [SQUARE, []],
+        {"counts": rle}, [{"size": [48, 64], "counts": rle}], {"size": ["48", 64.0], "counts": str(rle.encode())},
+        {"size": [48, 64], "counts": " ".join(map(str, runs))}, {"size": [48, 64], "counts": str(runs)},
+        {"size": [48, 64], "counts": [float(v) for v in runs]},
+    ]  # fmt: skip
+    found = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(kinds))))
+    assert found.skipped == []
+    assert {i.mask for i in found.images[0].instances} == {rectangle(10, 10, 20, 20)}
+    none = [[], None, {}, "", [[]]]
+    found = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(none))))
+    assert {i.mask for i in found.images[0].instances} == {None}
+    assert found.skipped == []
+
+
+def test_what_cocos_evaluation_reads_is_kept() -> None:
+    joints = [12, 14.5, 2, 0, 0, 0, 20, 30, 1]
+    given = coco(
+        annotation(1, area=123.25, ignore=1), annotation(2, area=400), annotation(3, area=-1), annotation(4, area=float("nan")),
+        annotation(5, category_id=1, keypoints=joints, num_keypoints=0, area=77),
+        annotation(6, category_id=1, keypoints=joints, num_keypoints=2, segmentation=[]),
+    )  # fmt: skip
+    found = parsed(given)
+    instances = found.images[0].instances
+    assert [i.evaluated_area for i in instances] == [123.25, 400, 400, 400, 77, 400]
+    assert [i.evaluated_keypoints for i in instances[4:]] == [0, 2]
+    assert [i.ignore for i in instances] == [True, *[False] * 5]
+    assert dict(found.notes) == {
+        "areas that no object can have: counted anew": 2,
+        "objects to be ignored (ignore: 1), which are neither learnt nor counted": 1,
+    }
+    sets = [label_set("s3://b/a.jpg", *(replace(i, label_id=i.label_id) for i in instances))]
+    written = to_coco(sets)["annotations"]
+    assert [one["area"] for one in written] == [123.25, 400, 400, 400, 77, 400]
+    assert [one.get("ignore") for one in written] == [1, *[None] * 5]
+    assert [one["num_keypoints"] for one in written[4:]] == [0, 2]
+
+
+def test_classes_that_an_image_was_searched_for() -> None:
+    lvis = [SIZE | {"neg_category_ids": [1, 99], "not_exhaustive_category_ids": [18]}]
+    del lvis[0]["file_name"]
+    lvis[0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000139.jpg"
+    found = parsed(coco(annotation(1), images=lvis))
+    [image] = found.images
+    assert (image.absent, image.not_exhaustive) == (("person",), ("dog",))
+    assert image.aliases == ("train2017/000000000139.jpg",)
+    assert list(found.notes) == [
+        "images that were searched for some classes only (LVIS): others count as unknown there"
+    ]
+    [written] = to_coco(
+        [label_set("s3://b/a", *image.instances, absent=("person",), not_exhaustive=("dog",))]
+    )["images"]
+    assert (written["neg_category_ids"], written["not_exhaustive_category_ids"]) == ([19], [18])
+
+
+def test_images_of_one_name_in_two_files_that_share_nothing_are_told() -> None:
+    found = parsed(coco(annotation(1)), coco(annotation(1, bbox=[40, 5, 10, 10], segmentation=[])))
+    assert len(found.images[0].instances) == 2
+    [note] = found.notes
+    assert note.startswith("images of one name in several files that share no object")
+    assert not parsed(coco(annotation(1)), coco(annotation(1))).notes
 
 
 def test_files_of_one_import_must_fit() -> None:
     other = coco(images=[SIZE | {"width": 32}])
-    with pytest.raises(UserError, match=r"1\.json: image 7: 'a.jpg' is 32×48 here and 64×48 in another file"):
-        parsed(coco(), other)
+    [skipped] = parsed(coco(annotation(1)), other).skipped
+    assert skipped.where == "1.json: image 7"
+    assert skipped.problem.startswith("'a.jpg' is 32×48 here and 64×48 in another file")
     with pytest.raises(
         UserError, match=r"must be of one format, but 0\.json is coco, 1\.json is label-studio"
     ):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,6 +18,7 @@ from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.labels.formats.studio_writer import labelling_interface, to_label_studio
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Joint, LabelledImage, LabelSet, digest
+from PIL import Image
 
 from tests.helpers.label_sets import HEIGHT, WIDTH, an_instance, label_set, label_sets, rectangle
 from tests.pipeline.labels.formats.test_coco_reader import parsed, returned
@@ -119,27 +123,144 @@ def test_which_annotation_of_a_task_counts() -> None:
 
 
 def test_what_is_left_out_is_counted() -> None:
+    """And an image of which everything was left out makes no label set: it is not known to hold nothing."""
     content = [
         task(predictions=[{"result": []}], annotations=[]),
         task(annotations=[{"result": [], "was_cancelled": True}]),
         task(image="s3://b/b.jpg", annotations=[{"result": []}, {"result": []}]),
         task(
-            result("a", "ellipselabels", {"x": 1, "y": 1, "radiusX": 2, "radiusY": 2}),
+            result("a", "taxonomylabels", {"x": 1, "y": 1}),
             result("b", "rectanglelabels", BOX, None),
             result("c", "keypointlabels", {}, "nose"),
             {"type": "choices", "value": {"choices": ["outdoors"]}},
             image="s3://b/c.jpg",
         ),
+        task({"type": "choices", "value": {"choices": ["outdoors"]}}, image="s3://b/d.jpg"),
     ]
     found = parsed(content)
     assert [(image.name, image.instances, image.width) for image in found.images] == [
-        ("s3://b/b.jpg", [], None), ("s3://b/c.jpg", [], None),
-    ]  # fmt: skip
+        ("s3://b/b.jpg", [], None)
+    ]
     assert {note.partition(" left out")[0]: n for note, n in found.notes.items()} == {
         "predictions": 1, "cancelled annotations": 1, "tasks without annotations": 2, "older annotations of the same task": 1,
-        "results of type 'ellipselabels'": 1, "regions without a label": 1, "regions without a shape": 1,
-        "results of type 'choices'": 1,
+        "results of type 'taxonomylabels'": 1, "regions without a label": 1, "regions without a shape": 1,
+        "results of type 'choices'": 2, "images": 2,
     }  # fmt: skip
+
+
+def test_ellipses_are_masks() -> None:
+    oval = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 12.5, "rotation": 0}  # 16 × 6 pixels about 32, 24
+    upright, turned = one(
+        result("a", "ellipselabels", oval), result("b", "ellipselabels", oval | {"rotation": 90})
+    ).instances
+    assert upright.box == (16, 18, 32, 12)
+    assert turned.box == (26, 8, 12, 32)
+    for found in (upright, turned):
+        assert found.mask is not None
+        assert found.mask.area == pytest.approx(np.pi * 16 * 6, rel=0.03)
+
+
+def png(pixels: Any, mode: str = "RGBA") -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, np.uint8), mode).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_bitmasks_are_masks() -> None:
+    """Black where the mask is, and transparent elsewhere."""
+    mask = rectangle(8, 4, 16, 12)
+    pixels = np.zeros((HEIGHT, WIDTH, 4))
+    pixels[..., 3] = 255 * to_pixels(mask)
+    value = {"imageDataURL": png(pixels)}
+    [instance] = one(result("a", "bitmasklabels", value)).instances
+    assert (instance.mask, instance.box) == (mask, (8, 4, 16, 12))
+    [instance] = one(result("a", "bitmask", value, None), result("a", "labels", value, "cat")).instances
+    assert (instance.label, instance.mask) == ("cat", mask)
+
+
+def test_closed_vectors_are_polygons() -> None:
+    corners = [[12.5, 25], [62.5, 25], [62.5, 50], [12.5, 50]]
+    vertices = [{"id": str(i), "x": x, "y": y, "isBezier": False} for i, (x, y) in enumerate(corners)]
+    [instance] = one(result("a", "vectorlabels", {"vertices": vertices, "closed": True})).instances
+    assert instance.mask == rectangle(8, 12, 32, 12)
+
+
+def test_regions_are_on_the_image_that_they_name() -> None:
+    two = {"image": "s3://b/before.jpg", "image2": "s3://b/after.jpg"}
+    dog, cat = (
+        result("a", "rectanglelabels", BOX),
+        result("b", "rectanglelabels", BOX, "cat", to_name="image2"),
+    )
+    nose = point("p", "nose", 30, 30, to_name="image2")
+    found = parsed([task(dog, cat, nose, data=two)])
+    assert [(i.name, [(o.label, len(o.joints)) for o in i.instances]) for i in found.images] == [
+        ("s3://b/before.jpg", [("dog", 0)]), ("s3://b/after.jpg", [("cat", 1)]),
+    ]  # fmt: skip
+    assert [i.name for i in parsed([task(cat, data=two)]).images] == ["s3://b/after.jpg"]
+    # the tag's name is not that of the field
+    other = [dog | {"to_name": "left"}, cat | {"to_name": "right"}]
+    with pytest.raises(UserError, match="does not tell which image 'left' "):
+        parsed([task(*other, data=two)])
+    with pytest.raises(UserError, match="does not tell whether 'right' "):
+        parsed([task(other[1], data=two)])
+    assert [i.name for i in parsed([task(dog | {"to_name": "img"})]).images] == ["s3://b/a.jpg"]
+    old = dog | {"to_name": "img", "source": "$image2"}
+    assert [i.name for i in parsed([task(old, data=two)]).images] == ["s3://b/after.jpg"]
+
+
+def test_a_tag_may_show_several_images() -> None:
+    pages = {"pages": ["s3://b/1.jpg", "s3://b/2.jpg", "s3://b/3.jpg"]}
+    first = result("a", "rectanglelabels", BOX, to_name="pages", item_index=0)
+    last = result("b", "rectanglelabels", BOX, "cat", to_name="pages", item_index=2)
+    assert [(i.name, len(i.instances)) for i in parsed([task(first, last, data=pages)]).images] == [
+        ("s3://b/1.jpg", 1), ("s3://b/3.jpg", 1),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="pages has 3 images, and a region is on number 8"):
+        parsed([task(result("a", "rectanglelabels", BOX, to_name="pages", item_index=7), data=pages)])
+
+
+def test_a_keypoint_is_in_the_turned_rectangle() -> None:
+    """And of two whose boxes contain it, in the one whose mask does."""
+    dog = result("a", "rectanglelabels", {"x": 50, "y": 50, "width": 30, "height": 10, "rotation": 90}, "dog")
+    cat = result(
+        "b", "rectanglelabels", {"x": 40.6, "y": 62.5, "width": 18.75, "height": 12.5, "rotation": -60}, "cat"
+    )
+    joints = {i.label: len(i.joints) for i in one(dog, cat, point("p", "nose", 46.9, 70)).instances}
+    assert joints == {"dog": 1, "cat": 0}
+    corner = result("a", "polygonlabels", {"points": [[0, 0], [90, 0], [0, 90]]}, "dog")
+    inside = result("b", "rectanglelabels", {"x": 70, "y": 70, "width": 15, "height": 15}, "cat")
+    joints = {i.label: len(i.joints) for i in one(corner, inside, point("p", "nose", 75, 75)).instances}
+    assert joints == {"dog": 0, "cat": 1}
+
+
+def test_a_hidden_keypoint_stays_hidden_when_the_editor_writes_it() -> None:
+    """It writes x, y and width alone, and keeps meta."""
+    before = label_set("s3://b/a.jpg", an_instance("person", joints=True))
+    [exported] = to_label_studio([before])
+    for one_result in exported["annotations"][0]["result"]:
+        if one_result["type"] == "keypointlabels":
+            value = one_result["value"]
+            one_result["value"] = {key: value[key] for key in ("x", "y", "width", "keypointlabels")}
+    [image] = parsed([exported]).images
+    assert [joint.visibility for joint in image.instances[0].joints] == [2, 1, 0]
+    [said] = one(
+        result("a", "rectanglelabels", BOX), point("p", "nose", 30, 30, meta={"text": ["Occluded"]})
+    ).instances
+    assert [joint.visibility for joint in said.joints] == [1]
+
+
+def test_old_files_and_other_shapes_of_files() -> None:
+    dog = {"id": 9, "result": [result("a", "rectanglelabels", BOX)]}
+    old = {"id": 5, "data": {"image": "s3://b/a.jpg"}, "completions": [
+        {"id": 1, "created_at": 1600000000, "result": [result("a", "rectanglelabels", BOX, "cat")]},
+        {"id": 2, "created_at": 1600000001, "result": [result("a", "rectanglelabels", BOX)]},
+        {"id": 3, "created_at": 1600000002, "skipped": True, "result": []},
+    ]}  # fmt: skip
+    single = {"id": 5, "data": {"image": "s3://b/a.jpg"}, "annotations": [dog]}
+    stored = dog | {"task": {"id": 5, "data": {"image": "s3://b/a.jpg"}}}  # as its cloud storage gets them
+    for content in ([old], single, stored, [stored]):
+        [image] = parsed(content).images
+        assert (image.name, [i.label for i in image.instances]) == ("s3://b/a.jpg", ["dog"])
 
 
 def test_names_that_images_had_before() -> None:
@@ -150,6 +271,9 @@ def test_names_that_images_had_before() -> None:
     assert aliases("/data/local-files/?d=photos/a%20b.jpg") == ("photos/a b.jpg",)
     assert aliases("/data/upload/3/0a1b2c3d-a-b.jpg") == ("0a1b2c3d-a-b.jpg", "a-b.jpg")
     assert aliases("/data/upload/3/a-b.jpg") == ("a-b.jpg",)
+    assert aliases("/data/upload/vacation-a.jpg") == (
+        "vacation-a.jpg",
+    )  # eight letters, and no upload's digits
     assert aliases("https://studio.example/data/upload/3/0a1b2c3d-a.jpg") == ("0a1b2c3d-a.jpg", "a.jpg")
     assert aliases("https://s3.example/p/x/a%20b.jpg?X-Amz-Signature=1/2") == ("p/x/a b.jpg",)
     assert aliases("https://s3.example/") == ()
@@ -169,18 +293,42 @@ def test_names_that_images_had_before() -> None:
     (task(result("a", "rectanglelabels", BOX, image_rotation=90)), "turn it back there"),
     (task(result("a", "rectanglelabels", BOX), result("b", "rectanglelabels", BOX, original_width=32)), "different original sizes"),
     (task(point("p", "nose", 1, 1)), "the key point 'nose' belongs to 0 regions"),
-    (task(result("a", "rectanglelabels", BOX), result("b", "rectanglelabels", BOX), point("p", "nose", 30, 30)), "the key point 'nose' belongs to 2 regions"),
-    (task(result("a", "rectanglelabels", BOX), point("p", "nose", 30, 30), point("q", "nose", 30, 30)), "region 'q': is a second 'nose' of region 'a'"),
+    (task(result("a", "ellipselabels", {"x": 1, "y": 1, "radiusX": 0, "radiusY": 2})), "a radius that is not above 0"),
+    (task(result("a", "ellipselabels", {"x": 1, "y": 1, "radiusX": 0.01, "radiusY": 0.01})), "covers no pixel"),
+    (task(result("a", "bitmasklabels", {"imageDataURL": "data:image/png;base64,rubbish"})), "the bitmask is no readable PNG"),
+    (task(result("a", "bitmasklabels", {"imageDataURL": "https://x/y.png"})), "the bitmask is not a PNG in a data URL"),
+    (task(result("a", "bitmasklabels", {"imageDataURL": png(np.zeros((2, 3, 4)))})), "the bitmask is 3×2, and its image 64×48 pixels"),
+    (task(result("a", "bitmasklabels", {"imageDataURL": png(np.zeros((HEIGHT, WIDTH)), "L")})), "has no transparency"),
+    (task(result("a", "vectorlabels", {"vertices": [{"x": 1, "y": 1}] * 3})), "an open or a curved line"),
     (task(annotations={}), "task 5: annotations is an object, not a list"),
     (task("x"), "annotation: result 1: is a text, not an object"),
     (task() | {"data": {}}, "data: does not tell which of its 0 texts is the image"),
     (task() | {"data": {"a": "x", "b": "y"}}, "does not tell which of its 2 texts is the image"),
 ])  # fmt: skip
-def test_what_cannot_be_understood_is_named(tasks: Any, problem: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_what_cannot_be_read_is_left_out_and_told(tasks: Any, problem: str) -> None:
+    """The rest is imported; a file of which nothing is left is refused."""
+    good = task(result("a", "rectanglelabels", BOX), image="s3://b/good.jpg")
+    found = parsed([tasks, good])
+    [skipped] = found.skipped
+    assert problem in f"{skipped.where}: {skipped.problem}"
+    assert skipped.where.startswith("0.json: task 5")
+    assert [image.name for image in found.images] == ["s3://b/good.jpg"]
+    with pytest.raises(UserError, match="nothing is left to import"):
         parsed([tasks])
-    assert problem in str(error.value)
-    assert str(error.value).startswith("0.json: task 5: ")
+
+
+def test_a_keypoint_that_is_nobodys_is_left_out() -> None:
+    boxes = [result("a", "rectanglelabels", BOX), result("b", "rectanglelabels", BOX)]
+    for points, problem in {
+        (("p", 30), ("q", 1)): "the key point 'nose' belongs to 2 regions",
+        (("p", 1),): "the key point 'nose' belongs to 0 regions",
+    }.items():
+        found = parsed([task(*boxes, *(point(id_, "nose", at, at) for id_, at in points))])
+        assert problem in found.skipped[0].problem
+        assert [i.joints for i in found.images[0].instances] == [(), ()]
+    found = parsed([task(boxes[0], point("p", "nose", 30, 30), point("q", "nose", 31, 30))])
+    assert "is a second 'nose' of region 'a'" in found.skipped[0].problem
+    assert len(found.images[0].instances[0].joints) == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -216,5 +364,21 @@ def test_the_labelling_interface_names_every_label() -> None:
     named = {tag.tag: [label.get("value") for label in tag] for tag in view}
     assert named == {
         "Image": [], "BrushLabels": ['a "b" <&>', "person"], "RectangleLabels": ['a "b" <&>', "person"],
-        "KeyPointLabels": ["left_eye", "nose", "right_eye"],
+        "KeyPointLabels": ["nose", "left_eye", "right_eye"],
     }  # fmt: skip
+    # label-studio-sdk's converter writes keypoints in this order, and none without it
+    assert [label.get("model_index") for label in view.find("KeyPointLabels") or ()] == ["0", "1", "2"]
+
+
+def test_the_labelling_interface_works_in_label_studios_converter(tmp_path: Path) -> None:
+    converter = pytest.importorskip("label_studio_sdk.converter", reason="label-studio-sdk is not installed")
+    sets = [label_set("s3://b/a.jpg", replace(an_instance("person", joints=True), mask=None))]
+    config = labelling_interface(sets)
+    tasks = tmp_path / "tasks.json"
+    tasks.write_text(json.dumps(to_label_studio(sets)))
+    converter.Converter(config, str(tmp_path)).convert_to_coco(
+        str(tasks), str(tmp_path / "out"), is_dir=False
+    )
+    written = json.loads((tmp_path / "out" / "result.json").read_text())
+    [joints] = [one["keypoints"] for one in written["annotations"] if "keypoints" in one]
+    assert joints == [9, 6, 2, 9, 6, 2, 0, 0, 0]

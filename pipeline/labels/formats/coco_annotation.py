@@ -1,0 +1,258 @@
+"""One annotation of a COCO file into an instance.
+
+What cannot be read of it, a mask or keypoints, is left out and told, as long as a box is left to say where the object is.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from masklake.pipeline.labels import masks as label_masks
+from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind, plain_number
+from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.sets import Box, Instance, Joint, LabelledImage, Skipped
+
+_T = TypeVar("_T")
+_CORNERS = 3
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class of a file. `id` is None where its id is no number that a class can have."""
+
+    id: int | None
+    name: str
+    joints: tuple[str, ...]
+
+
+@dataclass
+class Annotation:
+    """An annotation that is being read. `notes` and `skipped` take what is to be told."""
+
+    node: Node
+    image: LabelledImage
+    category: Category
+    notes: Counter[str]
+    skipped: list[Skipped]
+    _first: UnreadableError | None = field(default=None, init=False)
+
+    def instance(self, *, cvat: bool) -> Instance:
+        """The instance. Raises UnreadableError where nothing tells what is where."""
+        node = self.node
+        mask = self._try("mask", self._mask)
+        joints = self._try("keypoints", lambda: _joints(node, self.category)) or ()
+        crowd = "iscrowd" in node and node.flag("iscrowd")
+        box = self._box(mask, joints)
+        if cvat:
+            if crowd:
+                self.notes[
+                    "iscrowd not taken: CVAT writes it for every brush mask (--format coco takes it)"
+                ] += 1
+                crowd = False
+            box = self._upright(box, mask)
+        elif node.value.get("attributes"):
+            self.notes["attributes not kept: labels have no column for them"] += 1
+        if ignore := node.value.get("ignore") not in (None, False, 0, "0", "false"):
+            self.notes["objects to be ignored (ignore: 1), which are neither learnt nor counted"] += 1
+        return Instance(
+            label=self.category.name,
+            label_id=self.category.id,
+            box=box,
+            mask=mask,
+            joints=joints if self.category.joints else (),
+            iscrowd=crowd,
+            ignore=ignore,
+            given_area=self._area(),
+            num_keypoints=_count(node.value.get("num_keypoints")),
+        )
+
+    def _try(self, what: str, read: Callable[[], _T]) -> _T | None:
+        """What `read` gives, or None where it cannot, which is told."""
+        try:
+            return read()
+        except UnreadableError as error:
+            self._first = self._first or error
+            self.skipped.append(Skipped(self.node.where, f"{what} left out: {error.problem}"))
+            return None
+
+    def _mask(self) -> Rle | None:
+        given = self.node.value.get("segmentation")
+        if isinstance(given, str) and given[:1] in (
+            "[",
+            "{",
+        ):  # JSON in JSON, as tables of annotations make it
+            try:
+                given = json.loads(given)
+            except (ValueError, RecursionError):
+                raise self.node.fail("segmentation is a text that is no JSON") from None
+        if not given:
+            return None
+        try:
+            if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
+                given = given[0]
+            if isinstance(given, dict):
+                return _rle(Node(given, self.node.where), self.image)
+            if isinstance(given, list):
+                return self._drawn(given)
+        except ValueError as error:
+            raise self.node.fail(f"{error} (image {self.image.name!r})") from None
+        raise self.node.fail(f"segmentation is {kind(given)}, neither polygons nor an RLE")
+
+    def _drawn(self, given: list[Any]) -> Rle | None:
+        width, height = self.image.width, self.image.height
+        if width is None or height is None:
+            raise self.node.fail("a polygon needs its image's width and height, which the file does not tell")
+        polygons = [self.node.numbers("segmentation", points) for points in _polygons(given) if points]
+        drawn = [points for points in polygons if len(points) >= 2 * _CORNERS and len(points) % 2 == 0]
+        if few := next((points for points in polygons if points not in drawn), None):
+            if not drawn:
+                return label_masks.from_polygons([few], height, width)  # raises, and says why
+            self.notes["polygons of fewer than 3 points, or of half a point, left out beside others"] += 1
+        return label_masks.from_polygons(drawn, height, width) if drawn else None
+
+    def _box(self, mask: Rle | None, joints: Sequence[Joint]) -> Box:
+        given = self.node.value.get("bbox")
+        around = mask.box if mask is not None else box_around(joints)
+        if given not in (None, []):
+            box = self._try("bbox", lambda: _own_box(self.node))
+            if box is not None:
+                return box
+        if around is not None:
+            return around
+        if self._first is not None:
+            raise self._first
+        raise self.node.fail("has neither a bbox nor a segmentation nor keypoints")
+
+    def _area(self) -> float | None:
+        """The file's area; None where it has none that an object could have."""
+        try:
+            return self.node.area("area")
+        except UnreadableError:
+            self.notes["areas that no object can have: counted anew"] += 1
+            return None
+
+    def _upright(self, box: Box, mask: Rle | None) -> Box:
+        given = self.node.value.get("attributes")
+        if not isinstance(given, dict):
+            return box
+        attributes = Node(given, self.node.where)
+        if given.keys() - {"occluded", "rotation"}:
+            self.notes["attributes not kept: labels have no column for them"] += 1
+        angle = (
+            self._try("rotation", lambda: attributes.number("rotation")) if "rotation" in attributes else 0.0
+        )
+        if not angle or mask is not None:
+            return box
+        self.notes["rotated rectangles became the upright boxes around them"] += 1
+        x, y, w, h = box
+        return rotated_box(box, angle, (x + w / 2, y + h / 2))
+
+
+def rotated_box(box: Box, degrees: float, pivot: tuple[float, float]) -> Box:
+    """The upright box around `box` turned clockwise about `pivot` (y points down)."""
+    x, y, w, h = box
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = [(cx - pivot[0], cy - pivot[1]) for cx in (x, x + w) for cy in (y, y + h)]
+    xs = [pivot[0] + dx * cos - dy * sin for dx, dy in corners]
+    ys = [pivot[1] + dx * sin + dy * cos for dx, dy in corners]
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def box_around(joints: Sequence[Joint]) -> Box | None:
+    """The box around the labelled joints."""
+    labelled = [joint for joint in joints if joint.visibility]
+    if not labelled:
+        return None
+    xs, ys = [joint.x for joint in labelled], [joint.y for joint in labelled]
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def _own_box(node: Node) -> Box:
+    x, y, w, h = node.numbers("bbox", count=4)
+    if w < 0 or h < 0:
+        shown = ", ".join(f"{v:g}" for v in (x, y, w, h))
+        raise node.fail(f"bbox has a negative width or height: [{shown}]; it is x, y, width, height")
+    return x, y, w, h
+
+
+def _polygons(given: list[Any]) -> Iterator[Any]:
+    """The polygons, each a flat list of coordinates, of a list of them, of one polygon's coordinates, or of points."""
+    if not any(isinstance(one, list | dict) for one in given):
+        yield given
+    elif _are_points(given):
+        yield [value for point in given for value in point]
+    else:
+        for one in given:
+            yield (
+                [value for point in one for value in point]
+                if isinstance(one, list) and _are_points(one)
+                else one
+            )
+
+
+def _are_points(given: list[Any]) -> bool:
+    return len(given) >= _CORNERS and all(
+        isinstance(point, list) and len(point) == 2 and not any(isinstance(v, list | dict) for v in point)
+        for point in given
+    )
+
+
+def _rle(node: Node, image: LabelledImage) -> Rle:
+    counts = node.value.get("counts")
+    if isinstance(counts, str):
+        counts = _as_pycocotools_wrote(counts)
+    if not isinstance(counts, str):
+        counts = [
+            plain_number(value)
+            for value in (node.items("counts") if not isinstance(counts, list) else counts)
+        ]
+        if any(type(v) is not int for v in counts):
+            raise node.fail("counts holds something else than whole numbers")
+    size = [plain_number(v) for v in node.items("size")] if "size" in node else [image.height, image.width]
+    if len(size) != 2 or any(type(v) is not int for v in size):
+        raise node.fail("size is not two whole numbers, height and width")
+    height, width = (image.height, image.width) if image.height and image.width else size
+    return label_masks.from_counts(counts, size, height, width)
+
+
+def _as_pycocotools_wrote(counts: str) -> str | list[str]:
+    """Counts without what a careless export put around them: str() of bytes, or run lengths joined into a text.
+
+    None of the characters that tell these apart is one of COCO's.
+    """
+    if counts[:2] in ("b'", 'b"'):
+        try:
+            return str(ast.literal_eval(counts).decode("ascii"))
+        except (ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):
+            return counts
+    if any(c in counts for c in " ,"):
+        return counts.strip("[] ").replace(",", " ").split()
+    return counts
+
+
+def _joints(node: Node, category: Category) -> tuple[Joint, ...]:
+    given = node.value.get("keypoints")
+    if given in (None, []):
+        return ()
+    values = node.numbers("keypoints")
+    names = category.joints
+    if not names:
+        if any(values):
+            raise node.fail("its category names no keypoints")
+        return ()
+    values = node.numbers("keypoints", count=3 * len(names))
+    if not set(values[2::3]) <= {0, 1, 2}:
+        raise node.fail("keypoints has a visibility that is not 0, 1 or 2")
+    triples = zip(names, values[::3], values[1::3], values[2::3], strict=True)
+    return tuple(Joint(name, x, y, int(v)) for name, x, y, v in triples)
+
+
+def _count(given: Any) -> int | None:
+    value = plain_number(given)
+    return value if type(value) is int and 0 <= value < 2**31 else None
