@@ -9,7 +9,6 @@ import numpy as np
 from masklake.model.boxes import iou_xywh
 from masklake.pipeline.labels.masks import Rle
 from masklake.pipeline.labels.sets import Box, Instance, LabelSet
-from numpy.typing import NDArray
 
 _AROUND = 0.5
 """A box and the box around the mask overlap by more than this IoU, unless one of them means something else."""
@@ -89,9 +88,11 @@ def _wrong(found: LabelSet, instance: Instance, classes: Collection[str] | None)
 def _not_around(found: LabelSet, box: Box, mask: Rle) -> Iterator[str]:
     """That the box is not the one around the mask, and what it may be instead."""
     around = mask.box
+    apart = max(abs(a - b) for a, b in zip(_edges(box), _edges(around), strict=True))
+    if not around[2] or apart <= _ROUNDED:
+        return
     overlap = _overlap(box, around)
-    apart = np.abs(_edges(box) - _edges(around)).max()
-    if not around[2] or overlap >= _WELL or apart <= _ROUNDED:
+    if overlap >= _WELL:
         return
     x, y, w, h = box
     readings: dict[str, Box] = {
@@ -112,9 +113,9 @@ def _not_around(found: LabelSet, box: Box, mask: Rle) -> Iterator[str]:
     yield f"the box [{shown}] is not around the mask, which lies in [{expected}]{hint}"
 
 
-def _edges(box: Box) -> NDArray[np.float64]:
+def _edges(box: Box) -> Box:
     x, y, w, h = box
-    return np.array([x, y, x + w, y + h])
+    return x, y, x + w, y + h
 
 
 def _overlap(one: Box, other: Box) -> float:

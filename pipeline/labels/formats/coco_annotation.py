@@ -204,17 +204,15 @@ def _are_points(given: list[Any]) -> bool:
 
 
 def _rle(node: Node, image: LabelledImage) -> Rle:
-    counts = node.value.get("counts")
-    if isinstance(counts, str):
-        counts = _as_pycocotools_wrote(counts)
+    given = node.value.get("counts")
+    counts: Any = _as_pycocotools_wrote(given) if isinstance(given, str) else node.items("counts")
     if not isinstance(counts, str):
-        counts = [
-            plain_number(value)
-            for value in (node.items("counts") if not isinstance(counts, list) else counts)
-        ]
+        counts = [plain_number(value) for value in counts]
         if any(type(v) is not int for v in counts):
             raise node.fail("counts holds something else than whole numbers")
-    size = [plain_number(v) for v in node.items("size")] if "size" in node else [image.height, image.width]
+    size: Any = (
+        [plain_number(v) for v in node.items("size")] if "size" in node else [image.height, image.width]
+    )
     if len(size) != 2 or any(type(v) is not int for v in size):
         raise node.fail("size is not two whole numbers, height and width")
     height, width = (image.height, image.width) if image.height and image.width else size

@@ -112,12 +112,13 @@ class CocoReader:
         for i, value in enumerate(root.items("images")):
             try:
                 node = Node(value, f"{root.where}: image {i + 1} of the file")
-                id_ = node.identity("id")
-                node.where = f"{root.where}: image {id_!r}"
-                nodes.append((id_, _image_name(node), node))
+                own_id = node.identity("id")
+                node.where = f"{root.where}: image {own_id!r}"
+                nodes.append((own_id, _image_name(node), node))
             except UnreadableError as error:
                 self._skipped.append(error.skipped)
-        ids, files = defaultdict(set), defaultdict(set)
+        ids: dict[Hashable, set[str]] = defaultdict(set)
+        files: dict[str, set[Hashable]] = defaultdict(set)
         for id_, name, _ in nodes:
             ids[id_].add(name)
             files[name].add(id_)
@@ -193,7 +194,7 @@ class _Categories:
 
     def of(self, annotation: Node, key: Callable[[Hashable], Hashable]) -> Category:
         """The class of an annotation, whose ids `key` compares. Raises UnreadableError where the file does not tell it."""
-        id_ = annotation.identity("category_id")
+        id_: Hashable = annotation.identity("category_id")
         if id_ not in self._given:
             id_ = next((known for known in self._given if key(known) == key(id_)), id_)
         if id_ not in self._read:
@@ -209,9 +210,8 @@ class _Categories:
                 raise annotation.fail(
                     f"its category_id {id_!r} is used for several categories: {', '.join(map(repr, given))}"
                 )
-            self._read[id_] = self._category(
-                id_, Node(*given.values(), f"{annotation.where}: its category {id_!r}")
-            )
+            [value] = given.values()
+            self._read[id_] = self._category(id_, Node(value, f"{annotation.where}: its category {id_!r}"))
         return self._read[id_]
 
     def _category(self, id_: Hashable, node: Node) -> Category:

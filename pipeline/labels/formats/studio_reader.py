@@ -221,7 +221,7 @@ def _image_name(data: Node, place: Place, sources: set[str], *, single: bool) ->
             f"does not tell which image {place.to_name!r} (to_name) is; name the Image tags as the fields of data"
         )
     if named:
-        return _entry(data, named[0], place.index)
+        return _entry(data, named[0], place.page)
     if "image" in data:
         others = [
             key for key, value in data.value.items() if isinstance(value, str) and _NUMBERED.fullmatch(key)
@@ -231,24 +231,24 @@ def _image_name(data: Node, place: Place, sources: set[str], *, single: bool) ->
                 f"does not tell whether {place.to_name!r} (to_name) is its image or {', '.join(others)}; name the Image "
                 "tags as the fields of data"
             )
-        return _entry(data, "image", place.index)
+        return _entry(data, "image", place.page)
     texts = [key for key, value in data.value.items() if isinstance(value, str) and value]
     lists = [key for key, value in data.value.items() if _is_list_of_texts(value)]
     if len(texts) != 1 and len(lists) == 1:
         texts = lists
     if len(texts) != 1:
         raise data.fail(f"does not tell which of its {len(texts)} texts is the image; name it `image`")
-    return _entry(data, texts[0], place.index)
+    return _entry(data, texts[0], place.page)
 
 
-def _entry(data: Node, key: str, index: int) -> str:
+def _entry(data: Node, key: str, page: int) -> str:
     """The text of a field, or number `index` of a list of them (a tag Image with valueList)."""
-    value = data.value.get(key)
-    if _is_list_of_texts(value):
-        if index >= len(value):
-            raise data.fail(f"{key} has {len(value)} images, and a region is on number {index + 1}")
-        return data.check_text(value[index], key)
-    return data.text(key)
+    pages = data.value.get(key)
+    if not isinstance(pages, list) or not _is_list_of_texts(pages):
+        return data.text(key)
+    if page >= len(pages):
+        raise data.fail(f"{key} has {len(pages)} images, and a region is on number {page + 1}")
+    return data.check_text(pages[page], key)
 
 
 def _is_list_of_texts(value: Any) -> bool:

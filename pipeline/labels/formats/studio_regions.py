@@ -27,7 +27,7 @@ class Place(NamedTuple):
     """Which image of its task a region is on: the name of the Image tag, and its number where that shows several."""
 
     to_name: str | None
-    index: int
+    page: int
 
 
 @dataclass
@@ -161,14 +161,14 @@ class Region:
         return bool(label_masks.to_pixels(self.mask)[row, column])
 
 
-class Found(NamedTuple):
+class Regions(NamedTuple):
     """The instances of an annotation, and on which images something was left out."""
 
     instances: list[Region]
     left_out: Counter[Place]
 
 
-def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skipped]) -> Found:
+def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skipped]) -> Regions:
     """The regions that are instances, with their keypoints. `notes` counts what has no place among labels, `skipped` takes
     what cannot be read, and keypoints that belong to no instance."""
     regions: dict[tuple[Place, str], Region] = {}
@@ -211,7 +211,7 @@ def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skippe
             except UnreadableError as error:
                 skipped.append(error.skipped)
                 left_out[region.place] += 1
-    return Found(instances, left_out)
+    return Regions(instances, left_out)
 
 
 def _place(node: Node) -> Place:
