@@ -350,6 +350,22 @@ def test_encoded_images(demo: LoadedModel, demo_images: Images) -> None:
     assert all(reason.startswith("cannot be decoded: ") for reason in reasons)
 
 
+def test_encoded_images_take_the_pipelines_whitelist(demo: LoadedModel) -> None:
+    """EPS would start Ghostscript, and a broken AVIF raises what no decoder should: either failed the whole batch."""
+    scene = np.full((64, 96, 3), 90, np.uint8)
+    avif = encoded(scene, "AVIF")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\nshowpage\n%%EOF\n"
+    wide = encoded((scene[..., 0].astype(np.uint16) * 257), "TIFF")
+    found = Predictor(demo, device="cpu").predict(
+        [avif[:-20], eps, wide, encoded(scene, "PNG"), b"P6 9999999 9999999 255\n"]
+    )
+    assert [isinstance(result, PredictFailure) for result in found] == [True, True, False, False, True]
+    reasons = [result.reason for result in found if isinstance(result, PredictFailure)]
+    assert "broken AVIF content" in reasons[0]
+    assert "PostScript is not decoded" in reasons[1]
+    assert "the limit is" in reasons[2]
+
+
 def test_frames_of_encoded_images_that_fail_keep_their_place(demo: LoadedModel, demo_images: Images) -> None:
     image = demo_images[0]
     height, width = image.shape[:2]

@@ -9,9 +9,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from masklake.model.decode import DecodeOptions, Fault, UndecodableError, decode, decoded_size
@@ -369,6 +373,18 @@ def test_scaled_pixels_show_the_same_scene() -> None:
 # ---- what cannot be decoded ----
 
 
+def _tiff(pixels: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", metadata=None, **options)
+    return file.getvalue()
+
+
+def _heic(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(file, format="HEIF")
+    return file.getvalue()
+
+
 def _whole_files() -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (64, 64, 3), np.uint8)
@@ -404,6 +420,13 @@ def _whole_files() -> dict[str, bytes]:
         "jp2": save(noise, "JPEG2000"),
         "ico": save(noise, "ICO"),
         "tga": save(noise, "TGA", compression="tga_rle"),
+        "jpeg-restarts": save(noise, "JPEG", restart_marker_blocks=4),
+        "jpeg-2000-deep": imagecodecs.jpeg2k_encode(noise.astype(np.uint16) * 16, bitspersample=12, level=0),
+        "tiff-tiles": _tiff(noise, tile=(16, 16), compression="zlib"),
+        "tiff-planes": _tiff(np.moveaxis(noise, -1, 0), planarconfig="separate", bigtiff=True),
+        "jxl": imagecodecs.jpegxl_encode(noise),
+        "heic": _heic(noise),
+        "bmp-masks": save(Image.fromarray(noise).convert("RGBA"), "BMP"),
     }
 
 
@@ -608,3 +631,48 @@ def test_a_lot_of_damage() -> None:
                 rnd.choice(_MUTATIONS)(data, where, rnd)
         _survives(bytes(data))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3 * 2**20  # KiB: nothing piles up
+
+
+def test_decoding_knows_no_torch() -> None:
+    """A worker that decodes would pay 4 s and 800 MB for it; nor are the codecs loaded before they are needed."""
+    code = (
+        "import sys\n"
+        "import masklake.model.decode\n"
+        "print({'torch', 'ray', 'pyarrow', 'PIL', 'tifffile', 'imagecodecs', 'simplejpeg'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_no_format_is_tried_that_its_first_bytes_do_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would ask each of its plugins, and EPS would start Ghostscript."""
+    monkeypatch.setattr(Image, "open", lambda *_a, **_k: pytest.fail("Pillow was asked to guess"))
+    for data in (
+        *WHOLE.values(),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"\xc5\xd0\xd3\xc6" + bytes(40),
+    ):
+        try:
+            decode(data, PLAIN)
+        except UndecodableError as error:
+            assert error.fault == Fault.UNSUPPORTED
+            assert "PostScript" in str(error) or "EPS" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\xff\xd8\xff\xf7", "JPEG-LS"),
+        (b"8BPS\0\1", "PSD"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"II\xbc\1", "JPEG XR"),
+        (b"DDS |", "DDS"),
+        (b"FUJIFILMCCD-RAW", "Fujifilm raw"),
+    ],
+)
+def test_pictures_that_are_not_decoded_are_named(head: bytes, name: str) -> None:
+    fault, reason = _status(head + bytes(100))
+    assert fault == Fault.UNSUPPORTED
+    assert reason.startswith(("a " if "raw" in name else "") + name)
+    assert "convert" in reason
