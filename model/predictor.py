@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from masklake.model.detections import Detections, PredictFailure
 from masklake.model.engine.inference import PRECISIONS, Engine, Limits, NotFinite, padded
 from masklake.model.engine.memory import Budget, says_out_of_memory
 from masklake.model.engine.pixels import Image, to_tensors
+from masklake.model.engine.precision import AUTO, chosen, full_float32
 from masklake.model.errors import ModelError
 from torch import Tensor
 
@@ -29,9 +31,11 @@ class Predictor:
     max_detections: an image, the best of the wanted classes.
     classes: names of the wanted classes; None for all. The others are left out before NMS and the cut to
         max_detections, so that they take no place.
-    precision: "exact" does torchvision's operations one for one and one image at a time, for results that are the
-        same to the last bit.
-        "float32" folds batch norm into convolutions and keeps channels last; only rounding differs. "bfloat16" runs
+    precision: "auto" is bfloat16 where the device computes in it natively, else float32 (`model.engine.precision`); the
+        attribute `precision` says which. "exact" does torchvision's operations one for one and one image at a time, for
+        results that are the same to the last bit.
+        "float32" folds batch norm into convolutions and keeps channels last; only rounding differs, on CUDA too: it
+        does not use TF32, as torch does by default. "bfloat16" runs
         convolutions and linear layers in it: faster where the hardware has it, less exact.
 
     Raises ModelError for settings that cannot be.
@@ -45,16 +49,17 @@ class Predictor:
         score_threshold: float = 0.05,
         max_detections: int = 100,
         classes: Sequence[str] | None = None,
-        precision: str = "float32",
+        precision: str = AUTO,
     ) -> None:
         if not 0 <= score_threshold < 1:
             raise ModelError(f"score_threshold {score_threshold} is not from 0 to below 1")
         if max_detections < 1:
             raise ModelError(f"max_detections {max_detections} is less than 1")
-        if precision not in PRECISIONS:
-            raise ModelError(f"precision {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+        if precision not in (AUTO, *PRECISIONS):
+            raise ModelError(f"precision {precision!r} is unknown; known: {', '.join((AUTO, *PRECISIONS))}")
         self.spec = model.spec
         self.device = _device(device)
+        self.precision = precision = chosen(precision, self.device)
         self.redone = 0
         limits = Limits(
             score_threshold=score_threshold, max_detections=max_detections, labels=_labels(model, classes)
@@ -179,7 +184,9 @@ class Predictor:
     ) -> list[Detections | NotFinite] | None:
         """What `run` gives; None where memory does not suffice."""
         try:
-            return run()
+            # exact is what torchvision's operations give with the settings of the process
+            with nullcontext() if self.precision == "exact" else full_float32():
+                return run()
         except (RuntimeError, MemoryError) as err:  # torch.OutOfMemoryError is a RuntimeError
             if not says_out_of_memory(err):
                 raise

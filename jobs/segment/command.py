@@ -119,6 +119,7 @@ def new_job(
         for name, default in DEFAULTS.items()
     }
     options["classes"] = list(options["classes"]) if options["classes"] else None
+    options["full_decode"] |= options["precision"] == "exact"  # a fraction of a JPEG is another image
     record = RunRecord(
         run=new_run_id(),
         lake=lake,

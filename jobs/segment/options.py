@@ -16,7 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "score": 0.05,
     "classes": None,
     "max_detections": 100,
-    "precision": "float32",
+    "precision": "auto",
     "max_pixels": 128_000_000,
     "max_bytes": 512_000_000,
     "full_decode": False,
@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--precision",
-        choices=("exact", "float32", "bfloat16", "float16"),
-        help=f"of the convolutions: exact repeats torchvision bit for bit, image by image; bfloat16 is two to three times as fast where the processor has it, and less exact; float16 is for GPUs (default {DEFAULTS['precision']})",
+        choices=("auto", "exact", "float32", "bfloat16", "float16"),
+        help="of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it natively, else float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32",
     )
     large = parser.add_argument_group(
         "large images",

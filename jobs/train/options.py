@@ -110,7 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the running average of weights that is the result; 0 for none (default 0.998)",
     )
     recipe.add_argument(
-        "--precision", choices=("float32", "bfloat16"), help="of the convolutions (default bfloat16)"
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        help="of the convolutions: auto (default) is bfloat16 where the device computes in it natively, else float32",
     )
     recipe.add_argument(
         "--jitter", type=_pair, metavar="LOW:HIGH", help="factor of the input's size (default 0.8:1.2)"

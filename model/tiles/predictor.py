@@ -50,6 +50,12 @@ class TiledPredictor:
         self.tiling = tiling
         self._predictor = predictor
         self.masks_on_gpu: bool = getattr(predictor, "masks_on_gpu", False)
+        self.precision: str | None = getattr(predictor, "precision", None)
+
+    @property
+    def redone(self) -> int:
+        """Images, and tiles, that were done again in float32."""
+        return getattr(self._predictor, "redone", 0)
 
     def predict(
         self,

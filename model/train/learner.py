@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from masklake.model.engine.precision import chosen
 from masklake.model.errors import ModelError
 from masklake.model.train.examples import Example
 from masklake.model.train.losses import Losses
@@ -47,6 +48,7 @@ class Learner:
         wrapped: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         self.recipe, self.device = recipe, device
+        self.precision = chosen(recipe.precision, device)
         self.network = network.to(device, memory_format=torch.channels_last).train()
         self._losses = wrapped(Losses(self.network, recipe))
         self.average = copy.deepcopy(self.network).eval() if recipe.average else None
@@ -81,9 +83,7 @@ class Learner:
         rate = self.recipe.rate(step, progress)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
-        )
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with autocast:
             losses = self._losses(examples or [self._blank])
         weights = {"loss_keypoint": self.recipe.keypoint_weight}

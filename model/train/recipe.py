@@ -9,7 +9,7 @@ from typing import Any
 from masklake.model.errors import ModelError
 
 SCHEDULES = ("cosine", "step", "constant")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 _STEPS_AT = (2 / 3, 8 / 9)
 """Where the step schedule divides the rate by ten: the 60k and 80k of Mask R-CNN's 90k iterations (section 4)."""
@@ -26,7 +26,7 @@ class Recipe:
     warm_up: steps over which the rate rises from nothing (Goyal et al. 2017, section 2.2).
     clip: gradients are scaled down to this norm.
     average: decay of the running average of the weights that is kept as the result (Polyak averaging); 0 for none.
-    precision: of the convolutions; losses and weights are float32.
+    precision: of the convolutions; losses and weights are float32. "auto" is bfloat16 where the device has it, else float32.
     jitter: the short side of an image is min_size times something between these two.
     flip: share of the images that are mirrored. colour: strength of the changes of light and colour, 0 for none.
     proposals: kept of an image for the second stage; anchors, rois: of an image that count in the losses of the two
@@ -42,7 +42,7 @@ class Recipe:
     warm_up: int = 100
     clip: float = 5.0
     average: float = 0.998
-    precision: str = "bfloat16"
+    precision: str = "auto"
     jitter: tuple[float, float] = (0.8, 1.2)
     flip: float = 0.5
     colour: float = 0.3

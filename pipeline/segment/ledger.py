@@ -30,7 +30,8 @@ class Ledger:
     _inferred: int = 0
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
-        """Add `figures` (images, batches, seconds, cpu_seconds, bytes, idle_seconds, workers) to a stage."""
+        """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; of infer also idle_seconds, workers,
+        <precision>_workers, and redone_images, which overflowed in less than float32."""
         self.stages[stage].update(figures)
 
     def add_inferred(self, load: int) -> None:

@@ -115,17 +115,25 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         def __init__(self) -> None:
             ledger.report.remote("infer", {"workers": 1})  # not before the cluster has room for one
             self._predictor = plan.predictor()
+            self._redone = 0
+            if precision := getattr(self._predictor, "precision", None):
+                ledger.report.remote("infer", {f"{precision}_workers": 1})
             self._memory = GpuMemory(plan.folder.run, plan.model)
             self._idle_since = time.perf_counter()
 
         def __call__(self, packet: pa.Table) -> pa.Table:
             idle = time.perf_counter() - self._idle_since
             rows = unpack(packet)
-            found = metered("infer", rows, self._infer, lambda _: {"idle_seconds": idle})
+            found = metered("infer", rows, self._infer, lambda _: {"idle_seconds": idle} | self._again())
             ledger.add_inferred.remote(load(rows))
             self._memory.observe()
             self._idle_since = time.perf_counter()
             return found
+
+        def _again(self) -> dict[str, float]:
+            """How many of the packet's images were done again in float32, where any were."""
+            before, self._redone = self._redone, getattr(self._predictor, "redone", 0)
+            return {"redone_images": self._redone - before} if self._redone > before else {}
 
         def _infer(self, rows: pa.Table) -> pa.Table:
             return guarded(ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _unfound)

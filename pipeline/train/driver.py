@@ -160,6 +160,7 @@ class Training:
             updated_at=now(),
             position=position or self.record.position,
             losses=told.get("losses") or self.record.losses,
+            precision=told.get("precision") or self.record.precision,
             skipped=self.record.skipped | told.get("skipped", {}),
         )
 

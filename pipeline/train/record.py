@@ -27,6 +27,8 @@ class TrainingRecord(Record):
     start: dict[str, Any]
     """What the training started from."""
     data: dict[str, Any]
+    precision: str | None = None
+    """What the convolutions ran in, where the recipe leaves it to the machine; of the first worker."""
     position: dict[str, Any] = field(default_factory=dict)
     """step, seconds, images, and digest, which names the images of all steps in their order."""
     losses: dict[str, float] = field(default_factory=dict)

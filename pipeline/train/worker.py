@@ -217,6 +217,7 @@ class _Loop:
             **vars(self._at),
             "losses": getattr(self, "_losses", {}),
             "workers": self._workers,
+            "precision": self._learner.precision,
             "first": self._first,
             "finished": finished,
         }

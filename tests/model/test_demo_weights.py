@@ -25,7 +25,7 @@ def unseen():
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor(load(DEMO), device="cpu")
+    return Predictor(load(DEMO), device="cpu", precision="float32")
 
 
 def as_results(found, image_id, size):

@@ -109,7 +109,7 @@ def test_float32_differs_by_rounding(make: Callable[[], FasterRCNN]) -> None:
     """Random weights enlarge rounding far more than trained ones do: a detection in ten may go another way."""
     theirs, ours = loaded(make)
     total = agree = 0
-    predictor = Predictor(ours, device="cpu", max_detections=12)
+    predictor = Predictor(ours, device="cpu", precision="float32", max_detections=12)
     for image, found in zip(pictures(), predict(predictor, pictures()), strict=True):
         expected = ref.eager(theirs, image, 0.05, 12)
         total += len(expected["scores"])
@@ -162,7 +162,9 @@ def test_every_family_and_backbone_goes_one_path(family: str, backbone: str) -> 
 def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_images: Images) -> None:
     """Boxes 0.01 px, scores 1e-4, masks the same but for a pixel here and there."""
     instances = same_rle = 0
-    for image, found in zip(demo_images, predict(Predictor(demo, device="cpu"), demo_images), strict=True):
+    for image, found in zip(
+        demo_images, predict(Predictor(demo, device="cpu", precision="float32"), demo_images), strict=True
+    ):
         expected = ref.eager(demo.module, image, 0.05, 100)  # type: ignore[arg-type]  # the demo is one R-CNN
         np.testing.assert_array_equal(found.labels, expected["labels"])
         np.testing.assert_allclose(found.boxes, expected["boxes"], rtol=0, atol=1e-2)
@@ -205,7 +207,7 @@ def test_half_precision_finds_the_same_things(
         scenes.DEFAULT_SIZES[at % 3] if scale == 1 else (240 * scale, 320 * scale) for at in range(count)
     ]
     images = [scenes.scene(77, at, frame).image for at, frame in enumerate(frames)]
-    full = predict(Predictor(demo, device="cpu"), images)
+    full = predict(Predictor(demo, device="cpu", precision="float32"), images)
     half = predict(Predictor(demo, device="cpu", precision=precision), images)
     best, gaps = [], []
     for a, b in zip(full, half, strict=True):
@@ -222,7 +224,7 @@ def test_half_precision_finds_the_same_things(
 def test_a_mixed_batch_gives_what_single_images_give(demo: LoadedModel) -> None:
     sizes = [(240, 320), (320, 240), (256, 256), (100, 400), (241, 320), (239, 318), (64, 64)]
     images = [scenes.scene(9, at, size).image for at, size in enumerate(sizes)]
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     together = predict(predictor, images)
     for image, found in zip(images, together, strict=True):
         alone = predict(predictor, [image])[0]
@@ -234,7 +236,7 @@ def test_a_mixed_batch_gives_what_single_images_give(demo: LoadedModel) -> None:
 
 
 def test_kinds_and_shapes(demo: LoadedModel, demo_images: Images) -> None:
-    found = predict(Predictor(demo, device="cpu"), demo_images[:1])[0]
+    found = predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])[0]
     n = len(found)
     assert n > 0
     assert found.masks is not None
@@ -255,7 +257,7 @@ def test_kinds_and_shapes(demo: LoadedModel, demo_images: Images) -> None:
 def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Images) -> None:
     image = demo_images[0]
     height, width = image.shape[:2]
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     small = predict(predictor, [image])[0]
     large = predictor.predict([image], [(3 * height, 2 * width)])[0]
     assert isinstance(large, Detections)
@@ -267,7 +269,7 @@ def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Image
 
 def test_masks_as_rle(demo: LoadedModel, demo_images: Images) -> None:
     """In the frame that was asked for, and the same as from the probabilities."""
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     frames = [(2 * of.shape[0], 3 * of.shape[1]) for of in demo_images]
     probs = predictor.predict(demo_images, frames)
     rles = predictor.predict(demo_images, frames, as_rle=True)
@@ -281,12 +283,16 @@ def test_masks_as_rle(demo: LoadedModel, demo_images: Images) -> None:
 
 def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) -> None:
     everything = predict(
-        Predictor(demo, device="cpu", score_threshold=0.01, max_detections=1000), demo_images
+        Predictor(demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=1000),
+        demo_images,
     )
     names = {c.name: c.id for c in demo.spec.classes}
     wanted = ["star", "person"]
     best = predict(
-        Predictor(demo, device="cpu", score_threshold=0.01, max_detections=3, classes=wanted), demo_images
+        Predictor(
+            demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=3, classes=wanted
+        ),
+        demo_images,
     )
     found = 0
     for of_all, of_some in zip(everything, best, strict=True):
@@ -299,7 +305,7 @@ def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) 
 
 
 def test_no_joints_are_computed_where_no_class_has_them(demo: LoadedModel, demo_images: Images) -> None:
-    found = predict(Predictor(demo, device="cpu", classes=["circle"]), demo_images)
+    found = predict(Predictor(demo, device="cpu", precision="float32", classes=["circle"]), demo_images)
     assert sum(len(of) for of in found) > 0
     for of in found:
         assert of.keypoints is not None
@@ -312,7 +318,9 @@ def test_tensors_read_only_arrays_and_views(demo: LoadedModel, demo_images: Imag
     frozen.flags.writeable = False
     flipped_back = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
     chw = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    expected, *others = predict(Predictor(demo, device="cpu"), [image, frozen, flipped_back, chw])  # type: ignore[list-item]
+    expected, *others = predict(
+        Predictor(demo, device="cpu", precision="float32"), [image, frozen, flipped_back, chw]
+    )  # type: ignore[list-item]
     for other in others:
         np.testing.assert_allclose(other.boxes, expected.boxes, atol=1e-2)
         np.testing.assert_array_equal(other.labels, expected.labels)
@@ -332,7 +340,7 @@ def test_encoded_images(demo: LoadedModel, demo_images: Images) -> None:
     exif[0x0112] = 6  # stored lying on its side
     turned = encoded(np.ascontiguousarray(np.rot90(image)), "JPEG", quality=98, exif=exif)
     grey = encoded(image[:, :, 0], "JPEG")
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     found = predictor.predict([lossless, image, b"hello", turned, b"", lossless[:-2000], grey])
     whole = [of for of in found if isinstance(of, Detections)]
     assert [isinstance(of, PredictFailure) for of in found] == [False, False, True, False, True, True, False]
@@ -369,7 +377,7 @@ def test_encoded_images_take_the_pipelines_whitelist(demo: LoadedModel) -> None:
 def test_frames_of_encoded_images_that_fail_keep_their_place(demo: LoadedModel, demo_images: Images) -> None:
     image = demo_images[0]
     height, width = image.shape[:2]
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     _, large = predictor.predict([b"hello", image], [(5, 5), (2 * height, 2 * width)])
     small = predict(predictor, [image])[0]
     assert isinstance(large, Detections)
@@ -379,7 +387,7 @@ def test_frames_of_encoded_images_that_fail_keep_their_place(demo: LoadedModel, 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (10000, 3), (2, 5000), (1, 64)])
 def test_odd_shapes(demo: LoadedModel, height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = predict(Predictor(demo, device="cpu", score_threshold=0.001), [image])[0]
+    found = predict(Predictor(demo, device="cpu", precision="float32", score_threshold=0.001), [image])[0]
     assert np.isfinite(found.boxes).all()
     assert (found.boxes >= 0).all()
     assert (found.boxes <= np.asarray([width, height] * 2) + 1e-3).all()
@@ -388,13 +396,14 @@ def test_odd_shapes(demo: LoadedModel, height: int, width: int) -> None:
 
 
 def test_no_images(demo: LoadedModel) -> None:
-    assert Predictor(demo, device="cpu").predict([]) == []
+    assert Predictor(demo, device="cpu", precision="float32").predict([]) == []
 
 
 def test_nothing_found(demo: LoadedModel) -> None:
-    found = predict(Predictor(demo, device="cpu", score_threshold=0.999), [np.zeros((80, 90, 3), np.uint8)])[
-        0
-    ]
+    found = predict(
+        Predictor(demo, device="cpu", precision="float32", score_threshold=0.999),
+        [np.zeros((80, 90, 3), np.uint8)],
+    )[0]
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.masks is not None
@@ -418,13 +427,13 @@ def test_nothing_found(demo: LoadedModel) -> None:
 )
 def test_bad_images_are_named(demo: LoadedModel, image: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Predictor(demo, device="cpu").predict([np.zeros((5, 5, 3), np.uint8), image])  # type: ignore[list-item]
+        Predictor(demo, device="cpu", precision="float32").predict([np.zeros((5, 5, 3), np.uint8), image])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("frames", [[(5, 5), (5, 5)], [(0, 5)], [(5,)]])
 def test_bad_frames_are_named(demo: LoadedModel, frames: list[tuple[int, int]]) -> None:
     with pytest.raises(ModelError, match="frame"):
-        Predictor(demo, device="cpu").predict([np.zeros((5, 5, 3), np.uint8)], frames)
+        Predictor(demo, device="cpu", precision="float32").predict([np.zeros((5, 5, 3), np.uint8)], frames)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +467,7 @@ def test_cuda_where_there_is_none(demo: LoadedModel) -> None:
 
 def test_the_model_itself_is_not_changed(demo: LoadedModel, demo_images: Images) -> None:
     before = {key: t.clone() for key, t in demo.module.state_dict().items()}
-    predict(Predictor(demo, device="cpu"), demo_images[:1])
+    predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])
     after = demo.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -491,8 +500,8 @@ class Memory:
 )
 def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: Exception) -> None:
     images = [scenes.scene(3, at).image for at in range(8)]
-    expected = predict(Predictor(demo, device="cpu"), images)
-    predictor = Predictor(demo, device="cpu")
+    expected = predict(Predictor(demo, device="cpu", precision="float32"), images)
+    predictor = Predictor(demo, device="cpu", precision="float32")
     memory = Memory(predictor, 3, error)
     found = predict(predictor, images)
     assert memory.asked == [8, 4, 2, 2, 2, 2]
@@ -510,7 +519,7 @@ def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: 
 def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> None:
     images = [scenes.scene(3, at).image for at in range(5)]
     bad = torch.from_numpy(images[3]).permute(2, 0, 1)
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     Memory(predictor, 100, torch.OutOfMemoryError("CUDA out of memory"), bad)
     found = predictor.predict(images)
     assert [isinstance(of, PredictFailure) for of in found] == [False, False, False, True, False]
@@ -520,7 +529,7 @@ def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> Non
 
 
 def test_other_errors_are_not_swallowed(demo: LoadedModel) -> None:
-    predictor = Predictor(demo, device="cpu")
+    predictor = Predictor(demo, device="cpu", precision="float32")
     Memory(predictor, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
         predictor.predict([np.zeros((50, 50, 3), np.uint8)])
@@ -537,7 +546,7 @@ from masklake.model.predictor import Predictor
 from masklake.model.spec import Preprocessing
 demo = presets.load_model("demo")
 large = LoadedModel(replace(demo.spec, preprocessing=Preprocessing(min_size=3000, max_size=4000)), demo.module)
-predictor = Predictor(large, device="cpu")
+predictor = Predictor(large, device="cpu", precision="float32")
 strip, square = np.zeros((10, 1000, 3), np.uint8), np.zeros((100, 100, 3), np.uint8)
 predictor.predict([strip])
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -559,8 +568,10 @@ def test_boxes_only(demo: LoadedModel, demo_images: Images) -> None:
     spec = replace(demo.spec, architecture={**demo.spec.architecture, "family": "faster_rcnn"})
     module = build(spec)
     module.load_state_dict(demo.module.state_dict(), strict=False)
-    full = predict(Predictor(demo, device="cpu"), demo_images[:1])[0]
-    found = predict(Predictor(LoadedModel(spec, module.eval()), device="cpu"), demo_images[:1])[0]
+    full = predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])[0]
+    found = predict(
+        Predictor(LoadedModel(spec, module.eval()), device="cpu", precision="float32"), demo_images[:1]
+    )[0]
     assert found.masks is None
     assert found.keypoints is None
     np.testing.assert_allclose(found.boxes, full.boxes, atol=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import torch
+from masklake.jobs.segment import command
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import SPEC, WEIGHTS
+from masklake.model.engine.precision import fastest
+from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
 from tests.helpers.contract import check_lake
@@ -58,6 +63,10 @@ def test_a_folder_becomes_a_lake(source: Path, tmp_path: Path, run_cli: RunCli) 
         assert (row["keypoints"] is not None) == (row["label"] == "person")
     record = json.loads(next((tmp_path / "lake" / "runs").glob("*/run.json")).read_text())
     assert record["state"] == "complete"
+    infer, used = record["stages"]["infer"], fastest(torch.device("cpu"))
+    assert record["options"]["precision"] == "auto"
+    assert infer[f"{used}_workers"] == infer["workers"]
+    assert f"\n  in {used}\n" in result.stdout
     assert record["counts"] == {"ok": 8}
     assert record["verification"]["missing"] == 0
     assert set(record["stages"]) == {"fetch", "decode", "infer", "encode", "write"}
@@ -71,6 +80,19 @@ def test_a_folder_becomes_a_lake(source: Path, tmp_path: Path, run_cli: RunCli) 
     assert "over 0 images" in planned.stdout
     other = run_cli("segment", source, "lake", *DEMO, "--dry-run", "--score", "0.5")
     assert "over 8 images" in other.stdout, "other options make other rows"
+
+
+@pytest.mark.parametrize(("options", "target"), [((), (256, 448)), (("--precision", "exact"), None)])
+def test_exact_is_of_whole_jpegs(
+    options: tuple[str, ...], target: tuple[int, int] | None, source: Path, tmp_path: Path
+) -> None:
+    """A fraction of a JPEG is another image than the one that torchvision sees."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args([str(source), str(tmp_path / "lake"), *DEMO, *options])
+    job, _ = command.new_job(args, str(source), str(tmp_path / "lake"), Storage())
+    assert job.decode.target == target
+    assert job.record.options["full_decode"] == (target is None)
 
 
 def _classes() -> list[tuple[int, str]]:

@@ -97,10 +97,10 @@ def test_the_second_network_sees_only_images_that_need_it(
 ) -> None:
     *_, ours = models
     images = [ref.noise(seed, 96, 128) for seed in range(4)]
-    found = Predictor(ours, device="cpu", max_detections=4).predict(images)
+    found = Predictor(ours, device="cpu", precision="float32", max_detections=4).predict(images)
     needed = sum(bool(np.isin(of.labels, JOINTED).any()) for of in found if isinstance(of, Detections))
     seen: list[int] = []
-    predictor = Predictor(ours, device="cpu", max_detections=4)
+    predictor = Predictor(ours, device="cpu", precision="float32", max_detections=4)
     backbone = predictor._engine.joints.backbone
     monkeypatch.setattr(
         predictor._engine.joints, "backbone", lambda images: seen.append(len(images)) or backbone(images)
@@ -108,7 +108,9 @@ def test_the_second_network_sees_only_images_that_need_it(
     predictor.predict(images)
     assert sum(seen) == needed
     without = next(c.name for c in SPEC.classes if not c.keypoints)
-    predictor = Predictor(ours, device="cpu", max_detections=4, classes=[without], score_threshold=0)
+    predictor = Predictor(
+        ours, device="cpu", precision="float32", max_detections=4, classes=[without], score_threshold=0
+    )
     monkeypatch.setattr(predictor._engine.joints, "backbone", lambda _: pytest.fail("it was run"))
     assert sum(len(of) for of in predictor.predict(images) if isinstance(of, Detections)) > 0
 

@@ -433,7 +433,7 @@ def test_an_8000_pixel_scene_with_known_truth() -> None:
     borders go through nine things in ten: recall 0.967, mask AP50 0.950. Three of 121 have a second, badly outlined
     figure over them, which the model saw in a whole view, as a limb of a figure or from too far.
     """
-    predictor = Predictor(presets.load_model("demo"), device="cpu")
+    predictor = Predictor(presets.load_model("demo"), device="cpu", precision="float32")
     image, truth = composed(right_alone(predictor, seed=5))
     found = one(TiledPredictor(predictor, Tiling(overlap=256)), image)
     assert found.rles is not None
