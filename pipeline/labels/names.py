@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 _URL = re.compile(r"(?i)https?://")
 _STORAGE = re.compile(r"(?i)(s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|file|memory)://")
 _DRIVE = re.compile(r"[A-Za-z]:(?=/)")
+_UPLOADS = re.compile(r"[/\\](data|media)[/\\]upload[/\\]")
+"""Where Label Studio serves what was uploaded, and the folder where it lies, which some of its COCO exports write."""
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)", re.DOTALL)
 """Label Studio puts eight hexadecimal digits before what is uploaded."""
 
@@ -27,11 +29,12 @@ def aliases(name: str) -> tuple[str, ...]:
     if "/data/local-files/?d=" in name:
         return (unquote(name.partition("?d=")[2]),)
     url = bool(_URL.match(name))
-    path = unquote(re.sub(r"^https?://[^/]*|[?#].*$", "", name, flags=re.IGNORECASE)).lstrip("/")
-    if "/data/upload/" in name:
-        file = path.rpartition("/")[2]
+    if _UPLOADS.search(name):
+        path = re.sub(r"[?#].*$", "", name.replace("\\", "/"))
+        file = (unquote(path) if url or path.startswith("/data/") else path).rpartition("/")[2]
         uploaded = _UPLOAD.fullmatch(file)
         return (file, uploaded[1]) if uploaded else (file,)
+    path = unquote(re.sub(r"^https?://[^/]*|[?#].*$", "", name, flags=re.IGNORECASE)).lstrip("/")
     return (path,) if path and url else ()
 
 

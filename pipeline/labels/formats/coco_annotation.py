@@ -189,11 +189,12 @@ def _polygons(given: list[Any]) -> Iterator[Any]:
         yield [value for point in given for value in point]
     else:
         for one in given:
-            yield (
-                [value for point in one for value in point]
-                if isinstance(one, list) and _are_points(one)
-                else one
-            )
+            if isinstance(one, list) and _are_points(one):
+                yield [value for point in one for value in point]
+            elif isinstance(one, list) and one and all(isinstance(part, list) for part in one):
+                yield from one  # in one pair of brackets too many
+            else:
+                yield one
 
 
 def _are_points(given: list[Any]) -> bool:

@@ -75,6 +75,7 @@ def test_images_that_hold_nothing_and_crowds_teach_nothing(masklake: Masklake, t
         (["--backbone", "tiny", "--max-size", "300"], "--max-size: give --min-size too"),
         (["--backbone", "tiny", "--name", "../x"], "../x"),
         (["--model", "no-such-model"], "no-such-model"),
+        (["--backbone", "tiny", "--flip-pairs", "nose:tail"], "--flip-pairs: there is no keypoint 'tail'"),
         (["--resume", "last"], "has no training yet"),
         (["--resume", "20261101T000000-aaaaaa"], "has no training '20261101T000000-aaaaaa'"),
     ],
@@ -109,6 +110,26 @@ def test_weights_that_would_run_code_are_refused(masklake: Masklake, lake: str, 
     assert "damaged, or more than weights" in message
 
 
+def test_flip_pairs_are_the_options_or_those_that_the_names_tell(lake: str, tmp_path: Path) -> None:
+    from masklake.jobs.train.start import Origin, build
+    from masklake.model.coco import FLIP_PAIRS
+    from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.train import dataset
+
+    def pairs(of: str, text: str | None) -> tuple[object, bool]:
+        labels = dataset.gather(Lake(of, Storage()))
+        spec = build(Origin(model=None, backbone="tiny"), labels, "t", None, 1, text).spec
+        return spec.flip_pairs, spec.mirror is not None
+
+    assert pairs(lake, None) == (FLIP_PAIRS, True)
+    assert pairs(lake, "none") == ((), True)
+    assert pairs(lake, "left_eye:right_eye") == (((1, 2),), True)
+    numbered = [{"name": str(i), "x": 9.0, "y": 9.0, "visibility": 2} for i in range(3)]
+    other = labelled(tmp_path / "other", label_row("/a.png", "person", keypoints=numbered))
+    assert pairs(other, None) == (None, False)  # nothing is mirrored, which the training says
+    assert pairs(other, "0:2") == (((0, 2),), True)
+
+
 def _record(lake: str, **given: object) -> None:
     training_record.save(trainings.a_record(lake, **given), Storage())
 
@@ -121,7 +142,14 @@ def test_what_is_complete_is_not_resumed(masklake: Masklake, lake: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--steps", "50"], ["--batch-size", "4"], ["--learning-rate", "0.1"], ["--classes", "dog"]]
+    "options",
+    [
+        ["--steps", "50"],
+        ["--batch-size", "4"],
+        ["--learning-rate", "0.1"],
+        ["--classes", "dog"],
+        ["--flip-pairs", "none"],
+    ],
 )
 def test_a_resumed_training_has_the_options_that_it_had(
     masklake: Masklake, lake: str, options: list[str]

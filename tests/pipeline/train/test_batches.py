@@ -10,7 +10,8 @@ import pytest
 from masklake.model.coco import KEYPOINT_NAMES
 from masklake.model.flip_pairs import mirrored
 from masklake.model.spec import Preprocessing
-from masklake.model.train.examples import unpack
+from masklake.model.train.augment import Augment
+from masklake.model.train.examples import pack, unpack
 from masklake.model.train.recipe import Recipe
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
@@ -149,3 +150,35 @@ def test_truth_of_crowds_joints_and_masks() -> None:
         at = {"nose": 0, "left_eye": 1}.get(joint.name)
         if at is not None:
             assert np.allclose(truth.joints[1, at], [joint.x, joint.y, joint.visibility])
+
+
+def test_truth_of_what_is_not_to_be_learnt() -> None:
+    """What is to be ignored is no background; a crowd of a class that is not learnt is."""
+    from dataclasses import replace
+
+    from tests.helpers.label_sets import label_set
+
+    dog, ignored = an_instance(), an_instance("dog", (30, 0, 10, 10), ignore=True)
+    crowd = replace(an_instance("person", (0, 0, 64, 48)), iscrowd=True)
+    truth = truth_of(label_set("/a.png", dog, ignored, crowd), 64, 48, {"dog": 1}, ())
+    assert truth.boxes.tolist() == [[8, 4, 24, 16]]
+    assert truth.crowds.tolist() == [[30, 0, 40, 10]]
+
+
+def test_truth_of_images_that_were_not_searched_for_every_class() -> None:
+    from tests.helpers.label_sets import label_set
+
+    outputs = {"dog": 1, "cat": 2, "person": 3, "bird": 4}
+
+    def unsearched(**given: Any) -> list[int]:
+        return list(truth_of(label_set("/a.png", an_instance(), **given), 64, 48, outputs, ()).unsearched)
+
+    assert unsearched() == []
+    assert unsearched(not_exhaustive=("dog",)) == [1]
+    assert unsearched(absent=("cat",)) == [3, 4]
+    assert unsearched(absent=("cat", "bird"), not_exhaustive=("dog",)) == [1, 3]
+    # and so it comes to the training
+    truth = truth_of(label_set("/a.png", an_instance(), absent=("cat",)), 64, 48, outputs, ())
+    augment = Augment(RECIPE, Preprocessing(min_size=48, max_size=64), [])
+    [example] = unpack(pack([augment(np.zeros((48, 64, 3), np.uint8), truth, 0)]))
+    assert example.unsearched.tolist() == [3, 4]

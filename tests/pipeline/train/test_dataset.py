@@ -31,6 +31,7 @@ def test_what_is_gathered(tmp_path: Path) -> None:
         label_row("/b.png", "dog", instance=0),
         label_row("/b.png", "person", instance=1),
         label_row("/b.png", "dog", instance=2, iscrowd=True),
+        label_row("/b.png", "dog", instance=3, ignore=True),
         label_row("/a.png", "cat", mask=None, width=40, height=60),
         empty_label_row("/c.png"),
         label_row("/held-out.png", "bird", split="val"),
@@ -42,7 +43,10 @@ def test_what_is_gathered(tmp_path: Path) -> None:
     assert found.with_joints == {"person"}
     assert found.joints[:2] == ("nose", "left_eye")
     assert found.wide.tolist() == [False, True, True]
-    assert [[i.label for i in one.instances] for one in found.sets([1, 2])] == [["dog", "person", "dog"], []]
+    assert [[i.label for i in one.instances] for one in found.sets([1, 2])] == [
+        ["dog", "person", "dog", "dog"],
+        [],
+    ]
     assert found.as_of == WHEN
 
 

@@ -347,7 +347,7 @@ def test_masks_in_other_spellings() -> None:
     pairs = list(map(list, zip(SQUARE[::2], SQUARE[1::2], strict=True)))
     runs = [490, *[20, 28] * 19, 20, 48 * 64 - 490 - 19 * 48 - 20]
     kinds = [
-        SQUARE, pairs, [pairs], json.dumps([SQUARE]), [SQUARE, [1, 1, 2, 2]], [SQUARE, []],
+        SQUARE, pairs, [pairs], [[SQUARE]], json.dumps([SQUARE]), [SQUARE, [1, 1, 2, 2]], [SQUARE, []],
         {"counts": rle}, [{"size": [48, 64], "counts": rle}], {"size": ["48", 64.0], "counts": str(rle.encode())},
         {"size": [48, 64], "counts": " ".join(map(str, runs))}, {"size": [48, 64], "counts": str(runs)},
         {"size": [48, 64], "counts": [float(v) for v in runs]},

@@ -274,6 +274,11 @@ def test_names_that_images_had_before() -> None:
     assert aliases("/data/upload/vacation-a.jpg") == (
         "vacation-a.jpg",
     )  # eight letters, and no upload's digits
+    # the path of its media folder, as some of its COCO exports have it
+    assert aliases("..\\..\\label-studio\\media\\upload\\4\\cb0618f6-a%b.png") == (
+        "cb0618f6-a%b.png",
+        "a%b.png",
+    )
     assert aliases("https://studio.example/data/upload/3/0a1b2c3d-a.jpg") == ("0a1b2c3d-a.jpg", "a.jpg")
     assert aliases("https://s3.example/p/x/a%20b.jpg?X-Amz-Signature=1/2") == ("p/x/a b.jpg",)
     assert aliases("https://s3.example/") == ()
