@@ -33,13 +33,13 @@ class Category:
 
 @dataclass
 class Annotation:
-    """An annotation that is being read. `notes` and `skipped` take what is to be told."""
+    """An annotation that is being read. `notes` takes what is to be told, `skipped` what is left out of the instance."""
 
     node: Node
     image: LabelledImage
     category: Category
     notes: Counter[str]
-    skipped: list[Skipped]
+    skipped: list[Skipped] = field(default_factory=list, init=False)
     _first: UnreadableError | None = field(default=None, init=False)
 
     def instance(self, *, cvat: bool) -> Instance:

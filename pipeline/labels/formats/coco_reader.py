@@ -85,8 +85,9 @@ class CocoReader:
                 if image is None:
                     raise node.fail(f"its image_id {node.value['image_id']!r} is not among the images")
                 category = categories.of(node, category_key)
-                annotation = Annotation(node, image, category, self._notes, self._skipped)
+                annotation = Annotation(node, image, category, self._notes)
                 given[image.name].append((id_, annotation.instance(cvat=self._cvat)))
+                self._skipped += annotation.skipped
             except UnreadableError as error:
                 self._skipped.append(error.skipped)
                 if image is not None:
