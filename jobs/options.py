@@ -19,17 +19,37 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--profile", metavar="NAME", help="a profile of ~/.aws/config")
     group.add_argument("--anonymous", action="store_true", help="send no credentials: public buckets")
+    group.add_argument(
+        "--requester-pays", action="store_true", help="pay for reading buckets whose owner asks for that (S3)"
+    )
+    group.add_argument(
+        "--kms-key",
+        metavar="KEY",
+        help="the KMS key that S3 encrypts with what is written (id, alias or ARN)",
+    )
 
 
 def storage_from(args: argparse.Namespace) -> Storage:
     """The storage that the options name."""
-    return Storage(endpoint_url=args.endpoint_url, profile=args.profile, anonymous=args.anonymous)
+    return Storage(
+        endpoint_url=args.endpoint_url,
+        profile=args.profile,
+        anonymous=args.anonymous,
+        requester_pays=args.requester_pays,
+        kms_key=args.kms_key,
+    )
 
 
 def said_before(args: argparse.Namespace) -> list[str]:
     """The options that whoever goes on with a run or training has to give again."""
-    given = {"endpoint-url": args.endpoint_url, "profile": args.profile, "lock": args.lock}
-    return [f"--{name}={value}" for name, value in given.items() if value]
+    given = {
+        "endpoint-url": args.endpoint_url,
+        "profile": args.profile,
+        "kms-key": args.kms_key,
+        "lock": args.lock,
+    }
+    flags = ["--requester-pays"] if args.requester_pays else []
+    return [*flags, *(f"--{name}={value}" for name, value in given.items() if value)]
 
 
 def positive(text: str) -> int:

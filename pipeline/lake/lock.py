@@ -3,7 +3,7 @@
     LAKE/locks/<name>.json      who holds it, until when
 
 It is taken by conditional write and renewed by compare-and-set, so it is as safe as `Storage.put_new` and `replace`
-are: on directories and on S3 wholly. Three rules keep two holders apart whatever their clocks say:
+are: on directories, S3, GCS and Azure wholly, and where they are not (pipeline/storage/conditions.py) it is refused. Three rules keep two holders apart whatever their clocks say:
 
 - The holder renews every third of the lease's life. When it has not managed to for two thirds of it, or finds that
   another has taken it, the lease is `lost`, and the holder has the last third to stop its work.
@@ -27,6 +27,7 @@ from typing import Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import check_name
+from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
 
@@ -88,6 +89,7 @@ class Lease:
         token: str | None = None,
     ) -> None:
         check_name(name, "lock")
+        self._lake = lake
         self.uri = join(lake, "locks", f"{name}.json")
         self.token = token or new_token()
         self._storage = storage
@@ -114,12 +116,14 @@ class Lease:
         return self._gone or _now() - self._confirmed > self._ttl * 2 / 3
 
     def acquire(self, stop: threading.Event | None = None) -> None:
-        """Take the lease. Raises LeaseHeldError while another holds it.
+        """Take the lease. Raises LeaseHeldError while another holds it, and UserError where the storage lets two hold it.
 
         Where its holder seems to have died, this watches the lease for up to its life, or until `stop` is set.
         """
         stop = stop or threading.Event()
         self._taken_at = _utc(0)
+        with explaining(self.uri, "take the lock"):
+            require_conditions(self._lake, self._storage)
         while True:
             began = _now()
             data = self._content()

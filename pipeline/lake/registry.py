@@ -20,6 +20,7 @@ from typing import Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.schema import SCHEMA_VERSION
+from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
 
@@ -175,6 +176,7 @@ class Registry:
         data = json.dumps(content, indent=1).encode()
         uri = self._aliases_uri(name)
         with explaining(uri, "write the aliases"):
+            require_conditions(self.lake, self._storage)
             won = (
                 self._storage.put_new(uri, data)
                 if seen.etag is None

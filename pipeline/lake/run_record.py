@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.record import SIGN_OF_LIFE_S, Record, now
+from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
 
@@ -97,8 +98,11 @@ class RunFolder:
         """Claim attempt `number` by conditional write, so that of two drivers one goes on; the number taken.
 
         It is a later one where a driver was killed after it had claimed `number` and before its record said so.
-        Raises UserError when another driver has it that is, or may be, running.
+        Raises UserError when another driver has it that is, or may be, running, and where the storage would let two
+        go on. (The first attempt is of a run that nobody else knows.)
         """
+        if number > 1:
+            require_conditions(self.lake, self.storage)
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "at": now(), "token": secrets.token_hex(8)}
         while not self.storage.put_new(self._attempt_uri(number), json.dumps(owner).encode()):
             other = json.loads(self.storage.read(self._attempt_uri(number)))

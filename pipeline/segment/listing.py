@@ -17,6 +17,7 @@ from queue import Queue
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.lists import LIST_SUFFIXES, read_inventory, read_list
+from masklake.pipeline.storage.clouds import CloudStore
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
@@ -157,6 +158,8 @@ def _single(source: str, storage: Storage) -> ObjectInfo | None:
             return None
     if isinstance(store, LocalStore):
         return store.stat(source) if Path(source).is_file() else None
+    if isinstance(store, CloudStore):
+        return store.stat(source) if split(source)[1] else None
     return store.stat(source) if store.fs.isfile(source) else None
 
 

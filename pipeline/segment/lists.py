@@ -75,7 +75,7 @@ def _listed(source: str, storage: Storage, left_out: Counter[str]) -> Iterator[O
             if not uri or row.get("comment"):
                 left_out[COMMENTS if row.get("comment") else NAMELESS] += 1
                 continue
-            if "://" not in uri and not uri.startswith("/"):
+            if "://" not in uri and not uri.lower().startswith(("/", "file:/")):
                 uri = _beside(folder, uri)
             etag = row.get("etag")
             yield ObjectInfo(normalise(uri), str(etag) if etag else None, _size(row.get("size_bytes")), None)

@@ -112,7 +112,7 @@ class Manifest:
     def _write(self, rows: list[ObjectInfo], totals: ManifestTotals) -> ManifestTotals:
         uris, etags, sizes, modified = zip(*rows, strict=True)
         ids = pa.array(range(totals.images, totals.images + len(rows)), pa.int64())
-        columns = [ids, pa.array(map(_text, uris)), pa.array(etags), pa.array(sizes), pa.array(modified)]
+        columns = [ids, pa.array(uris), pa.array(etags), pa.array(sizes), pa.array(modified)]
         table = pa.table([c.cast(f.type) for c, f in zip(columns, MANIFEST, strict=True)], schema=MANIFEST)
         # Never over another's part: image ids that rows in the lake have would name other images.
         if not self.storage.put_new(self.part_uri(totals.parts), encode(table)):
@@ -128,8 +128,3 @@ class Manifest:
         """Say that the source is listed to its end."""
         totals.complete = True
         self.storage.write(self._complete_uri, json.dumps(asdict(totals)).encode())
-
-
-def _text(uri: str) -> str:
-    """`uri`, with the bytes of a local file's name that are no UTF-8 spelled out (it will not be found)."""
-    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

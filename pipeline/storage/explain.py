@@ -11,7 +11,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.s3 import split
 from masklake.pipeline.storage.store import redact
 
-_DRIVERS = frozenset({"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "adlfs"})
+_DRIVERS = frozenset({"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "adlfs", "obstore"})
 """Packages whose errors derive from nothing that could be named here without importing them."""
 
 _LOCAL = {

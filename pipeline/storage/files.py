@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import fcntl
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,22 @@ from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
 _CONCURRENT_READS = 8
 
 
+_SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+def spelled(path: str) -> str:
+    """`path`, with those bytes of its names that are no UTF-8 spelled as \\xNN: as URIs are stored and shown."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _openable(path: str) -> str:
+    """The path of an existing file that is `spelled` so; `path` itself where it exists, or none does."""
+    if "\\x" not in path or os.path.lexists(path):
+        return path
+    raw = os.fsdecode(_SPELLED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)))
+    return raw if os.path.lexists(raw) else path
+
+
 def _info(path: str, found: os.stat_result) -> ObjectInfo:
     modified = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
     return ObjectInfo(path, f"{found.st_mtime_ns:x}-{found.st_size:x}", found.st_size, modified)
@@ -25,6 +42,9 @@ def _info(path: str, found: os.stat_result) -> ObjectInfo:
 
 class LocalStore:
     """Files under absolute paths. Writes are atomic: a temporary file beside the target, then a rename."""
+
+    conditional: str | None = ""
+    """Why conditional writes are not to be relied on: "" they are, None: it has to be tried (conditions.py)."""
 
     def _temporary(self, path: str, data: bytes) -> Path:
         target = Path(path)
@@ -40,10 +60,11 @@ class LocalStore:
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
         def one(path: str) -> Fetched | Exception:
             try:
-                mode = Path(path).stat().st_mode
+                there = Path(_openable(path))
+                mode = there.stat().st_mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe waits for its writer
                     raise OSError("not a regular file")
-                with Path(path).open("rb") as file:
+                with there.open("rb") as file:
                     info = _info(path, os.fstat(file.fileno()))
                     if max_bytes is not None and info.size is not None and info.size > max_bytes:
                         raise TooLargeError(info.size, max_bytes)
@@ -100,18 +121,40 @@ class LocalStore:
             return
         with os.scandir(root) as entries:
             # a directory sorts as S3 would sort its keys, so that the order equals that of object storage
-            found = sorted(entries, key=lambda e: e.name + "/" * e.is_dir())
+            found = sorted(entries, key=lambda e: spelled(e.name) + "/" * e.is_dir())
         for entry in found:
             if entry.is_dir():
                 yield from self.walk(entry.path, above | {here})
             elif entry.is_file():
                 with contextlib.suppress(FileNotFoundError):  # gone since the directory was read
-                    yield _info(entry.path, entry.stat())
+                    yield _info(spelled(entry.path), entry.stat())
+
+
+def _true_error(error: Exception) -> Exception:
+    """`error`, or what it hides: fsspec's HTTP driver says FileNotFoundError of whatever went wrong."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    status = getattr(cause, "status", None)  # of aiohttp's ClientResponseError
+    if status in (404, 410):
+        return error
+    if status is not None:
+        kind = PermissionError if status in (401, 403, 407) else OSError
+        return kind(f"HTTP {status} {getattr(cause, 'message', '')}".rstrip())
+    import aiohttp
+
+    if isinstance(cause, aiohttp.ClientError | TimeoutError | ConnectionError):
+        return OSError(f"no answer: {type(cause).__name__}: {cause}")
+    return error
 
 
 class FsspecStore:
     """Any other fsspec filesystem. `put_new` is as atomic as the filesystem's own exclusive create;
     `replace` compares and then writes, which two writers at once can both pass."""
+
+    conditional: str | None = (
+        "what it is written through compares a version and then writes, which two can both pass"
+    )
 
     def __init__(self, fs: Any, protocol: str) -> None:
         self.fs = fs
@@ -139,7 +182,7 @@ class FsspecStore:
                     raise TooLargeError(info.size, max_bytes)
                 data = self.fs.cat_file(uri)
             except Exception as error:  # noqa: BLE001  # drivers raise errors of their own; this object's alone
-                return error
+                return _true_error(error)
             return Fetched(data, info.etag, len(data), info.modified)
 
         with ThreadPoolExecutor(_CONCURRENT_READS) as threads:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.clouds import CloudStore
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.s3 import S3Store, split
 from masklake.pipeline.storage.store import Storage
@@ -37,6 +38,8 @@ def _signed(uri: str, storage: Storage, seconds: int, clients: dict[str, Any]) -
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
             )
             return url
+        if isinstance(store, CloudStore):
+            return store.signed(uri, seconds)
         if "://" in uri and hasattr(store, "fs"):
             try:
                 return str(store.fs.sign(uri, expiration=seconds))

@@ -14,7 +14,8 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.storage.endpoint import require_endpoint
-from masklake.pipeline.storage.objects import Fetched, NoBucketError, ObjectInfo, TooLargeError
+from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
+from masklake.pipeline.storage.s3_answers import decoded, true_error
 
 if TYPE_CHECKING:
     import s3fs
@@ -38,15 +39,35 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def _etag(answer: dict) -> str | None:
+    """The version that an answer names; gateways to other storage may leave it out."""
+    etag = answer.get("ETag")
+    return None if etag is None else etag.strip('"')
+
+
 class S3Store:
     """Object operations on S3. One per process and option set: s3fs is not fork-safe."""
 
-    def __init__(self, endpoint_url: str | None, profile: str | None, *, anonymous: bool) -> None:
+    conditional: str | None = None
+
+    def __init__(
+        self,
+        endpoint_url: str | None,
+        profile: str | None,
+        *,
+        anonymous: bool,
+        requester_pays: bool = False,
+        kms_key: str | None = None,
+    ) -> None:
         self.endpoint_url = (
             endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         )
         self._profile = profile
         self._anonymous = anonymous
+        self._requester_pays = requester_pays
+        self._encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key is not None else {}
+        )
 
     @functools.cached_property
     def fs(self) -> s3fs.S3FileSystem:
@@ -58,6 +79,8 @@ class S3Store:
             endpoint_url=self.endpoint_url,
             profile=self._profile,
             config_kwargs=_CLIENT_CONFIG,
+            requester_pays=self._requester_pays,
+            s3_additional_kwargs=self._encryption,
             use_listings_cache=False,
             skip_instance_cache=True,
         )
@@ -97,7 +120,8 @@ class S3Store:
                     raise OSError(f"the connection broke while reading: {broken}") from broken
                 await asyncio.sleep(0.2 * 2**attempt)
                 continue
-            return Fetched(data, response["ETag"].strip('"'), size, response["LastModified"])
+            plain = decoded(data, response.get("ContentEncoding", ""), max_bytes)
+            return Fetched(plain, _etag(response), size, response["LastModified"])
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
@@ -114,12 +138,8 @@ class S3Store:
                 async with gate:
                     try:
                         return await self._get(uri, max_bytes)
-                    except FileNotFoundError as error:
-                        if "NoSuchBucket" in str(error.__cause__):
-                            raise NoBucketError(
-                                f"bucket {split(uri)[0]!r} does not exist"
-                            ) from error.__cause__
-                        raise
+                    except OSError as error:
+                        raise true_error(error, split(uri)[0]) from error.__cause__
 
             # gather(return_exceptions=True) also returns CancelledError, which must not pass for a bad image
             results = await asyncio.gather(*map(one, uris), return_exceptions=True)
@@ -181,7 +201,21 @@ class S3Store:
             head = self._call("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
-        return ObjectInfo(uri, head["ETag"].strip('"'), head["ContentLength"], head["LastModified"])
+        return ObjectInfo(uri, _etag(head), head["ContentLength"], head["LastModified"])
+
+    @functools.cache  # noqa: B019  # as many as there are buckets; the store lives as long as the process
+    def region(self, bucket: str) -> str | None:
+        """Where the bucket is, as far as the server tells; whoever may not ask is told all the same."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._call("head_bucket", Bucket=bucket)
+        except OSError as error:
+            if not isinstance(error.__cause__, ClientError):
+                return None  # the request that follows says what is wrong
+            answer = error.__cause__.response
+        region: str | None = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return region
 
     def delete(self, uri: str) -> None:
         bucket, key = split(uri)
@@ -200,9 +234,7 @@ class S3Store:
             page = self._call("list_objects_v2", **arguments)
             yield (
                 [
-                    ObjectInfo(
-                        f"s3://{bucket}/{o['Key']}", o["ETag"].strip('"'), o["Size"], o["LastModified"]
-                    )
+                    ObjectInfo(f"s3://{bucket}/{o['Key']}", _etag(o), o["Size"], o["LastModified"])
                     for o in page.get("Contents", ())
                 ],
                 [p["Prefix"] for p in page.get("CommonPrefixes", ())],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.storage.clouds import PROTOCOLS, CloudStore
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
@@ -25,11 +26,14 @@ from masklake.pipeline.storage.s3 import S3Store, split
 if TYPE_CHECKING:
     import pyarrow.fs
 
-Store = S3Store | LocalStore | FsspecStore
+Store = S3Store | LocalStore | CloudStore | FsspecStore
 
 _SECRETS = re.compile(
     r"(?i)((?:AWSAccessKeyId|Signature|X-Amz-[A-Za-z-]+|secret[^=\s]*|token)=)[^&\s\"']+|(://)[^/\s@]+:[^/\s@]+@"
 )
+
+
+_SPARKS_FILE = re.compile(r"(?i)file:/(?!/)")
 
 
 def redact(text: str) -> str:
@@ -38,18 +42,24 @@ def redact(text: str) -> str:
 
 
 def normalise(uri: str) -> str:
-    """`uri` in the one form that is stored: s3://, an absolute path, or protocol://; no trailing slash lost."""
+    """`uri` in the one form that is stored: s3://, an absolute path, or protocol://; no trailing slash lost.
+
+    S3:// and Hadoop's s3a:// and s3n:// are s3://, gcs:// is gs://, and file:/x, as Spark writes it, is a path.
+    """
+    if _SPARKS_FILE.match(uri):
+        return normalise(uri[len("file:") :])
     protocol, found, rest = uri.partition("://")
+    protocol = protocol.lower()
     if not found:
         path = _climbed(Path(uri).expanduser().absolute())
         return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
     if protocol in ("file", "local"):
         return normalise(rest if rest.startswith("/") else "/" + rest)
-    if protocol in ("s3", "s3a"):
+    if protocol in ("s3", "s3a", "s3n"):
         if not split(uri)[0]:
             raise UserError(f"{uri}: no bucket is named; write s3://BUCKET/PREFIX")
         return f"s3://{rest}"
-    return uri
+    return f"{'gs' if protocol == 'gcs' else protocol}://{rest}"
 
 
 def _climbed(path: Path) -> Path:
@@ -72,8 +82,19 @@ def join(base: str, *names: str) -> str:
 
 
 @functools.cache
-def _s3_store(endpoint_url: str | None, profile: str | None, anonymous: bool) -> S3Store:
-    return S3Store(endpoint_url, profile, anonymous=anonymous)
+def _s3_store(storage: Storage) -> S3Store:
+    return S3Store(
+        storage.endpoint_url,
+        storage.profile,
+        anonymous=storage.anonymous,
+        requester_pays=storage.requester_pays,
+        kms_key=storage.kms_key,
+    )
+
+
+@functools.cache
+def _cloud_store(protocol: str, anonymous: bool) -> CloudStore:
+    return CloudStore(protocol, anonymous=anonymous)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +104,10 @@ class Storage:
     endpoint_url: str | None = None
     profile: str | None = None
     anonymous: bool = False
+    requester_pays: bool = False
+    """Whether this account pays for reading buckets whose owner asks for that."""
+    kms_key: str | None = None
+    """The KMS key (its id, alias or ARN) that S3 encrypts with what is written; None: as the bucket has it."""
 
     def store(self, uri: str) -> Store:
         """The store that holds `uri`. Raises UserError for a protocol that fsspec cannot open."""
@@ -90,7 +115,9 @@ class Storage:
         if not found:
             return LocalStore()
         if protocol in ("s3", "s3a"):
-            return _s3_store(self.endpoint_url, self.profile, self.anonymous)
+            return _s3_store(self)
+        if protocol in PROTOCOLS:
+            return _cloud_store(protocol, self.anonymous)
         import fsspec
 
         try:
@@ -115,13 +142,14 @@ class Storage:
         store = self.store(uri)
         if isinstance(store, LocalStore):
             return pyarrow.fs.LocalFileSystem(), uri
-        if isinstance(store, S3Store) and self.profile is None:
+        if isinstance(store, S3Store) and not (self.profile or self.requester_pays or self.kms_key):
             from urllib.parse import urlsplit
 
             store.require_answer()
             endpoint = urlsplit(store.endpoint_url) if store.endpoint_url else None
             return pyarrow.fs.S3FileSystem(
                 anonymous=self.anonymous,
+                region=store.region(split(uri)[0]),
                 scheme=endpoint.scheme if endpoint else None,
                 endpoint_override=endpoint.netloc if endpoint else None,
             ), uri.partition("://")[2]

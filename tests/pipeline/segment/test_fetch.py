@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import socket
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,6 +88,38 @@ def test_what_cannot_be_had(tmp_path: Path) -> None:
     assert all(row["error"] for row in out if row["status"] != "ok")
     assert "nosuchprotocol" in out[6]["error"]
     assert [row["etag"] for row in out].count("listed") == 8
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Answers `/403` with 403, and so on."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/")))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_over_http_only_what_is_gone_is_missing() -> None:
+    """fsspec says FileNotFoundError of whatever went wrong; `missing` is settled for ever, so it must be true."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        codes = (404, 410, 401, 403, 429, 500, 503)
+        out = fetch(_rows(*(f"{url}/{code}" for code in codes)), Storage(), 1000).to_pylist()
+        server.shutdown()
+    assert [row["status"] for row in out] == ["missing"] * 2 + ["failed"] * 5
+    for code, row in list(zip(codes, out, strict=True))[2:]:
+        assert f"HTTP {code}" in row["error"], row["error"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}/a.jpg"
+    (row,) = fetch(_rows(nobody), Storage(), 1000).to_pylist()
+    assert (row["status"], "no answer" in row["error"]) == ("failed", True)
 
 
 def test_no_rows() -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from masklake.pipeline.storage.objects import Fetched
 from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
 
 
@@ -74,3 +75,19 @@ def test_one_file_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert normalise("..") == str(tmp_path)
     assert normalise_folder("../real/") == f"{tmp_path}/real"
     assert normalise("s3://b/x/../y") == "s3://b/x/../y", "keys know no .."
+
+
+def test_a_name_that_is_no_utf8_is_spelled_and_read(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    names = [b"caf\xe9.jpg", b"cafz.jpg", b"caf\xc3\xa9.jpg", b"\xff\xfe/in.jpg", rb"real\xe9.jpg"]
+    os.mkdir(folder + b"/\xff\xfe")  # noqa: PTH102  # pathlib takes no bytes
+    for name in names:
+        with open(folder + b"/" + name, "wb") as file:  # noqa: PTH123  # as above
+            file.write(name)
+    listed = Storage().list(str(tmp_path))
+    assert listed == sorted(listed)
+    assert {uri.removeprefix(f"{tmp_path}/") for uri in listed} == {
+        r"caf\xe9.jpg", "cafz.jpg", "café.jpg", r"\xff\xfe/in.jpg", r"real\xe9.jpg"
+    }  # fmt: skip
+    found = Storage().get_many(listed)
+    assert sorted(one.data for one in found if isinstance(one, Fetched)) == sorted(names)
