@@ -160,9 +160,10 @@ def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Names
         "--gpus": args.gpus,
         "--endpoint-url": args.endpoint_url,
         "--profile": args.profile,
+        "--kms-key": args.kms_key,
     }
     options = [f"{name}={value}" for name, value in told.items() if value is not None]
-    options += ["--anonymous"] * args.anonymous
+    options += ["--anonymous"] * args.anonymous + ["--requester-pays"] * args.requester_pays
     # --all: what other runs with these options have of an image is newer or there is none.
     asked = parser.parse_args([f"--model={detector.source}", "--all", *options, "--", source, lake.uri])
     console = Console(stderr=True)  # standard output is for the figures

@@ -30,6 +30,8 @@ def arguments(lake: Path, **more: Any) -> argparse.Namespace:
         "endpoint_url": None,
         "profile": None,
         "anonymous": False,
+        "requester_pays": False,
+        "kms_key": None,
     }
     return argparse.Namespace(**(values | more))
 
