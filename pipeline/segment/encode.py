@@ -89,7 +89,7 @@ def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
     else:
         if row["rles"] is None:
             probs = np.frombuffer(row["masks"], "<f4")
-            side = math.isqrt(len(probs) // max(1, len(scores)))
+            side = math.isqrt(len(probs) // len(scores)) if len(scores) else 1
             encoded = rle.encode_masks(probs.reshape(len(scores), side, side), boxes, size)
         else:
             encoded = [{"size": list(size), "counts": counts} for counts in row["rles"]]
