@@ -11,10 +11,11 @@ from masklake.jobs.options import storage_from
 if TYPE_CHECKING:
     from masklake.pipeline.labels.check import Problem
 
-SUMMARY = "find empty masks, boxes outside, duplicates, unknown classes"
+SUMMARY = "find empty masks, boxes that do not fit, duplicates, unknown classes"
 DESCRIPTION = """\
-Look through the newest label set of every image for what cannot be meant: empty masks, boxes without area,
-boxes and joints that leave the image by more than a pixel, instances that are there twice, and, with --model,
+Look through the newest label set of every image for what cannot be meant: empty masks, boxes without area, boxes
+that are not around their mask (corners, a centre or fractions where x, y, width, height in pixels belong), boxes and
+joints that leave the image by more than a pixel, instances that are there twice, and, with --model,
 classes that the model does not know."""
 EPILOG = """\
 examples:

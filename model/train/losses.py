@@ -7,7 +7,8 @@ Ren et al. 2015 (sections 3.1.2, 3.2), He et al. 2017 (section 3). What is done 
   the others add nothing to the losses. So an image without joint labels has no keypoint loss, and costs none;
 - masks are crops, not frames;
 - what lies in a crowd is neither background nor an instance;
-- background of an image that was not searched for a class (LVIS) says nothing of that class.
+- background of an image that was not searched for a class (LVIS) says nothing of that class. The first stage, which
+  knows no classes, takes it for background all the same.
 
 Shapes: N images, A anchors of an image, T proposals, R RoIs, G instances, K joints, M cells a side of a mask.
 """

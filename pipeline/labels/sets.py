@@ -58,7 +58,7 @@ class Instance:
         object.__setattr__(self, "box", (x, y, w, h))
         labelled = any(joint.visibility for joint in self.joints)
         object.__setattr__(self, "joints", tuple(map(_single, self.joints)) if labelled else ())
-        if self.given_area == self.area:
+        if self.given_area is not None and self.given_area == self.area:
             object.__setattr__(self, "given_area", None)
         if self.num_keypoints == self._counted_keypoints or not labelled:
             object.__setattr__(self, "num_keypoints", None)

@@ -29,6 +29,14 @@ _FOREIGN = (
 )  # fmt: skip
 
 
+# Keys of annotations in files of COCO's form that say of no object where it is.
+_WITHOUT_OBJECTS = {
+    "segments_info": "COCO's panoptic format, whose masks lie in PNG files; panopticapi's panoptic2detection_coco_format.py "
+    "makes instances of it",
+    "caption": "COCO's captions, which say of no object where it is; give the instances",
+}
+
+
 def parse(data: bytes, file: str) -> Any:
     """The JSON in `data`, which may be compressed by gzip. Raises UserError when it is none."""
     if data.startswith(_GZIP):
@@ -66,6 +74,10 @@ def detect(content: Any, file: str) -> str:
     """`coco`, `cvat` or `label-studio`. Raises UserError for JSON of another shape."""
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         annotations = content["annotations"]
+        first = annotations[0] if isinstance(annotations, list) and annotations else None
+        for key, what in _WITHOUT_OBJECTS.items():
+            if isinstance(first, dict) and key in first:
+                raise UserError(f"{file}: is {what}")
         if isinstance(annotations, list) and any(map(_by_cvat, annotations)):
             return "cvat"
         return "coco"

@@ -186,6 +186,8 @@ BAD = {
     "is a project of VIA (export annotations as COCO there)": b'{"_via_img_metadata": {}}',
     "is COCO's results": b'[{"image_id": 1, "category_id": 1, "score": 0.5}]',
     "is a file of labelme": b'{"shapes": [], "imagePath": "a.jpg"}',
+    "is COCO's panoptic format": b'{"images": [], "categories": [], "annotations": [{"segments_info": []}]}',
+    "is COCO's captions": b'{"images": [], "categories": [], "annotations": [{"caption": "a dog"}]}',
     "JSON-MIN is not read": b'[{"image": "a.jpg", "label": [], "id": 1}]',
 }
 
