@@ -403,3 +403,45 @@ def test_pictures_take_any_name_and_any_number_of_classes() -> None:
         assert eval_pictures.confusion(counts, names, 0.5, "m$odel").startswith(b"\x89PNG")
     truth = scenes.coco([scenes.scene(3, 0)])
     assert eval_pictures.precision_recall(evaluate(truth, []), "m$odel").startswith(b"\x89PNG")
+
+
+def test_what_labels_say_of_evaluation_is_heeded(tmp_path: Path, masklake: Masklake) -> None:
+    """ignore, the file's areas, and the classes that an image was searched for (LVIS), from the lake to the figures."""
+    builder = LakeBuilder(str(tmp_path / "lake"))
+    builder.record(RUN, model=DEMO | {"classes": ["person", "dog", "cat"]})
+    found = [
+        instance("dog", 0.95, (40, 20, 10, 10)),  # what is to be ignored
+        instance("cat", 0.93, (30, 30, 10, 10)),  # nobody searched for cats here
+        instance("dog", 0.9),
+        instance("person", 0.99, (2, 30, 9, 9)),  # there is none, says the file
+    ]
+    builder.part(
+        RUN, {"s3://p/a.jpg": found, "s3://p/b.jpg": [instance("cat", 0.9), instance("person", 0.9)]}
+    )
+    searched = {"absent": ["person"], "not_exhaustive": None}
+    builder.labels(
+        labels(
+            label_row("s3://p/a.jpg", "dog", given_area=2000.0, **searched),
+            label_row(
+                "s3://p/a.jpg",
+                "dog",
+                instance=1,
+                x=40.0,
+                y=20.0,
+                w=10.0,
+                h=10.0,
+                ignore=True,
+                mask=None,
+                **searched,
+            ),
+            label_row("s3://p/b.jpg", "cat"),
+            label_row("s3://p/b.jpg", "person", instance=1),
+        )
+    )
+    code, out, err = masklake("eval", builder.uri, "--format", "json")
+    assert (code, err) == (0, "")
+    box = json.loads(out)["figures"]["box"]
+    assert box["APm"] == pytest.approx(1.0)  # the dog, by the file's area; its mask has 192 pixels
+    assert box["AP"] == pytest.approx(
+        (1 + 1 + 0.5) / 3, abs=0.01
+    )  # a dog, a cat, and a person beside one that is none
