@@ -175,8 +175,9 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
         start={
             "from": origin.describe(),
             "family": start.spec.architecture["family"],
-            "backbone": start.spec.architecture["backbone"],
+            "backbone": start.spec.architecture.get("detector", start.spec.architecture)["backbone"],
             "fresh": list(start.fresh),
+            "notes": list(start.notes),
         },
         data=as_record(labels),
         versions=versions(),
@@ -240,6 +241,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     data = record.data
     joints = f", joints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
     fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
+    notes = "".join(f"; {note}" for note in record.start.get("notes", []))
     held = (
         f"{len(target.images):,} images held out" if target else "none held out, so nothing will be measured"
     )
@@ -248,7 +250,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     )
     return printable(
         f"run {record.run}{gone_on}: training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
-        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}"
+        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}{notes}"
     )
 
 

@@ -175,13 +175,15 @@ def _result(record: TrainingRecord, storage: Storage) -> tuple[Any, Any]:
     """The trained network, in evaluation mode, and its spec."""
     from masklake.model import presets
     from masklake.model.train.learner import AVERAGE, NETWORK
+    from masklake.model.train.start import trained_part
     from safetensors.torch import load_file
 
     loaded = presets.load_model(_start_of(record, storage).local())
     with tempfile.TemporaryDirectory() as folder:
         checkpoints.last_checkpoint(record, storage, Path(folder))
         file = Path(folder) / AVERAGE
-        loaded.module.load_state_dict(load_file(file if file.is_file() else Path(folder) / NETWORK))
+        tensors = load_file(file if file.is_file() else Path(folder) / NETWORK)
+        trained_part(loaded.module).load_state_dict(tensors)
     spec = replace(
         loaded.spec,
         lineage={

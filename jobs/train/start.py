@@ -178,8 +178,8 @@ class NetworkFactory:
 
     def __call__(self) -> FasterRCNN:
         from masklake.model import presets
-        from masklake.model.train.start import freeze
+        from masklake.model.train.start import freeze, trained_part
 
-        module: Any = presets.load_model(self.source.local()).module
+        module: Any = trained_part(presets.load_model(self.source.local()).module)
         freeze(module, self.frozen)
         return module

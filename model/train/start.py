@@ -41,13 +41,14 @@ _BY_JOINT = "roi_heads.keypoint_predictor.kps_score_lowres"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A network to train. `fresh`: what of it starts from nothing, in words. `frozen`: parameters, by the beginnings of
-    their names, that are not trained."""
+    """A network to train. `fresh`: what of it starts from nothing, in words. `frozen`: parameters of the `trained_part`, by
+    the beginnings of their names, that are not trained. `notes`: what becomes of what nobody labelled, in words."""
 
     spec: ModelSpec
     module: nn.Module
     fresh: tuple[str, ...]
     frozen: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def new_network(backbone: str, *, masks: bool, joints: bool, pretrained: bool) -> Network:
@@ -84,12 +85,15 @@ def from_backbone(spec: ModelSpec, weights: str | os.PathLike[str] | None) -> St
 def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: bool) -> Start:
     """A network for the classes and joints of `spec` that starts as the model `loaded`.
 
-    masks, joints: whether there are labels of them. A head that has none keeps its weights, untrained. The architecture
-    and preprocessing of `spec` are not used: the model's are kept.
+    masks, joints: whether there are labels of them. A head that has none keeps its weights, untrained. Of a composed model
+    whose keypoints nobody labelled the detector is trained, and its second network stays beside it. The architecture and
+    preprocessing of `spec` are not used: the model's are kept.
     """
     from masklake.model.networks.build import build
 
     network, tensors, old = _as_one(loaded, joints)
+    second = None if joints else _second_network(loaded)
+    people = any(one.keypoints for one in spec.classes)
     network = replace(network, family=_FAMILIES[network.masks or masks, network.joints or joints])
     network = replace(network, class_index="position")
     if network.backbone != "tiny":
@@ -111,10 +115,46 @@ def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: boo
     module = build(spec)
     fresh = _fill(module, tensors, old, spec, _outputs(loaded))
     frozen = [] if network.backbone == "tiny" else list(_first_layers(network, module))
+    notes = []
     for head, used, labelled in (("mask", network.masks, masks), ("keypoint", network.joints, joints)):
         if used and not labelled:
             frozen += [f"roi_heads.{head}_head.", f"roi_heads.{head}_predictor."]
-    return Start(spec=spec, module=module, fresh=tuple(fresh), frozen=tuple(frozen))
+            notes.append(f"no {head}s are labelled: their head stays as it is, on a backbone that changes")
+    if second and people:
+        spec, module = _composed(spec, network, module, second)
+        notes.append(
+            "no keypoints are labelled: the network that places them stays as it is, beside the trained one"
+        )
+    elif second:
+        notes.append("the model's keypoints are given up: it has them for no class that is labelled")
+    return Start(spec=spec, module=module, fresh=tuple(fresh), frozen=tuple(frozen), notes=tuple(notes))
+
+
+def trained_part(module: nn.Module) -> nn.Module:
+    """The one R-CNN of a start that is trained: of a composed one the detector."""
+    from masklake.model.networks.composed import ComposedRCNN
+
+    return module.detector if isinstance(module, ComposedRCNN) else module
+
+
+def _second_network(loaded: LoadedModel) -> tuple[Network, nn.Module] | None:
+    """What places the keypoints of a composed model; None for a model that is one network."""
+    network = parse(loaded.spec.architecture)
+    both: Any = loaded.module
+    return (network.joints, both.joints) if isinstance(network, Composed) else None
+
+
+def _composed(
+    spec: ModelSpec, detector: Network, module: nn.Module, second: tuple[Network, nn.Module]
+) -> tuple[ModelSpec, nn.Module]:
+    import torch
+    from masklake.model.networks.build import build
+
+    spec = replace(spec, architecture=Composed(detector=detector, joints=second[0]).to_dict())
+    with torch.device("meta"):  # both its parts are there
+        both: Any = build(spec)
+    both.detector, both.joints = module, second[1]
+    return spec, both
 
 
 def _flip_pairs(

@@ -10,7 +10,7 @@ from masklake.model.coco import KEYPOINT_NAMES, SKELETON
 from masklake.model.errors import ModelError
 from masklake.model.networks.config import Network, parse
 from masklake.model.spec import ClassInfo, ModelSpec, Preprocessing
-from masklake.model.train.start import BACKBONES, freeze, from_backbone, from_model, new_network
+from masklake.model.train.start import BACKBONES, freeze, from_backbone, from_model, new_network, trained_part
 
 from tests.helpers.paths import SHARED
 
@@ -173,3 +173,46 @@ def test_the_published_pair_becomes_one_network_with_three_heads() -> None:
     assert start.fresh == ("class dragon",)
     without = from_model(pair, spec_of(*known[:2], joints=(), persons=()), masks=True, joints=False)
     assert parse(without.spec.architecture).family == "mask_rcnn"
+    assert without.notes == ("the model's keypoints are given up: it has them for no class that is labelled",)
+
+
+def test_two_networks_of_which_one_is_trained(tmp_path: Path) -> None:
+    """Masks of people are labelled, their keypoints are not: the second network places them as before."""
+    from masklake.model import checkpoint
+    from masklake.model.checkpoint import LoadedModel
+    from masklake.model.networks.build import build
+    from masklake.model.networks.composed import ComposedRCNN
+
+    from tests.model.networks.test_composed import SPEC
+
+    torch.manual_seed(0)
+    pair = LoadedModel(SPEC, build(SPEC))
+    person = next(one.name for one in SPEC.classes if one.keypoints)
+    start = from_model(pair, spec_of("dragon", person, persons=(person,)), masks=True, joints=False)
+    assert start.spec.keypoint_names == SPEC.keypoint_names
+    assert "the network that places them stays as it is" in start.notes[0]
+    checkpoint.save(tmp_path, start.module, start.spec)
+    kept = checkpoint.load(tmp_path)
+    assert isinstance(kept.module, ComposedRCNN)
+    trained = trained_part(kept.module)
+    freeze(trained, start.frozen)
+    assert any(p.requires_grad for p in trained.parameters())
+    for key, tensor in pair.module.joints.state_dict().items():
+        assert torch.equal(kept.module.joints.state_dict()[key], tensor), key
+    before = pair.module.detector.state_dict()
+    for key, tensor in trained.state_dict().items():
+        if key.startswith("backbone."):
+            assert torch.equal(before[key], tensor), key
+    again = from_model(kept, kept.spec, masks=True, joints=False)  # the next night
+    assert again.spec.architecture == start.spec.architecture
+    assert again.fresh == ()
+
+
+def test_a_head_without_labels_is_told() -> None:
+    from masklake.model import presets
+
+    demo = presets.load_model("demo")
+    start = from_model(demo, demo.spec, masks=True, joints=False)
+    assert start.notes == (
+        "no keypoints are labelled: their head stays as it is, on a backbone that changes",
+    )
