@@ -5,6 +5,7 @@ What stands in other chunks may be broken or enormous (a wrong CRC, a profile of
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from masklake.model.decode.exif import orientation
 from masklake.model.decode.frame import Frame, Pixels, unreadable
-from masklake.model.decode.rgb import from_channels
+from masklake.model.decode.rgb import from_channels, from_pillow
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -48,8 +49,6 @@ class PngFrame(Frame):
     at: _Control | None
 
     def pixels(self, target: tuple[int, int] | None) -> Pixels:
-        import imagecodecs
-
         header = self.header
         if self.at:
             header = struct.pack(">II", self.at.width, self.at.height) + header[8:]
@@ -59,13 +58,28 @@ class PngFrame(Frame):
         if self.transparent is not None:
             chunks.append((b"tRNS", self.transparent))
         chunks += [(b"IDAT", self.image), (b"IEND", b"")]
-        values = imagecodecs.png_decode(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks))
-        rgb = from_channels(values, int(np.iinfo(values.dtype).max))
+        rgb = _decoded(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks), header, self.transparent)
         if self.at is None or self.at == (self.width, self.height, 0, 0):
             return rgb
         page = np.full((self.height, self.width, 3), 255, np.uint8)
         page[self.at.y : self.at.y + self.at.height, self.at.x : self.at.x + self.at.width] = rgb
         return page
+
+
+def _decoded(data: bytes, header: bytes, transparent: bytes | None) -> Pixels:
+    depth, colour, interlaced = header[8], header[9], header[12]
+    if interlaced and depth < 16 and (transparent is None or colour == 3):
+        # imagecodecs writes a line to stderr for each interlaced file. Pillow knows neither 16 bits nor what is
+        # transparent at less than 8.
+        from PIL import PngImagePlugin
+
+        image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+        image.load()
+        return from_pillow(image)
+    import imagecodecs
+
+    values = imagecodecs.png_decode(data)
+    return from_channels(values, int(np.iinfo(values.dtype).max))
 
 
 def open_png(data: bytes) -> PngFrame:

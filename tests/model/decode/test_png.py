@@ -27,8 +27,8 @@ def _refused(data: bytes) -> tuple[Fault, str]:
     return caught.value.fault, str(caught.value)
 
 
-def _header(width: int, height: int, depth: int, colour: int) -> bytes:
-    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+def _header(width: int, height: int, depth: int, colour: int, interlaced: bool = False) -> bytes:
+    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
 
 
 def _rows(values: np.ndarray, depth: int) -> bytes:
@@ -40,12 +40,23 @@ def _rows(values: np.ndarray, depth: int) -> bytes:
     )
 
 
-def _png(values: np.ndarray, depth: int, colour: int, *before: tuple[bytes, bytes]) -> bytes:
+ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
+"""First row, step, first column, step of each pass (PNG, section 8.2)."""
+
+
+def _png(
+    values: np.ndarray, depth: int, colour: int, *before: tuple[bytes, bytes], interlaced: bool = False
+) -> bytes:
     height, width = values.shape[:2]
-    chunks = [png_chunk(*chunk) for chunk in (*before, (b"IDAT", _rows(values, depth)), (b"IEND", b""))]
-    return SIGNATURE + _header(width, height, depth, colour) + b"".join(chunks)
+    image = _rows(values, depth)
+    if interlaced:
+        passes = [values[top::down, left::across] for top, down, left, across in ADAM7]
+        image = zlib.compress(b"".join(zlib.decompress(_rows(part, depth)) for part in passes if part.size))
+    chunks = [png_chunk(*chunk) for chunk in (*before, (b"IDAT", image), (b"IEND", b""))]
+    return SIGNATURE + _header(width, height, depth, colour, interlaced) + b"".join(chunks)
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("transparent", [False, True])
 @pytest.mark.parametrize(
     ("depth", "colour", "count"),
@@ -54,7 +65,9 @@ def _png(values: np.ndarray, depth: int, colour: int, *before: tuple[bytes, byte
         *((depth, colour, count) for colour, count in ((2, 3), (4, 2), (6, 4)) for depth in (8, 16)),
     ],
 )
-def test_depths_and_colour_types(depth: int, colour: int, count: int, transparent: bool) -> None:
+def test_depths_and_colour_types(
+    depth: int, colour: int, count: int, transparent: bool, interlaced: bool
+) -> None:
     """tRNS names one level or colour, in the samples' own depth."""
     values = np.random.default_rng(depth).integers(0, 2**depth, (7, 11, count))
     shares = values / (2**depth - 1)
@@ -66,7 +79,8 @@ def test_depths_and_colour_types(depth: int, colour: int, count: int, transparen
         if colour in (0, 2):  # in the others it is not allowed, and says nothing
             alpha = (values != values[3, 4]).any(axis=2, keepdims=True).astype(float)
     expected = 255 * (seen.repeat(3 // seen.shape[2], axis=2) * alpha + 1 - alpha)
-    assert np.abs(_pixels(_png(values, depth, colour, *before)) - expected).max() < 1.1
+    data = _png(values, depth, colour, *before, interlaced=interlaced)
+    assert np.abs(_pixels(data) - expected).max() < 1.1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -76,11 +90,14 @@ def test_palettes(depth: int) -> None:
     palette = rng.integers(0, 256, (2**depth, 3), np.uint8)
     alpha = rng.integers(0, 256, 2**depth - 1, np.uint8)
     colours = (b"PLTE", palette.tobytes())
-    assert np.array_equal(_pixels(_png(values, depth, 3, colours)), palette[values[..., 0]])
+    for interlaced in (False, True):
+        pixels = _pixels(_png(values, depth, 3, colours, interlaced=interlaced))
+        assert np.array_equal(pixels, palette[values[..., 0]])
     opaque = np.append(alpha, 255)[values] / 255
     expected = palette[values[..., 0]] * opaque + 255 * (1 - opaque)
-    pixels = _pixels(_png(values, depth, 3, colours, (b"tRNS", alpha.tobytes())))
-    assert np.abs(pixels - expected).max() < 1.1
+    for interlaced in (False, True):
+        data = _png(values, depth, 3, colours, (b"tRNS", alpha.tobytes()), interlaced=interlaced)
+        assert np.abs(_pixels(data) - expected).max() < 1.1
     assert _refused(_png(values, depth, 3))[0] == Fault.UNREADABLE
 
 
