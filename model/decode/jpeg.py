@@ -85,7 +85,9 @@ def _mended(data: bytes, stream: Stream, warning: str, mended: set[str]) -> byte
     """The file without what libjpeg warns of, where no pixel lies in it. What is no use is tried once."""
     end = data.find(EOI, len(SOI) + len(stream.needed) if "bare" in mended else stream.scans)
     found = _EXTRANEOUS.search(warning)
-    if "Premature end of JPEG file" in warning and end < 0 and "end" not in mended:
+    # Arithmetic codes may end anywhere: without its end such a file cannot be told from half of one.
+    closes = end < 0 and "end" not in mended and not stream.arithmetic
+    if "Premature end of JPEG file" in warning and closes:
         mended.add("end")
         return data + EOI
     if found and f"slack {_SLACKS}" not in mended:

@@ -48,6 +48,10 @@ class Stream:
     def progressive(self) -> bool:
         return self.kind in (2, 10)
 
+    @property
+    def arithmetic(self) -> bool:
+        return self.kind in (9, 10)
+
     def bare(self, data: bytes) -> bytes:
         """The file without what is not needed."""
         return SOI + self.needed + data[self.scans :]
