@@ -40,6 +40,8 @@ _WEBP = 50001
 _CODECS = {1, 2, 3, 4, _OLD_JPEG, _JPEG, 5, 8, 32773, 32946, 34925, 50000, _WEBP, *_JPEG2000}
 """None, CCITT, JPEG, LZW, deflate, packbits, LZMA, ZSTD, WebP, JPEG 2000: the others tell sizes of their own, or need
 programs."""
+_TELLING = {_JPEG, 5, 8, 32773, 32946, 50000, _WEBP, *_JPEG2000}
+"""Those whose decoders raise where bytes are missing."""
 _SPARSE_TAGS = (33550, 34735, 42112, 42113)
 """GeoTIFF's and GDAL's, whose tiles may be left out where there is nothing: all the same value then."""
 
@@ -134,6 +136,16 @@ def _check_memory(page: TiffPage, max_pixels: int) -> None:
 
 def _check_whole(page: TiffPage, data: bytes) -> None:
     """tifffile takes what is not there for zeros."""
+    if page.compression == 1 and page.photometric != _YCBCR:
+        # Old writers leave the counts 0 or too large: what is not compressed tells them itself, as in libtiff.
+        needed = _plain_counts(page)
+        told = page.databytecounts if len(page.databytecounts) == len(needed) else needed
+        if any(0 < count < least for count, least in zip(told, needed, strict=True)):
+            raise unreadable("broken TIFF content: strips or tiles are cut off")
+        none = not any(told)
+        page.databytecounts = tuple(
+            least if count or none else 0 for count, least in zip(told, needed, strict=True)
+        )
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     least = int(np.prod(page.chunked)) if page.chunked else 1
     if len(segments) < least and not page.is_contiguous:
@@ -143,13 +155,29 @@ def _check_whole(page: TiffPage, data: bytes) -> None:
         raise unreadable(
             f"broken TIFF content: {empty} of {len(segments)} strips or tiles were never written"
         )
-    if any(offset + count > len(data) for offset, count in segments):
+    # Some decoders tell themselves where they lack bytes, and counts that are too large lack none.
+    end = None if page.compression in _TELLING else len(data)
+    if any(offset >= len(data) or (end and offset + count > end) for offset, count in segments):
         raise unreadable("broken TIFF content: strips or tiles are cut off")
     if page.compression in (*_JPEG2000, _WEBP):
         opened = open_webp if page.compression == _WEBP else open_jpeg2000
         for segment in _segments(page, data):
             inner = opened(segment)
             check_pixels(inner.width, inner.height, _most_pixels(page))
+
+
+def _plain_counts(page: TiffPage) -> tuple[int, ...]:
+    """Bytes of each strip or tile that is not compressed."""
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    if page.is_tiled:
+        row = -(-page.tilewidth * page.bitspersample * samples // 8)
+        return (row * page.tilelength,) * len(page.dataoffsets)
+    row = -(-page.imagewidth * page.bitspersample * samples // 8)
+    high = min(page.rowsperstrip, page.imagelength)
+    starts = range(0, page.imagelength, high)
+    counts = tuple(row * min(high, page.imagelength - start) for start in starts) * planes
+    return counts[: len(page.dataoffsets)]
 
 
 def _most_pixels(page: TiffPage) -> int:
@@ -167,7 +195,12 @@ def _segments(page: TiffPage, data: bytes) -> Iterator[bytes]:
 def _check_jpeg(segment: bytes, tables: bytes | None) -> None:
     """Raises UndecodableError where libjpeg warns: tifffile's decoder does not tell."""
     whole = SOI + (tables[2:-2] if tables else b"") + segment[2:]
-    stream = jpeg_stream.parse(whole)
+    try:
+        stream = jpeg_stream.parse(whole)
+    except UndecodableError as error:
+        if error.fault == Fault.UNSUPPORTED:  # of 12 bits, or lossless: tifffile reads it, without a warning
+            return
+        raise
     jpeg_stream.check_scans(whole, stream)
     size = (-(-stream.width // 8), -(-stream.height // 8))
     jpeg.decode_whole(whole, stream, size)  # at an eighth: all is read, little is made

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _INK, _YCBCR, _CIELAB, _ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 _NAMES = {4: "a mask", 10: "ITULAB", 32844: "LogL", 32845: "LogLuv", 34892: "LinearRaw", 51177: "a depth map"}
+_FAX = (2, 3, 4)
 _SIGNED, _FLOAT, _COMPLEX_INT, _COMPLEX = 2, 3, 5, 6
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _INK_SET, _CMYK = 332, 1
@@ -50,6 +51,14 @@ class Colours:
 def colours_of(page: TiffPage) -> Colours:
     """Raises UndecodableError for samples that have no agreed colours."""
     kind, bits = int(page.photometric), page.bitspersample
+    if page.tags.get(262) is None:  # as libtiff guesses
+        kind = (
+            _RGB
+            if page.samplesperpixel >= 3
+            else _WHITE_IS_ZERO
+            if page.compression in _FAX
+            else _BLACK_IS_ZERO
+        )
     samples = page.samplesperpixel
     bands = f"{samples} bands of {bits} bits"
     if kind in _NAMES or kind not in (0, 1, 2, 3, 5, 6, 8, 9):
@@ -100,8 +109,8 @@ def _table(page: TiffPage) -> NDArray[np.uint8]:
     if page.tags.get(320) is None:
         raise unsupported("a TIFF with a palette that is not in it")
     values = np.asarray(page.tags.valueof(320), np.uint16).reshape(3, -1).T
-    # Some writers take entries for 8-bit ones; libtiff sees it in the same way (checkcmap).
-    return values.astype(np.uint8) if values.max(initial=0) <= 255 else to_8_bits(values, 65535)
+    # Some writers take entries for 8-bit ones; libtiff sees it in the same way (checkcmap), and shifts the others.
+    return values.astype(np.uint8) if values.max(initial=0) <= 255 else (values >> 8).astype(np.uint8)
 
 
 def to_rgb(samples: NDArray[Any], colours: Colours) -> Pixels:

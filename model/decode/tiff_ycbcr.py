@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
 _COEFFICIENTS, _SUBSAMPLING, _REFERENCES = 529, 530, 532
 _REC_601 = (0.299, 0.587, 0.114)
+_CODECS = (1, 5, 8, 32773, 32946, 34925, 50000)
+"""None, LZW, deflate, packbits, LZMA and ZSTD give bytes; the others pictures."""
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 
 
 def decode_ycbcr(page: TiffPage, data: bytes) -> Pixels:
     """RGB (H, W, 3); chroma is repeated where it is subsampled, as libtiff does. Raises UndecodableError."""
     across, down = page.tags.valueof(_SUBSAMPLING, (2, 2))
+    if page.compression not in _CODECS:
+        raise unsupported(
+            f"YCbCr of TIFF compression {page.compression} is not decoded here; convert it to RGB"
+        )
     if page.planarconfig != 1 or page.bitspersample != 8 or page.predictor != 1 or page.samplesperpixel != 3:
         raise unsupported(
             "YCbCr of this kind (planes, bits or predictor) is not decoded here; convert it to RGB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 import zlib
 from typing import Any
 
@@ -88,10 +89,10 @@ def test_unsigned_samples(bits: int) -> None:
         if extra is not None:
             tags[338] = ("H", extra)
         table = None
-        if kind == PALETTE:
+        if kind == PALETTE:  # libtiff shifts entries to 8 bits
             entries = rng.integers(0, 65536, (3, 2**bits))
             tags[320] = ("H", entries.reshape(-1).tolist())
-            table = entries[:, values[..., 0].astype(np.intp)].transpose(1, 2, 0) / 65535
+            table = entries[:, values[..., 0].astype(np.intp)].transpose(1, 2, 0) // 256 / 255
         data = tiff(tags, *(map(zlib.compress, segments) if compressed else segments), order=order)
         corner = f"photometric {kind}, planar {planar}, extra {extra}, {order}, compressed {compressed}"
         # tifffile is the reference for what is stored.
@@ -360,3 +361,39 @@ def test_samples_that_take_more_memory_than_pixels_should() -> None:
     assert refused(tiff(tags, bytes(10)), max_pixels=8_999_999)[0] == Fault.TOO_LARGE
     many = tags | {258: ("H", [16] * 300), 277: ("H", 300), 262: ("H", RGB), 338: ("H", [0] * 297)}
     assert refused(tiff(many, bytes(10)), max_pixels=9_000_000)[0] == Fault.TOO_LARGE
+
+
+def test_counts_that_are_missing_or_too_large() -> None:
+    """What is not compressed tells its counts itself; and more than there is to read is no loss."""
+    size = SCENE.nbytes
+    whole = tiff(_plain(RGB, 3), SCENE.tobytes())
+    count = struct.pack("<HHII", 279, 4, 1, size)
+    assert count in whole
+    for other in (0, size + 5000, 2**31):
+        data = whole.replace(count, struct.pack("<HHII", 279, 4, 1, other))
+        assert np.array_equal(pixels_of(data), SCENE)
+    assert refused(tiff(_plain(RGB, 3), SCENE.tobytes()[:-30]))[0] == Fault.UNREADABLE
+    packed = zlib.compress(SCENE.tobytes())
+    deflated = tiff(_plain(RGB, 3) | {259: ("H", 8)}, packed)
+    data = deflated.replace(
+        struct.pack("<HHII", 279, 4, 1, len(packed)), struct.pack("<HHII", 279, 4, 1, 99_999)
+    )
+    assert np.array_equal(pixels_of(data), SCENE)
+
+
+def test_tags_that_are_left_out() -> None:
+    grey = SCENE[..., 1]
+    tags = _plain(MINISBLACK, 1)
+    for tag in (262, 277, 278):
+        data = tiff({code: value for code, value in tags.items() if code != tag}, grey.tobytes())
+        assert np.array_equal(pixels_of(data)[..., 0], grey), tag
+    colour = tiff({code: value for code, value in _plain(RGB, 3).items() if code != 262}, SCENE.tobytes())
+    assert np.array_equal(pixels_of(colour), SCENE)
+
+
+def test_jpeg_of_more_bits_inside() -> None:
+    values = (SCENE[..., 0].astype(np.uint16) << 4) | (SCENE[..., 0] >> 4)
+    data = written(
+        values, photometric="minisblack", compression="jpeg", compressionargs={"bitspersample": 12}
+    )
+    assert np.abs(pixels_of(data)[8::16, 8::16, 0].astype(int) - SCENE[8::16, 8::16, 0]).max() <= 3
