@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 COMMANDS = {
     "segment": "masklake.jobs.segment.command",
@@ -65,6 +68,9 @@ def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; its exit code: 0 done, 2 a mistake that the message names, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    # Closed by the caller (`>&-`): then nobody wants to read it.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     if argv[:1] == ["--version"]:
         from importlib.metadata import version
 
@@ -87,7 +93,9 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int:
     from masklake.pipeline.storage.explain import explain, of_storage
 
     try:
-        return module.run(args)
+        code: int = module.run(args)
+        sys.stdout.flush()  # what cannot be written shows here, and not when Python ends
+        return code
     except (UserError, ModelError) as error:
         if args.debug:
             raise
@@ -104,9 +112,16 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int:
         if args.debug or not of_storage(error):
             raise
         # What no command has explained: the file is told where the system names it.
-        told = explain(error, str(getattr(error, "filename", None) or "storage"), "go on")
+        file = getattr(error, "filename", None)
+        told = explain(error, str(file or "standard output"), "go on" if file else "write the result")
+        if not file:
+            sys.stdout = _nowhere()  # Python flushes it once more when it ends
         print(f"masklake: error: {told} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
         return _USER_MISTAKE
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")  # as long as this process lives
 
 
 if __name__ == "__main__":

@@ -84,14 +84,14 @@ INSTANCES = pa.schema([
     _field("instance", pa.int32(), "rank by score within the image, from 0"),
     _field("label_id", pa.int32(), "class id of the model (COCO category id for the COCO models)"),
     _field("label", pa.dictionary(pa.int32(), pa.string()), "class name"),
-    _field("score", pa.float32(), "0 to 1"),
+    _field("score", pa.float32(), "0 to 1; what is below the run's --score (0.05 unless it says otherwise) has no row: ask for score > 0.5"),
     _field("area", pa.int32(), "mask pixels; box pixels, rounded, where the model has no masks"),
     _field("x", pa.float32(), "left of the box, pixels, original image frame"),
     _field("y", pa.float32(), "top of the box, pixels, original image frame"),
     _field("w", pa.float32(), "box width, pixels"),
     _field("h", pa.float32(), "box height, pixels"),
     _field("mask", RLE, "null where the model has no masks", nullable=True),
-    _field("keypoints", pa.list_(pa.field("element", KEYPOINT, nullable=False)), "null where the class has no joints", nullable=True),
+    _field("keypoints", pa.list_(pa.field("element", KEYPOINT, nullable=False)), "null where the class has no keypoints; their score is a heat-map logit, not a probability from 0 to 1", nullable=True),
     _MODEL,
 ])  # fmt: skip
 

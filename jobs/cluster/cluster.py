@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from masklake.jobs.cluster.gpus import told_of_gpus
+from masklake.jobs.cluster.start import clearing_session, started_twice
 from masklake.pipeline.errors import UserError
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -69,47 +70,52 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
                 ray.init(address=address, **common)
         else:
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            with _silent_stderr(), _loopback_only():
-                ray.init(
-                    address="local",  # not whatever cluster `ray start` or RAY_ADDRESS has left on this machine
-                    include_dashboard=False,
-                    num_gpus=0 if gpus == 0 else None,  # a number given would be believed
-                    object_store_memory=int(min(_OBJECT_STORE_BYTES, total * _MEMORY_SHARE)),
-                    _node_ip_address="127.0.0.1",
-                    **common,
-                )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+
+            def start() -> None:
+                with _silent_stderr(), _loopback_only():
+                    ray.init(
+                        address="local",  # not whatever cluster `ray start` or RAY_ADDRESS has left on this machine
+                        include_dashboard=False,
+                        num_gpus=0 if gpus == 0 else None,  # a number given would be believed
+                        object_store_memory=int(min(_OBJECT_STORE_BYTES, total * _MEMORY_SHARE)),
+                        _node_ip_address="127.0.0.1",
+                        **common,
+                    )
+
+            started_twice(start)
+    except Exception as error:  # Ray raises bare Exceptions, too
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         if not address:
             raise UserError(
-                f"Ray does not start in this process ({reason}); is there memory and disk space?"
+                f"Ray does not start in this process ({reason}); is there memory and disk space, and is the machine not too busy?"
             ) from error
         raise UserError(
             f"--address {address}: cannot join the cluster ({reason}); check the address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN"
         ) from error
-    try:
-        found = ray.cluster_resources()
-        cpus = max(1, int(found.get("CPU", 1)))
-        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        cluster = Cluster(
-            cpus=cpus,
-            gpus=int(found.get("GPU", 0)),
-            memory=found.get("memory", math.inf),
-            node_cpus=min(filter(None, nodes), default=cpus),
-        )
-        if gpus is None:
-            yield cluster
-        elif address:
-            with told_of_gpus(gpus, lambda: int(ray.cluster_resources().get("GPU", 0))):
-                yield replace(cluster, gpus=gpus)
-        elif cluster.gpus < gpus:
-            raise UserError(
-                f"--gpus {gpus}: Ray has {cluster.gpus} GPUs; ask for fewer, or join a cluster by --address"
+    with contextlib.nullcontext() if address else clearing_session():
+        try:
+            found = ray.cluster_resources()
+            cpus = max(1, int(found.get("CPU", 1)))
+            nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+            cluster = Cluster(
+                cpus=cpus,
+                gpus=int(found.get("GPU", 0)),
+                memory=found.get("memory", math.inf),
+                node_cpus=min(filter(None, nodes), default=cpus),
             )
-        else:
-            yield replace(cluster, gpus=gpus)
-    finally:
-        ray.shutdown()
+            if gpus is None:
+                yield cluster
+            elif address:
+                with told_of_gpus(gpus, lambda: int(ray.cluster_resources().get("GPU", 0))):
+                    yield replace(cluster, gpus=gpus)
+            elif cluster.gpus < gpus:
+                raise UserError(
+                    f"--gpus {gpus}: Ray has {cluster.gpus} GPUs; ask for fewer, or join a cluster by --address"
+                )
+            else:
+                yield replace(cluster, gpus=gpus)
+        finally:
+            ray.shutdown()
 
 
 def _own_code() -> Any:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from masklake.jobs.cluster.cluster import Cluster, ray_cluster
@@ -53,6 +54,7 @@ examples:
 exit codes: 0 complete · 1 failed · 2 a mistake that the message names · 3 incomplete: resume · 75 refused by --lock ·
 130 stopped (Ctrl-C, SIGTERM): what is in the lake stays valid, and --resume goes on from there"""
 
+SIZES = ("batch_size", "commit_images")
 _EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": 3, "stopped": 130}
 
 
@@ -128,6 +130,7 @@ def new_job(
         options=options,
         selection={"limit": args.limit, "every_object": args.every_object, "redo_all": args.all},
         model=model.record(),
+        sizes={name: size for name in SIZES if (size := getattr(args, name)) is not None},
         versions=versions(),
     )
     return _job(args, record, model, storage), model
@@ -159,7 +162,8 @@ def _resumed(
             f"run {record.run}: was started with model {record.model['name']}@{record.model['fingerprint']}, "
             f"which is not this {model.spec.name}@{model.fingerprint}; give --model the first, or start a new run"
         )
-    return _job(args, record, model, storage), model
+    sizes = record.sizes | {name: size for name in SIZES if (size := getattr(args, name)) is not None}
+    return _job(args, replace(record, sizes=sizes), model, storage), model
 
 
 def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, storage: Storage) -> Job:
@@ -263,8 +267,6 @@ def execute(
     console: Console,
 ) -> int:
     """Run a planned job on the Ray that is there: the exit code."""
-    from dataclasses import replace
-
     from masklake.jobs.cluster.waiting import telling
     from masklake.jobs.segment.progress import shown
     from masklake.jobs.segment.summary import summarise
@@ -277,8 +279,8 @@ def execute(
         memory=cluster.memory,
         node_cpus=cluster.node_cpus,
         actors=args.actors,
-        packet_images=args.batch_size,
-        commit_images=args.commit_images,
+        packet_images=args.batch_size or job.record.sizes.get("batch_size"),
+        commit_images=args.commit_images or job.record.sizes.get("commit_images"),
     )
     if not cluster.gpus:
         threads = max(1, cluster.cpus // resources.actors[1])

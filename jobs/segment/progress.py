@@ -39,7 +39,9 @@ class Rates:
         (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
         rate = (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
         done, total = progress.skipped + fresh, progress.totals.images
-        parts = [f"{rate:.1f} images/s", f"{sum(counts.values()) + progress.skipped:,} in the lake"]
+        committed = sum(counts.values()) + progress.skipped
+        in_lake = f"{committed:,} in the lake" if committed or not fresh else "the first part is not full yet"
+        parts = [f"{rate:.1f} images/s", in_lake]
         if failed:
             parts.append(f"{failed:,} failed")
         if not progress.totals.complete:

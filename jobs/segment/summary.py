@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_SURE = 0.5
+"""From here on most detections are right; what lies below is kept for who weighs scores (AP does)."""
+
+
 def summarise(record: RunRecord, progress: Progress, again: str, console: Console) -> None:
     """State, counts, per-stage accounting, and what to type next. `again` is the command that resumes."""
 
@@ -61,6 +65,11 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
     else:
         sql = "select label, count(*) n from instances group by 1 order by n desc"
         say(f'next:  masklake query "{sql}" --lake {lake}')
+    if record.instances and record.options.get("score", 1.0) < _SURE:
+        say(
+            f"note: rows begin at score {record.options['score']:g}; for what the model is rather sure of, "
+            f"add: where score > {_SURE:g}"
+        )
 
 
 def _stages(record: RunRecord, console: Console) -> None:

@@ -167,6 +167,7 @@ def conclude(
         finished_at=now(),
     )
     training_record.save(record, storage)
+    checkpoints.clear(record, storage)  # not before the record says that nobody will go on from them
     _report(record, console)
     return record
 

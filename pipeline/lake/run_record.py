@@ -46,6 +46,8 @@ class RunRecord(Record):
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     verification: dict[str, Any] | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    """batch_size and commit_images where they were given: a resumed run keeps them."""
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:

@@ -31,6 +31,10 @@ def unpack(packets: pa.Table) -> pa.Table:
 
 def packet_context() -> Any:
     """Ray's `DataContext` of this process, set so that a packet is a block, and nothing is printed."""
+    import warnings
+
+    # Said when a source has fewer packets than there are actors at the least, which is no mistake.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     from ray.data import DataContext
 
     context = DataContext.get_current()

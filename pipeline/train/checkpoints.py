@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
 from masklake.pipeline.train.record import TrainingRecord
 from masklake.pipeline.train.worker import STATE
@@ -29,6 +30,15 @@ def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dic
         (into / name).write_bytes(storage.read(join(folder, name)))
     state: dict[str, Any] = json.loads((into / STATE).read_text())
     return state
+
+
+def clear(record: TrainingRecord, storage: Storage) -> None:
+    """Remove what only a resumption of the training would need: its checkpoints and the weights that it started from."""
+    folder = join(record.lake, "runs", record.run)
+    for name in (CHECKPOINTS, "start"):
+        with explaining(join(folder, name), "clear it away"):
+            for uri in storage.list(join(folder, name)):
+                storage.delete(uri)
 
 
 def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[str, set[str]]]:

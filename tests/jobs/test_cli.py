@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from masklake.jobs import cli
+
+from tests.helpers.lakes import LakeBuilder
 
 HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib")
 
@@ -63,3 +67,35 @@ def test_an_unknown_command_names_the_known_ones(run_cli: Callable[..., Any]) ->
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("masklake 0.")
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "said"),
+    [
+        (">/dev/full", 2, "masklake: error: standard output: cannot write the result: no space is left"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_is_full_or_closed_is_no_traceback(
+    tmp_path: Path, to: str, code: int, said: str
+) -> None:
+    lake = LakeBuilder(str(tmp_path / "lake"))
+    lake.record("20261101T000000-aaaaaa")
+    command = shlex.join([sys.executable, "-m", "masklake.jobs.cli", "runs", lake.uri])
+    process = subprocess.run(
+        ["sh", "-c", f"{command} {to}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == code
+    assert process.stderr.startswith(said)
+    assert process.stderr.count("\n") == bool(said)
+
+
+def test_scenes_where_no_folder_can_be(tmp_path: Path, masklake: Callable[..., tuple[int, str, str]]) -> None:
+    (tmp_path / "file").touch()
+    code, out, err = masklake("scenes", tmp_path / "file" / "scenes", "--images", "1")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"masklake: error: {tmp_path}/file/scenes: cannot write the scenes: a file stands where a folder is needed; "
+        "choose another name\n"
+    )
