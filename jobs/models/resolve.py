@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.segment.encode import Vocabulary
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join, normalise
+from masklake.pipeline.streams.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from masklake.model.predictor import Predictor
@@ -39,10 +40,8 @@ class ModelSource:
         """
         if "://" not in self.name:
             return self.name
-        folder = (
-            Path(tempfile.gettempdir()) / f"masklake-model-{os.getpid()}" / self.name.replace("/", "_")[-80:]
-        )
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _kept_folder(os.getpid()) / self.name.replace("/", "_")[-80:]
+        folder.mkdir(exist_ok=True)
         for file in (WEIGHTS, SPEC):
             uri = join(normalise(self.name), file)
             with explaining(uri, "read the model"):
@@ -50,6 +49,12 @@ class ModelSource:
             with explaining(str(folder), "write the model"):
                 (folder / file).write_bytes(data)
         return str(folder)
+
+
+@functools.cache
+def _kept_folder(_process: int) -> Path:
+    """Where this process keeps the models that it has fetched."""
+    return scratch_folder("masklake-model-")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class Rates:
         committed = sum(counts.values()) + progress.skipped
         in_lake = f"{committed:,} in the lake" if committed or not fresh else "the first part is not full yet"
         parts = [f"{rate:.1f} images/s", in_lake]
+        if progress.stopping:
+            parts.insert(0, "stopping: what is done is being written (Ctrl-C again stops at once)")
         if failed:
             parts.append(f"{failed:,} failed")
         if not progress.totals.complete:

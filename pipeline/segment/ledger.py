@@ -28,6 +28,7 @@ class Ledger:
     instances: int = 0
     _held: Counter = field(default_factory=Counter)
     _inferred: int = 0
+    _stopping: bool = False
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
         """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; of infer also idle_seconds, workers,
@@ -41,6 +42,14 @@ class Ledger:
     def inferred(self) -> int:
         """The load that has left the predictors."""
         return self._inferred
+
+    def stop(self) -> None:
+        """From now on no stage begins with an image: what is predicted is written, and the run ends."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+        return self._stopping
 
     def committed(self, counts: dict[str, int], instances: int) -> None:
         """Count rows that are in the lake, by status."""

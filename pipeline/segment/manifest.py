@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -79,14 +79,16 @@ class Manifest:
         uri: str = read_table(self.part_uri(totals.parts - 1), self.storage, ["uri"])["uri"][-1].as_py()
         return uri
 
-    def follow(self, poll_s: float = 0.25) -> Iterator[pa.Table]:
-        """The parts in order, waiting for those still to be written, until the manifest is complete."""
+    def follow(self, poll_s: float = 0.25, stopped: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
+        """The parts in order, waiting for those still to be written, until the manifest is complete, or `stopped()`."""
         number = 0
         while True:
             while self.storage.exists(self.part_uri(number)):
                 yield read_table(self.part_uri(number), self.storage)
                 number += 1
             if not self.storage.exists(self._complete_uri):
+                if stopped():
+                    return
                 time.sleep(poll_s)
             elif number >= self.totals().parts:
                 return

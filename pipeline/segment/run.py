@@ -59,6 +59,8 @@ class Progress:
     """Images that earlier attempts of this run have committed."""
     snapshot: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    stopping: bool = False
+    """After the first Ctrl-C: no image is begun any more, and what is predicted is being written."""
 
 
 Watch = Callable[[Progress], None]
@@ -151,10 +153,14 @@ def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple
     """
     driver = _Driver(job, planned, resources, watch)
     before = signal.signal(signal.SIGTERM, driver.terminated)  # Ray's would leave the record at "running"
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, driver.interrupted)
     try:
         return driver.run(), driver.progress
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 class _Driver:
@@ -190,7 +196,7 @@ class _Driver:
             self._stream()
             self._over.set()
             threads[0].join()
-            state, error = self._verified()
+            state, error = ("stopped", None) if self.progress.stopping else self._verified()
         except KeyboardInterrupt:
             if self._trouble is not None:
                 error = str(self._trouble)
@@ -238,6 +244,14 @@ class _Driver:
         self._trouble, self._woken = trouble, True
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def interrupted(self, *_: object) -> None:
+        """Ctrl-C: the first one ends the run with what is predicted in the lake, the second one at once."""
+        if self.progress.stopping or not self.progress.snapshot.get("stages", {}).get("infer", {}).get(
+            "images"
+        ):
+            raise KeyboardInterrupt
+        self.progress.stopping = True
+
     def terminated(self, *_: object) -> None:
         """Handle SIGTERM as Ctrl-C is handled."""
         woken, self._woken = self._woken, False
@@ -253,6 +267,8 @@ class _Driver:
         saved = time.monotonic()
         while not self._over.wait(0.5):
             self._refresh()
+            if self.progress.stopping:
+                self.ledger.stop.remote()  # again and again: the ledger, too, may be killed and forget
             if time.monotonic() - saved < HEARTBEAT_S:
                 continue
             saved = time.monotonic()

@@ -28,7 +28,13 @@ def load(rows: pa.Table) -> int:
     return sum(max(1, (size or 0) // _ORDINARY_BYTES) for size in rows["size_bytes"].to_pylist())
 
 
-def packets(manifest: Manifest, folder: RunFolder, attempt: int, packet_images: int) -> Iterator[pa.Table]:
+def packets(
+    manifest: Manifest,
+    folder: RunFolder,
+    attempt: int,
+    packet_images: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[pa.Table]:
     """Packets of up to `packet_images` manifest rows, of 256 MiB of objects or one, that no earlier attempt has
     committed.
 
@@ -36,7 +42,7 @@ def packets(manifest: Manifest, folder: RunFolder, attempt: int, packet_images: 
     reconstruction of lost outputs depends on.
     """
     done = done_ids(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
-    for part in manifest.follow():
+    for part in manifest.follow(stopped=stopped):
         ids = part["image_id"].to_numpy()
         here = done[np.searchsorted(done, ids[0]) : np.searchsorted(done, ids[-1], side="right")]
         todo = part.filter(pa.array(~np.isin(ids, here)))

@@ -66,9 +66,14 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
     def read() -> Iterator[pa.Table]:
         import ray
 
+        def stopped() -> bool:
+            return bool(ray.get(ledger.stopping.remote()))
+
         handed_out = inferred = 0
-        for packet in packets(manifest, plan.folder, plan.attempt, shares.packet_images):
+        for packet in packets(manifest, plan.folder, plan.attempt, shares.packet_images, stopped):
             while True:
+                if stopped():
+                    return
                 before, inferred = inferred, ray.get(ledger.inferred.remote())
                 if inferred < before:  # the ledger was killed, and counts from nothing again
                     handed_out -= before
@@ -121,14 +126,18 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             self._memory = GpuMemory(plan.folder.run, plan.model)
             self._idle_since = time.perf_counter()
 
-        def __call__(self, packet: pa.Table) -> pa.Table:
+        def __call__(self, packet: pa.Table) -> Iterator[pa.Table]:
+            import ray
+
+            if ray.get(ledger.stopping.remote()):
+                return  # these images are left to whoever resumes the run
             idle = time.perf_counter() - self._idle_since
             rows = unpack(packet)
             found = metered("infer", rows, self._infer, lambda _: {"idle_seconds": idle} | self._again())
             ledger.add_inferred.remote(load(rows))
             self._memory.observe()
             self._idle_since = time.perf_counter()
-            return found
+            yield found
 
         def _again(self) -> dict[str, float]:
             """How many of the packet's images were done again in float32, where any were."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
+from masklake.pipeline.streams.scratch import scratch_folder
 from masklake.pipeline.train.batches import Batches, StepBatch, stream
 
 if TYPE_CHECKING:
@@ -121,6 +123,8 @@ class _Loop:
             if ended or not self._learn(batch, progress, examples):
                 break
         self._tell(finished=True)
+        if self._events is not None:
+            self._events.close()
 
     def _stream(self) -> Iterator[StepBatch]:
         given = self._given
@@ -251,8 +255,8 @@ class _Events:
         from tensorboardX import SummaryWriter
 
         self._given = given
-        self._folder = tempfile.mkdtemp(prefix="masklake-events-")
-        self._writer = SummaryWriter(self._folder, purge_step=step or None, max_queue=1000)
+        self._folder = scratch_folder("masklake-events-")
+        self._writer = SummaryWriter(str(self._folder), purge_step=step or None, max_queue=1000)
 
     def add(self, at: Position, losses: dict[str, float]) -> None:
         for name, value in losses.items():
@@ -260,9 +264,13 @@ class _Events:
             self._writer.add_scalar(tag, value, at.step)
         self._writer.add_scalar("images_per_second", at.images / max(at.seconds, 1e-9), at.step)
 
+    def close(self) -> None:
+        self._writer.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def upload(self) -> None:
         self._writer.flush()
-        for file in Path(self._folder).iterdir():
+        for file in self._folder.iterdir():
             uri = join(self._given.events, file.name)
             with explaining(uri, "write TensorBoard's events"):
                 self._given.storage.write(uri, file.read_bytes())

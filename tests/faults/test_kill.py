@@ -185,8 +185,11 @@ def test_a_stopped_driver(setting: Setting, signal_: signal.Signals) -> None:
         assert driver.family() == []
     images, instances = (part_names(setting.lake, t, setting.run) for t in ("images", "instances"))
     assert images <= instances
-    assert setting.folder.load().counts == said["counts"] == {"ok": 8 * len(images)}
-    assert _finish(setting)["skipped"] == 8 * len(images)
+    # the first Ctrl-C also commits what no part was full of
+    rows = table(setting.lake, "images", setting.run).num_rows
+    assert rows == 8 * len(images) or (signal_ == signal.SIGINT and rows < 8 * len(images))
+    assert setting.folder.load().counts == said["counts"] == {"ok": rows}
+    assert _finish(setting)["skipped"] == rows
 
 
 # ---- killed workers ----

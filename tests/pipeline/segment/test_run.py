@@ -424,6 +424,31 @@ def test_a_signal_stops_the_run_and_resume_finishes_it(photos: Path, lake: str, 
     assert_exactly_once(lake, record.run, _uris(photos))
 
 
+def test_the_first_ctrl_c_keeps_what_is_done(photos: Path, lake: str) -> None:
+    """No part is full when it comes: what the predictors have done is written all the same, and nothing is begun."""
+    job = make_job(str(photos), lake, seconds=0.2)
+    seen: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        done = int(progress.snapshot.get("stages", {}).get("infer", {}).get("images", 0))
+        if done and not progress.stopping:
+            seen.append(done)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        record, progress = run(job, Planned(job), replace(SMALL, commit_images=1000), watch)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (record.state, record.error, progress.stopping) == ("stopped", None, True)
+    assert len(seen) == 1
+    assert seen[0] <= sum(record.counts.values()) == table(lake, "images", record.run).num_rows < 40
+    resumed, progress = execute(resume_job(lake, record.run))
+    assert resumed.state == "complete"
+    assert progress.skipped == sum(record.counts.values())
+    assert_exactly_once(lake, record.run, _uris(photos))
+
+
 @pytest.mark.slow
 def test_a_listing_that_fails_ends_the_run(photos: Path, lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_module, "_FIRST_PART", 8)

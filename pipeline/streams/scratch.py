@@ -1,0 +1,27 @@
+"""Folders for files of this process only, which are gone when it, or the Ray that it works for, is."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def scratch_folder(prefix: str) -> Path:
+    """A new folder. In a worker of Ray it lies in Ray's session, since workers are killed without a word."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_session()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _session() -> Path | None:
+    if "ray" not in sys.modules:
+        return None
+    import ray._private.worker as worker
+
+    node: Any = worker._global_node
+    folder = None if node is None else Path(node.get_session_dir_path())
+    return folder if folder is not None and folder.is_dir() else None
