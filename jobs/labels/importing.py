@@ -246,7 +246,9 @@ def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run
             say(f"- … and {len(alike) - _LISTED_OF_A_KIND:,} more (--json lists them all)")
     for note, count in facts["notes"].items():
         say(f"note: {note}: {count:,}")
-    if facts["part"]:
+    if not facts["images"]:
+        say("nothing was written: no image is left whose labels could be taken")
+    elif facts["part"]:
         say(f"written: {facts['part']}")
     else:
         say(

@@ -83,14 +83,8 @@ class Annotation:
 
     def _mask(self) -> Rle | None:
         given = self.node.value.get("segmentation")
-        if isinstance(given, str) and given[:1] in (
-            "[",
-            "{",
-        ):  # JSON in JSON, as tables of annotations make it
-            try:
-                given = json.loads(given)
-            except (ValueError, RecursionError):
-                raise self.node.fail("segmentation is a text that is no JSON") from None
+        if isinstance(given, str) and given[:1] in ("[", "{"):
+            given = _parsed(self.node, "segmentation", given)
         if not given:
             return None
         try:
@@ -121,8 +115,10 @@ class Annotation:
         around = mask.box if mask is not None else box_around(joints)
         if given not in (None, []):
             box = self._try("bbox", lambda: _own_box(self.node))
-            if box is not None:
+            if box is not None and (all(box[2:]) or around is None or self.image.uri is not None):
                 return box
+            if box is not None:  # but for Masklake's own exports, which are what the lake has
+                self.notes["boxes without area: those around mask or keypoints taken"] += 1
         if around is not None:
             return around
         if self._first is not None:
@@ -173,8 +169,19 @@ def box_around(joints: Sequence[Joint]) -> Box | None:
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
+def _parsed(node: Node, key: str, text: str) -> Any:
+    """JSON in JSON, as tables of annotations make it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise node.fail(f"{key} is a text that is no JSON") from None
+
+
 def _own_box(node: Node) -> Box:
-    x, y, w, h = node.numbers("bbox", count=4)
+    given = node.value["bbox"]
+    if isinstance(given, str) and given[:1] == "[":
+        given = _parsed(node, "bbox", given)
+    x, y, w, h = node.numbers("bbox", given, count=4)
     if w < 0 or h < 0:
         shown = ", ".join(f"{v:g}" for v in (x, y, w, h))
         raise node.fail(f"bbox has a negative width or height: [{shown}]; it is x, y, width, height")

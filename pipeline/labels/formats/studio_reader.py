@@ -86,7 +86,7 @@ class StudioReader:
     def _task(self, task: Node) -> None:
         if predictions := task.items("predictions", []):
             self._notes["predictions left out: they are not labels"] += len(predictions)
-        key = "annotations" if task.value.get("annotations") is not None else "completions"
+        key = "annotations" if task.value.get("annotations") or "completions" not in task else "completions"
         annotations = [Node(value, f"{task.where}: annotation") for value in task.items(key, [])]
         kept = [one for one in annotations if not (_true(one, "was_cancelled") or _true(one, "skipped"))]
         if cancelled := len(annotations) - len(kept):

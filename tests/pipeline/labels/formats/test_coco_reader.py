@@ -341,6 +341,11 @@ def test_numbers_and_ids_in_other_spellings() -> None:
         annotation(1, image_id="7", category_id="18"), annotation(2.0, image_id="7", category_id="18")
     )
     assert len(parsed(mixed).images[0].instances) == 2
+    table = coco(annotation(1, bbox="[10, 10, 20, 20]", segmentation=[]))  # as tables of annotations make it
+    assert [i.box for i in parsed(table).images[0].instances] == [(10, 10, 20, 20)]
+    nowhere = parsed(coco(annotation(1, bbox=[0, 0, 0, 0])))
+    assert [i.box for i in nowhere.images[0].instances] == [(10, 10, 20, 20)]
+    assert list(nowhere.notes) == ["boxes without area: those around mask or keypoints taken"]
     fractions = coco(annotation(1.0, image_id=7.0, category_id=18.0))
     assert [i.label_id for i in parsed(fractions).images[0].instances] == [18]
 

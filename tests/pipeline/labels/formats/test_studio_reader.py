@@ -258,7 +258,7 @@ def test_old_files_and_other_shapes_of_files() -> None:
     ]}  # fmt: skip
     single = {"id": 5, "data": {"image": "s3://b/a.jpg"}, "annotations": [dog]}
     stored = dog | {"task": {"id": 5, "data": {"image": "s3://b/a.jpg"}}}  # as its cloud storage gets them
-    for content in ([old], single, stored, [stored]):
+    for content in ([old], [old | {"annotations": []}], single, stored, [stored]):
         [image] = parsed(content).images
         assert (image.name, [i.label for i in image.instances]) == ("s3://b/a.jpg", ["dog"])
 
