@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +13,8 @@ from masklake.model.decode.jpeg_stream import EOI, SOI, Stream, check_scans, par
 from masklake.model.decode.rgb import from_ink
 
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_SLACKS = 4
+_TRIES = {"end": 1, "slack": 4, "bare": 1}
+"""libjpeg reads a few bytes ahead, so that of much slack some is left."""
 _SLACK = 8
 """Bytes of anything that may stand before the end: some cameras leave a few. More are pixels that were not used."""
 
@@ -60,7 +62,7 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
 
     scaled = size != (stream.width, stream.height)
     space = "CMYK" if len(stream.components) == 4 else "RGB"
-    mended: set[str] = set()
+    tried: Counter[str] = Counter()
     while True:
         try:
             # The slow DCT and the fine upsampling: the pixels that Pillow, OpenCV and torchvision give.
@@ -74,29 +76,28 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
             )
             break
         except ValueError as error:
-            data = _mended(data, stream, str(error), mended)
+            data = _mended(data, stream, str(error), tried)
     if planes.shape[:2] != (size[1], size[0]):
         raise unreadable(f"broken JPEG content: gave {planes.shape[1]}x{planes.shape[0]} pixels")
     # Stored inverted, as Adobe does; other readers take that for granted as well.
     return from_ink(np.subtract(255, planes)) if space == "CMYK" else planes
 
 
-def _mended(data: bytes, stream: Stream, warning: str, mended: set[str]) -> bytes:
-    """The file without what libjpeg warns of, where no pixel lies in it. What is no use is tried once."""
-    end = data.find(EOI, len(SOI) + len(stream.needed) if "bare" in mended else stream.scans)
+def _mended(data: bytes, stream: Stream, warning: str, tried: Counter[str]) -> bytes:
+    """The file without what libjpeg warns of, where no pixel lies in it."""
+    end = data.find(EOI, len(SOI) + len(stream.needed) if tried["bare"] else stream.scans)
     found = _EXTRANEOUS.search(warning)
+    slack = data[max(0, end - int(found[1])) : end] if found else b""
     # Arithmetic codes may end anywhere: without its end such a file cannot be told from half of one.
-    closes = end < 0 and "end" not in mended and not stream.arithmetic
-    if "Premature end of JPEG file" in warning and closes:
-        mended.add("end")
-        return data + EOI
-    if found and f"slack {_SLACKS}" not in mended:
-        # libjpeg reads a few bytes ahead, so that a second time some may be left.
-        mended.add(f"slack {1 + sum(one.startswith('slack') for one in mended)}")
-        slack = data[max(0, end - int(found[1])) : end]
-        if len(slack) <= _SLACK or slack.count(slack[:1]) == len(slack):
-            return data[: end - len(slack)] + data[end:]
-    elif "bare" not in mended and "premature end" not in warning and "bad Huffman" not in warning:
-        mended.add("bare")
-        return stream.bare(data)
-    raise unreadable(f"broken JPEG content: {warning}")
+    if "Premature end of JPEG file" in warning and end < 0 and not stream.arithmetic:
+        mend, out = "end", data + EOI
+    elif slack and (len(slack) <= _SLACK or slack.count(slack[:1]) == len(slack)):
+        mend, out = "slack", data[: end - len(slack)] + data[end:]
+    elif not found and "premature end" not in warning and "bad Huffman" not in warning:
+        mend, out = "bare", stream.bare(data)
+    else:
+        raise unreadable(f"broken JPEG content: {warning}")
+    tried[mend] += 1
+    if tried[mend] > _TRIES[mend]:
+        raise unreadable(f"broken JPEG content: {warning}")
+    return out

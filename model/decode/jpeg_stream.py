@@ -19,7 +19,7 @@ _TABLES = frozenset({0xC4, _DAC, 0xDB, 0xDD})
 """DHT, DAC, DQT, DRI."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _MOST_SCANS = 500
 """A scan of a few bytes costs a pass over all coefficients."""
 
