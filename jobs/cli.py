@@ -9,15 +9,18 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TextIO
+
+from masklake.jobs.exit_codes import MEANINGS, ExitCode
+from masklake.jobs.options.command import Command, Group, Line, understand
+from masklake.jobs.terminal.suggestions import did_you_mean
 
 COMMANDS = {
     "segment": "masklake.jobs.segment.command",
     "query": "masklake.jobs.query.command",
     "runs": "masklake.jobs.runs.command",
-    "run": "masklake.jobs.runs.show",
     "labels": "masklake.jobs.labels.command",
     "train": "masklake.jobs.train.command",
     "eval": "masklake.jobs.eval.command",
@@ -29,8 +32,8 @@ COMMANDS = {
     "scenes": "masklake.jobs.scenes",
     "demo": "masklake.jobs.demo.command",
 }
-_USER_MISTAKE = 2
-_INTERRUPTED = 130
+ALIASES = {"run": "runs"}
+"""Commands of before that still work."""
 
 _INTRO = """\
 A bucket of images in, a lake of instance masks, boxes and keypoints out.
@@ -43,30 +46,41 @@ A bucket of images in, a lake of instance masks, boxes and keypoints out.
 
 def _top_level() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="masklake", description=_INTRO, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="masklake",
+        description=_INTRO,
+        epilog=MEANINGS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (masklake COMMAND --help tells more)")
-    for name, module in COMMANDS.items():
-        commands.add_parser(name, help=importlib.import_module(module).SUMMARY)
+    for name in COMMANDS:
+        commands.add_parser(name, help=command_named(name).summary)
     return parser
 
 
-def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
-    """The parser of a command."""
-    parser = argparse.ArgumentParser(
-        prog=f"masklake {name}",
-        description=getattr(module, "DESCRIPTION", module.SUMMARY),
-        epilog=getattr(module, "EPILOG", None),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+def command_named(name: str) -> Command | Group:
+    """The command; only its module is imported."""
+    command: Command | Group = importlib.import_module(COMMANDS[name]).COMMAND
+    return command
+
+
+def understood(arguments: Sequence[str], folder: str | None = None) -> Line:
+    """The command line that is `arguments`, as after `masklake`; files of options are looked for below `folder`.
+
+    Raises UserError and ModelError for values that cannot be. Exits with a message for a command or an option that
+    does not exist, as argparse does.
+    """
+    name, *rest = arguments
+    name = ALIASES.get(name, name)
+    if name not in COMMANDS:
+        _top_level().error(
+            f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}"
+        )
+    return understand(name, command_named(name), rest, folder)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; its exit code: 0 done, 2 a mistake that the message names, 130 interrupted."""
+    """Run a command line; its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     # Closed by the caller (`>&-`): then nobody wants to read it.
     sys.stdout = sys.stdout or _nowhere()
@@ -75,41 +89,37 @@ def main(argv: list[str] | None = None) -> int:
         from importlib.metadata import version
 
         print(f"masklake {version('masklake')}")  # noqa: T201  # what was asked for
-        return 0
-    if not argv or argv[0] not in COMMANDS:
-        parser = _top_level()
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            parser.print_help()
-            return 0
-        parser.error(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)}")
-    module = importlib.import_module(COMMANDS[argv[0]])
-    args = parser_of(argv[0], module).parse_args(argv[1:])
-    return _run(module, args)
+        return ExitCode.DONE
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        _top_level().print_help()
+        return ExitCode.DONE
+    return _run(argv)
 
 
-def _run(module: ModuleType, args: argparse.Namespace) -> int:
+def _run(argv: list[str]) -> int:
     from masklake.model.errors import ModelError
     from masklake.pipeline.errors import UserError
     from masklake.pipeline.storage.explain import explain, of_storage
 
     try:
-        code: int = module.run(args)
+        line = understood(argv)
+        code = line.command.run(line.options)
         sys.stdout.flush()  # what cannot be written shows here, and not when Python ends
         return code
     except (UserError, ModelError) as error:
-        if args.debug:
+        if "--debug" in argv:
             raise
         message = " ".join(str(error).split())
         print(f"masklake: error: {message}", file=sys.stderr)  # noqa: T201  # the one line that a mistake gets
-        return _USER_MISTAKE
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("masklake: interrupted", file=sys.stderr)  # noqa: T201  # as above
-        return _INTERRUPTED
+        return ExitCode.STOPPED
     except BrokenPipeError:  # `masklake query … | head`
         sys.stderr.close()
-        return 0
+        return ExitCode.DONE
     except Exception as error:
-        if args.debug or not of_storage(error):
+        if "--debug" in argv or not of_storage(error):
             raise
         # What no command has explained: the file is told where the system names it.
         file = getattr(error, "filename", None)
@@ -117,7 +127,7 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int:
         if not file:
             sys.stdout = _nowhere()  # Python flushes it once more when it ends
         print(f"masklake: error: {told} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
-        return _USER_MISTAKE
+        return ExitCode.MISTAKE
 
 
 def _nowhere() -> TextIO:

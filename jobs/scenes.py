@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from masklake.jobs.options import positive
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, option
+from masklake.jobs.options.kinds import positive, whole
 
-SUMMARY = "write synthetic scenes with ground truth (shapes, and figures with joints)"
 DESCRIPTION = """\
 Write N images of overlapping shapes and articulated figures, and annotations.json, their truth in COCO's
 format (masks, boxes, COCO's 17 joints). The same seed gives the same scenes on every machine."""
@@ -17,21 +19,31 @@ example:
   masklake segment scenes/ lake/ --model demo"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake scenes`."""
-    parser.add_argument(
-        "directory", metavar="DIR", type=Path, help="where the files go; it is made if needed"
-    )
-    parser.add_argument("--images", type=positive, default=100, metavar="N", help="how many (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="which stream of scenes (default 0)")
+@dataclass(frozen=True, kw_only=True)
+class ScenesOptions(Options):
+    """What `masklake scenes` is told."""
+
+    directory: str = argument("DIR", help="where the files go; it is made if needed")
+    images: int = option(positive, "N", default=100, help="how many")
+    seed: int = option(whole, "SEED", default=0, help="which stream of scenes (default 0)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ScenesOptions) -> int:
     """Write the scenes."""
     from masklake.model import scenes
     from masklake.pipeline.storage.explain import explaining
 
-    with explaining(str(args.directory), "write the scenes"):
-        truth = scenes.write(args.directory, args.images, args.seed)
-    print(f"{args.images:,} scenes in {args.directory}, their truth in {truth}")  # noqa: T201  # the command's result
-    return 0
+    folder = Path(options.directory)
+    with explaining(options.directory, "write the scenes"):
+        truth = scenes.write(folder, options.images, options.seed)
+    print(f"{options.images:,} scenes in {folder}, their truth in {truth}")  # noqa: T201  # the command's result
+    return ExitCode.DONE
+
+
+COMMAND = Command(
+    summary="write synthetic scenes with ground truth (shapes, and figures with joints)",
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    options=ScenesOptions,
+    run=run,
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -13,10 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masklake.jobs.options import positive
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, option
+from masklake.jobs.options.kinds import one_of, positive
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 SUMMARY = "the whole job on this machine, nothing to configure: bucket, run, queries, AP, a picture"
 DESCRIPTION = """\
 Fill a bucket with synthetic scenes (and two broken files), run the small model that ships with Masklake over it, ask
-the lake three questions, compare it with the scenes' truth, and draw a picture. The lake stays in --lake for you to query.
+the lake three questions, compare it with the scenes' truth, and draw a picture. The lake stays in LAKE for you to query.
 The bucket is on an S3 server of the loopback where moto is installed (pip install 'masklake[demo]'), else a folder."""
 
 _SEED = 20_260  # a stream that the demo model's training never sees
@@ -40,54 +43,62 @@ _QUERIES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake demo`."""
-    parser.add_argument(
-        "--lake", default="demo-lake", metavar="DIR", help="where the results go (default demo-lake)"
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    """What `masklake demo` is told."""
+
+    lake: str = argument(
+        "LAKE",
+        default="demo-lake",
+        short=("--lake",),
+        help="a folder where the results go (default demo-lake)",
     )
-    parser.add_argument(
-        "--images", type=positive, default=200, metavar="N", help="scenes in the bucket (default 200)"
-    )
-    parser.add_argument(
-        "--bucket", choices=("s3", "folder"), help="where the scenes are (default s3 where moto is installed)"
+    images: int = option(positive, "N", default=200, help="scenes in the bucket")
+    bucket: str | None = option(
+        one_of("s3", "folder"),
+        "{s3,folder}",
+        help="where the scenes are (default s3 where moto is installed)",
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: DemoOptions) -> int:
     """Run the demo; the exit code of its first step that fails."""
     from masklake.pipeline.storage.store import Storage
     from rich.console import Console
 
     console, started = Console(), time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, _bucket(args.bucket, Path(scratch)) as (source, where):
+    with tempfile.TemporaryDirectory() as scratch, _bucket(options.bucket, Path(scratch)) as (source, where):
         storage = Storage()
-        _say(console, f"1. a bucket of {args.images:,} synthetic scenes and two broken files {where}")
-        truth = _fill_bucket(Path(scratch), source, args.images, storage)
+        _say(console, f"1. a bucket of {options.images:,} synthetic scenes and two broken files {where}")
+        truth = _fill_bucket(Path(scratch), source, options.images, storage)
         _say(console, "2. the job: every image becomes rows in the lake")
-        code = _masklake(console, "segment", source, args.lake, "--model", "demo", "--all")
+        code = _masklake(console, "segment", source, options.lake, "--model", "demo", "--all")
         if code:
             return code
         _say(console, "3. three questions, in SQL")
         for sql in _QUERIES:
-            code = _masklake(console, "query", sql, "--lake", args.lake)
+            code = _masklake(console, "query", sql, "--lake", options.lake)
             if code:
                 return code
         _say(console, "4. how good is it? COCO average precision against the scenes' truth")
-        rows = _instances(args.lake, storage)
+        rows = _instances(options.lake, storage)
         _show_ap(console, truth, rows)
-        picture = Path(args.lake, "demo.png")
+        picture = Path(options.lake, "demo.png")
         _draw(Path(scratch) / "scenes", rows, picture)
         _say(console, f"5. a picture with masks, boxes and joints: {picture}")
-    lake, command = shlex.quote(args.lake), _command()
+    lake, command = shlex.quote(options.lake), _command()
     _say(console, f"That took {time.monotonic() - started:.0f} s. What to type next:")
     for line in (
         f'{command} query "select * from errors" --lake {lake}',  # noqa: S608  # shown, not run
-        f"{command} run show {lake} last",
+        f"{command} runs show {lake} last",
         f"{command} segment YOUR-PHOTOS/ YOUR-LAKE/     # folders or s3:// prefixes; the model is coco unless --model says",
         f"{command} segment --help",
     ):
         console.print(f"   {line}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, options=DemoOptions, run=run)
 
 
 def _command() -> str:
@@ -100,7 +111,7 @@ def _say(console: Console, line: str) -> None:
 
 
 def _masklake(console: Console, *argv: str) -> int:
-    """Run a masklake command in this process, showing it as a user would type it."""
+    """Run a masklake command in this process, showing it as a user would type it: that is what the demo is for."""
     from masklake.jobs.cli import main
 
     typed = " ".join(

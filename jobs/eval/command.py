@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from masklake.jobs.options import add_storage_options, fraction, storage_from
+from masklake.jobs.eval.options import EvalOptions
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,44 +43,14 @@ EPILOG = """\
 examples:
   masklake eval s3://lake                               # the newest run on the split val
   masklake eval s3://lake --model production --split all
-  masklake eval s3://lake --run 20261123T010203-a1b2c3 --format json | jq .figures.mask.AP
+  masklake eval s3://lake --run 20261123T010203-a1b2c3 --json | jq .figures.mask.AP
   masklake eval coco-lake/ --coco /data/coco --model coco
 
 exit codes: 0 measured · 2 a mistake that the message names · others as of `masklake segment`, when the model had
 to be run and did not finish: what is in the lake stays, and the same command goes on from there"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake eval`."""
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument("--run", metavar="RUN|last", help="evaluate this run")
-    parser.add_argument(
-        "--model", metavar="MODEL", help="demo, coco, one of the lake's, a directory or a URI: evaluate it"
-    )
-    against = parser.add_mutually_exclusive_group()
-    against.add_argument(
-        "--split", choices=["val", "train", "all"], default="val", help="which labels (default %(default)s)"
-    )
-    against.add_argument("--coco", metavar="DIR", help="COCO val2017 instead of the lake's labels")
-    parser.add_argument(
-        "--all-classes", action="store_true", help="count classes that the model does not know as missed"
-    )
-    parser.add_argument(
-        "--score",
-        type=fraction,
-        default=0.5,
-        metavar="0..1",
-        help="from which score on a detection is in the confusion picture (default %(default)s); AP takes all",
-    )
-    parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
-    how = parser.add_argument_group("where the model has to be run")
-    how.add_argument("--weights-dir", metavar="DIR", help="published weights for --model coco")
-    how.add_argument("--address", metavar="ADDRESS", help="join a Ray cluster (auto, HOST:6379)")
-    how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that Ray finds)")
-    add_storage_options(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: EvalOptions) -> int:
     """Evaluate. Raises UserError or ModelError for a mistake; segment's exit code when the model could not be run."""
     from masklake.jobs.eval import report as eval_report
     from masklake.jobs.eval import rows as eval_rows
@@ -88,29 +59,44 @@ def run(args: argparse.Namespace) -> int:
     from masklake.jobs.models import resolve as models
     from masklake.pipeline.lake.lake import Lake
 
-    storage = storage_from(args)
-    lake = Lake(args.lake, storage)
-    target = eval_truth.of_coco(args.coco, storage) if args.coco else eval_truth.of_labels(lake, args.split)
-    name = args.model or ("coco" if args.coco and not args.run else None)
-    model = models.resolve(name, storage, args.weights_dir, lake=lake.uri) if name else None
-    detector = _detector(args.run, lake, model)
+    storage = options.storage.open()
+    lake = Lake(options.lake, storage)
+    target = (
+        eval_truth.of_coco(options.coco, storage)
+        if options.coco
+        else eval_truth.of_labels(lake, options.split)
+    )
+    name = options.model or ("coco" if options.coco and not options.run else None)
+    model = models.resolve(name, storage, options.weights_dir, lake=lake.uri) if name else None
+    detector = _detector(options.run, lake, model)
     lake.require_writable()
     images = eval_rows.newest_images(lake, detector.runs, target.images)
     missing = sorted(target.images.keys() - images.keys())
-    if missing and model is not None and args.run is None:
-        code = _run_over(missing, len(target.images), detector, args, lake)
+    if missing and model is not None and options.run is None:
+        code = _run_over(missing, len(target.images), detector, options, lake)
         if code:
             return code
-        lake = Lake(args.lake, storage)  # with the new run
-        detector = _detector(args.run, lake, model)
+        lake = Lake(options.lake, storage)  # with the new run
+        detector = _detector(options.run, lake, model)
         images = eval_rows.newest_images(lake, detector.runs, target.images)
     if not images:
         raise _nothing(lake, detector, target)
-    measured = measure(lake, target, detector, images, score=args.score, all_classes=args.all_classes)
+    measured = measure(lake, target, detector, images, score=options.score, all_classes=options.all_classes)
     facts = eval_report.facts(lake, target, detector, measured)
-    eval_report.show(facts, args.format)
-    eval_report.write(lake, facts, measured, quiet=args.format != "table")
-    return 0
+    shape = "json" if options.json else options.format
+    eval_report.show(facts, shape)
+    eval_report.write(lake, facts, measured, options, quiet=shape != "table")
+    return ExitCode.DONE
+
+
+COMMAND = Command(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    options=EvalOptions,
+    run=run,
+    from_file=True,
+)
 
 
 def _detector(run: str | None, lake: Lake, model: Resolved | None) -> Detector:
@@ -133,7 +119,7 @@ def _nothing(lake: Lake, detector: Detector, target: Target) -> UserError:
     )
 
 
-def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Namespace, lake: Lake) -> int:
+def _run_over(uris: list[str], of: int, detector: Detector, options: EvalOptions, lake: Lake) -> ExitCode:
     """Run the model over these images, as `masklake segment` does: its exit code.
 
     Their list is kept in the lake, named by its content, since it is the source that the run's record names.
@@ -141,8 +127,8 @@ def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Names
     import hashlib
 
     import pyarrow as pa
-    from masklake.jobs.segment import options as segment_options
     from masklake.jobs.segment.command import segment
+    from masklake.jobs.segment.options import SegmentOptions
     from masklake.pipeline.storage import parquet
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
@@ -152,23 +138,18 @@ def _run_over(uris: list[str], of: int, detector: Detector, args: argparse.Names
     source = join(lake.uri, "eval", f"images-{digest}.parquet")
     with explaining(source, "write the list of images"):
         lake.storage.write(source, parquet.encode(pa.table({"uri": uris})))
-    parser = argparse.ArgumentParser()
-    segment_options.add_arguments(parser)
-    told = {
-        "--weights-dir": args.weights_dir,
-        "--address": args.address,
-        "--gpus": args.gpus,
-        "--endpoint-url": args.endpoint_url,
-        "--profile": args.profile,
-        "--kms-key": args.kms_key,
-    }
-    options = [f"{name}={value}" for name, value in told.items() if value is not None]
-    options += ["--anonymous"] * args.anonymous + ["--requester-pays"] * args.requester_pays
-    # --all: what other runs with these options have of an image is newer or there is none.
-    asked = parser.parse_args([f"--model={detector.source}", "--all", *options, "--", source, lake.uri])
     console = Console(stderr=True)  # standard output is for the figures
     console.print(
         f"{len(uris):,} of {of:,} labelled images have no row of {detector.model} with default options yet: running it over them",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-    return segment(asked, console)
+    over_them = SegmentOptions(
+        source=source,
+        lake=lake.uri,
+        model=detector.source,
+        weights_dir=options.weights_dir,
+        redo_all=True,  # what other runs with these options have of an image is newer, or there is none
+        cluster=options.cluster,
+        storage=options.storage,
+    )
+    return segment(over_them, console)

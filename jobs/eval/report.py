@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.options import job_file
 from masklake.model.eval.coco_ap import AREA_STATS, KEYPOINT_STATS, KINDS
 
 if TYPE_CHECKING:
     from masklake.jobs.eval.measure import Comparison
+    from masklake.jobs.eval.options import EvalOptions
     from masklake.jobs.eval.rows import Detector
     from masklake.jobs.eval.truth import Target
     from masklake.pipeline.lake.lake import Lake
@@ -161,7 +164,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def write(lake: Lake, told: dict[str, Any], found: Comparison, *, quiet: bool) -> None:
+def write(lake: Lake, told: dict[str, Any], found: Comparison, options: EvalOptions, *, quiet: bool) -> None:
     """Keep facts and pictures in the folder of the newest run that rows are from. Raises UserError if that fails."""
     from masklake.jobs.eval import pictures as eval_pictures
     from masklake.jobs.terminal.tables import plain_console
@@ -174,6 +177,11 @@ def write(lake: Lake, told: dict[str, Any], found: Comparison, *, quiet: bool) -
     files = {
         "precision-recall.png": eval_pictures.precision_recall(found.kinds, title),
         "confusion.png": eval_pictures.confusion(found.confusion, found.classes, found.score, title),
+        job_file.NAME: job_file.written(
+            dataclasses.replace(options, lake=lake.uri),
+            "eval",
+            f"The options of the evaluation of {told['at']}.",
+        ),
         "metrics.json": json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"),
     }
     for name, data in files.items():

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.segment.options import DEFAULTS
+from masklake.jobs.segment.options import RowOptions
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.schema import Status
 from masklake.pipeline.storage.explain import explaining
@@ -69,9 +69,9 @@ def _cut_short(record: RunRecord) -> list[str]:
     """Options by which a run leaves out what AP would count."""
     score, most = record.options.get("score"), record.options.get("max_detections")
     told = []
-    if isinstance(score, float) and score > DEFAULTS["score"]:
+    if isinstance(score, float) and score > RowOptions.score:
         told.append(f"run {record.run} left out instances below score {score:g}: AP is below the model's")
-    if isinstance(most, int) and most < DEFAULTS["max_detections"]:
+    if isinstance(most, int) and most < RowOptions.max_detections:
         told.append(f"run {record.run} kept {most} instances an image: AP is below the model's")
     return told
 
@@ -81,7 +81,7 @@ def of_model(lake: Lake, model: Resolved) -> Detector:
     runs = [
         run.id
         for run in lake.runs()
-        if run.record is not None and run.record.covers == (model.fingerprint, DEFAULTS)
+        if run.record is not None and run.record.covers == (model.fingerprint, RowOptions().record())
     ]
     return Detector(
         model=f"{model.spec.name}@{model.fingerprint}",

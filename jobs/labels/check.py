@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from masklake.jobs.options import storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, included, option
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 
 if TYPE_CHECKING:
     from masklake.pipeline.labels.check import Problem
@@ -24,46 +26,52 @@ examples:
 
 exit codes: 0 nothing found · 1 problems found · 2 a mistake that the message names"""
 
-_PROBLEMS_FOUND = 1
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """What `masklake labels check` is told."""
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
+    lake: str = lake_argument()
+    model: str | None = option(
+        str,
+        "MODEL",
+        holds="model",
         help="check class names: demo, coco, one of the lake's, a directory or a URI",
     )
-    parser.add_argument("--weights-dir", metavar="DIR", help="where the weights of --model coco lie")
-    parser.add_argument("--json", action="store_true", help="one JSON array with an object per problem")
+    weights_dir: str | None = option(str, "DIR", holds="path", help="where the weights of --model coco lie")
+    json: bool = json_flag("an array with an object per problem")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: CheckOptions) -> int:
     """Check; 1 when something is wrong. Raises UserError or ModelError when lake or model cannot be read."""
     from masklake.pipeline.labels import check as label_check
     from masklake.pipeline.labels import store as label_store
     from masklake.pipeline.lake.lake import Lake
 
-    storage = storage_from(args)
-    lake = Lake(args.lake, storage)
+    storage = options.storage.open()
+    lake = Lake(options.lake, storage)
     lake.require()
     classes = None
-    if args.model:
+    if options.model:
         from masklake.jobs.models import resolve as models
 
         classes = {
             one.name
-            for one in models.resolve(args.model, storage, args.weights_dir, lake=lake.uri).spec.classes
+            for one in models.resolve(options.model, storage, options.weights_dir, lake=lake.uri).spec.classes
         }
     sets = label_store.newest(lake)
     found = list(label_check.problems(sets, classes))
-    if args.json:
+    if options.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json([asdict(one) for one in found])
     else:
         _print(found, len(sets), sum(len(one.instances) for one in sets))
-    return _PROBLEMS_FOUND if found else 0
+    return ExitCode.FAILED if found else ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=CheckOptions, run=run)
 
 
 def _print(found: list[Problem], images: int, instances: int) -> None:

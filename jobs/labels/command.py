@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-
-from masklake.jobs.options import add_storage_options
+from masklake.jobs.labels import check, exporting, importing, stats
+from masklake.jobs.options.command import Group
 
 SUMMARY = "gather labels in a lake: import, export, stats, check"
 DESCRIPTION = """\
@@ -22,35 +20,14 @@ examples:
 
 masklake labels ACTION --help tells more of each"""
 
-ACTIONS = {
-    "import": "masklake.jobs.labels.importing",
-    "export": "masklake.jobs.labels.exporting",
-    "stats": "masklake.jobs.labels.stats",
-    "check": "masklake.jobs.labels.check",
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions of `masklake labels`, each a module with options of its own."""
-    actions = parser.add_subparsers(metavar="ACTION", title="actions", dest="action", required=True)
-    for name, module in ACTIONS.items():
-        action = importlib.import_module(module)
-        sub = actions.add_parser(
-            name,
-            help=action.SUMMARY,
-            description=action.DESCRIPTION,
-            epilog=action.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        action.add_arguments(sub)
-        add_storage_options(sub)
-        # The command's own parser has it too; left out here it must not undo what stood before the action.
-        sub.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the action. Raises UserError for a mistake; the exit code otherwise."""
-    code: int = importlib.import_module(ACTIONS[args.action]).run(args)
-    return code
+COMMAND = Group(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    actions={
+        "import": importing.COMMAND,
+        "export": exporting.COMMAND,
+        "stats": stats.COMMAND,
+        "check": check.COMMAND,
+    },
+)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from dataclasses import dataclass
 
-from masklake.jobs.options import storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, included, option
+from masklake.jobs.options.kinds import one_of
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.pipeline.errors import UserError
 
 SUMMARY = "give labels out as COCO or Label Studio JSON"
@@ -22,21 +26,22 @@ examples:
   masklake labels export s3://lake tasks.json --format label-studio --interface interface.xml"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument(
-        "file", metavar="FILE", help="where to write: a local file, s3://…, …; whole or not at all"
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What `masklake labels export` is told."""
+
+    lake: str = lake_argument()
+    file: str = argument("FILE", help="where to write: a local file, s3://…, …; whole or not at all")
+    format: str = option(
+        one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="of FILE"
     )
-    parser.add_argument(
-        "--format", choices=["coco", "label-studio"], default="coco", help="default: %(default)s"
-    )
-    parser.add_argument("--split", choices=["train", "val"], help="only images of this split")
-    parser.add_argument(
-        "--interface", metavar="FILE", help="also write Label Studio's labelling interface (XML)"
-    )
+    split: str | None = option(one_of("train", "val"), "{train,val}", help="only images of this split")
+    interface: str | None = option(str, "FILE", help="also write Label Studio's labelling interface (XML)")
+    json: bool = json_flag("one object: how much was written, and where")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ExportOptions) -> int:
     """Export. Raises UserError when the lake cannot be read, has no such labels, or FILE cannot be written."""
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import one_line
@@ -47,27 +52,35 @@ def run(args: argparse.Namespace) -> int:
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import normalise
 
-    storage = storage_from(args)
-    lake = Lake(args.lake, storage)
+    storage = options.storage.open()
+    lake = Lake(options.lake, storage)
     lake.require()
-    sets = [one for one in label_store.newest(lake) if args.split in (None, one.split)]
+    sets = [one for one in label_store.newest(lake) if options.split in (None, one.split)]
     if not sets:
-        of = f" of split {args.split}" if args.split else ""
+        of = f" of split {options.split}" if options.split else ""
         raise UserError(
             f"{lake.uri}: has no labels{of}; `masklake labels import FILE {lake.uri}` takes some in"
         )
     content = (
         label_coco_export.to_coco(sets)
-        if args.format == "coco"
+        if options.format == "coco"
         else label_studio_export.to_label_studio(sets)
     )
-    files = {args.file: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
-    if args.interface:
-        files[args.interface] = label_studio_export.labelling_interface(sets)
+    files = {options.file: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
+    if options.interface:
+        files[options.interface] = label_studio_export.labelling_interface(sets)
     for file, text in files.items():
         with explaining(file, "write the labels"):
             storage.write(normalise(file), text.encode())
     instances = sum(len(one.instances) for one in sets)
+    if options.json:
+        from masklake.jobs.terminal.json import print_json
+
+        print_json({"lake": lake.uri, "images": len(sets), "instances": instances, "files": list(files)})
+        return ExitCode.DONE
     told = f"{len(sets):,} images and {instances:,} instances written to {', '.join(files)}"
     plain_console().print(one_line(told), soft_wrap=True)
-    return 0
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ExportOptions, run=run)

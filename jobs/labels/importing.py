@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, flag, included, option
+from masklake.jobs.options.kinds import one_of
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,44 +64,34 @@ _LISTED = 20
 _LISTED_OF_A_KIND = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="annotations: a local file, s3://…, …")
-    parser.add_argument("lake", metavar="LAKE", help="the lake; it is made if needed")
-    parser.add_argument(
-        "--format", choices=["coco", "cvat", "label-studio"], help="default: by what is in the file"
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """What `masklake labels import` is told."""
+
+    files: tuple[str, ...] = argument("FILE", nargs="+", help="annotations: a local file, s3://…, …")
+    lake: str = lake_argument("the lake; it is made if needed")
+    format: str | None = option(
+        one_of("coco", "cvat", "label-studio"),
+        "{coco,cvat,label-studio}",
+        help="default: by what is in the file",
     )
-    parser.add_argument("--uri-prefix", metavar="URI", help="where the images of the file lie")
-    parser.add_argument("--mapping", metavar="FILE", help="uris by name: CSV or JSON")
-    parser.add_argument(
-        "--by-basename", action="store_true", help="leave folders out when names are compared"
-    )
-    parser.add_argument(
-        "--skip-unresolved", action="store_true", help="import the rest when a name is not found"
-    )
-    parser.add_argument(
-        "--unresolved", metavar="FILE", help="write the names that were not found to this CSV"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="refuse a file of which something cannot be read"
-    )
-    parser.add_argument(
-        "--allow-empty",
-        action="store_true",
-        help="a file without any annotation means that its images hold nothing",
-    )
-    parser.add_argument(
-        "--unchecked", action="store_true", help="do not look whether images below --uri-prefix are there"
-    )
-    parser.add_argument("--skip-empty", action="store_true", help="leave images without annotations out")
-    parser.add_argument("--split", choices=["train", "val"], help="pin the split of these images")
-    parser.add_argument(
-        "--source", metavar="NAME", help="who labelled: default human for Label Studio, else import"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="do all but write")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    uri_prefix: str | None = option(str, "URI", help="where the images of the file lie")
+    mapping: str | None = option(str, "FILE", help="uris by name: CSV or JSON")
+    by_basename: bool = flag(help="leave folders out when names are compared")
+    skip_unresolved: bool = flag(help="import the rest when a name is not found")
+    unresolved: str | None = option(str, "FILE", help="write the names that were not found to this CSV")
+    strict: bool = flag(help="refuse a file of which something cannot be read")
+    allow_empty: bool = flag(help="a file without any annotation means that its images hold nothing")
+    unchecked: bool = flag(help="do not look whether images below --uri-prefix are there")
+    skip_empty: bool = flag(help="leave images without annotations out")
+    split: str | None = option(one_of("train", "val"), "{train,val}", help="pin the split of these images")
+    source: str | None = option(str, "NAME", help="who labelled: default human for Label Studio, else import")
+    dry_run: bool = flag(kept=False, help="do all but write")
+    json: bool = json_flag("one object instead of text")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ImportOptions) -> int:
     """Import. Raises UserError, with nothing written, for files that cannot be understood or placed."""
     from masklake.model.coco import CATEGORIES
     from masklake.pipeline.labels import importing as label_import
@@ -106,42 +100,49 @@ def run(args: argparse.Namespace) -> int:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.store import normalise
 
-    storage = storage_from(args)
-    files = [(file, _read(file, storage, "read the labels")) for file in args.files]
-    format_, found = label_import.read(files, args.format, strict=args.strict, allow_empty=args.allow_empty)
+    storage = options.storage.open()
+    files = [(file, _read(file, storage, "read the labels")) for file in options.files]
+    format_, found = label_import.read(
+        files, options.format, strict=options.strict, allow_empty=options.allow_empty
+    )
     mapping = None
-    if args.mapping:
-        mapping = label_uris.read_mapping(_read(args.mapping, storage, "read the mapping"), args.mapping)
-    lake = Lake(args.lake, storage)
+    if options.mapping:
+        mapping = label_uris.read_mapping(
+            _read(options.mapping, storage, "read the mapping"), options.mapping
+        )
+    lake = Lake(options.lake, storage)
     placement = label_uris.place(
         found.images,
         lake,
         mapping=mapping,
-        prefix=args.uri_prefix and normalise(args.uri_prefix),
-        by_basename=args.by_basename,
-        unchecked=args.unchecked,
+        prefix=options.uri_prefix and normalise(options.uri_prefix),
+        by_basename=options.by_basename,
+        unchecked=options.unchecked,
     )
     if placement.unplaced:
-        _tell_unplaced(placement.unplaced, len(found.images), args, storage)
+        _tell_unplaced(placement.unplaced, len(found.images), options, storage)
     prepared = label_import.prepare(
         lake,
         placement,
         source=found.source,
-        pinned_source=args.source,
-        split=args.split,
+        pinned_source=options.source,
+        split=options.split,
         ids={name: id_ for id_, name in CATEGORIES},
-        skip_empty=args.skip_empty,
+        skip_empty=options.skip_empty,
     )
-    added = label_store.add(lake, prepared.sets, prepared.before, dry_run=args.dry_run)
+    added = label_store.add(lake, prepared.sets, prepared.before, dry_run=options.dry_run)
     facts = _facts(format_, prepared.sets, added, len(placement.unplaced), found.notes + prepared.notes)
     facts["skipped"] = [one._asdict() for one in found.skipped]
-    if args.json:
+    if options.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json(facts | {"lake": lake.uri})
     else:
-        _print(facts, found.skipped, lake, dry_run=args.dry_run)
-    return 0
+        _print(facts, found.skipped, lake, dry_run=options.dry_run)
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ImportOptions, run=run)
 
 
 def _read(file: str, storage: Storage, doing: str) -> bytes:
@@ -152,7 +153,7 @@ def _read(file: str, storage: Storage, doing: str) -> bytes:
         return storage.read(normalise(file))
 
 
-def _tell_unplaced(unplaced: list[Unplaced], images: int, args: argparse.Namespace, storage: Storage) -> None:
+def _tell_unplaced(unplaced: list[Unplaced], images: int, options: ImportOptions, storage: Storage) -> None:
     """List the names that are no image of the lake. Raises UserError unless they may be left out."""
     import sys
 
@@ -167,9 +168,9 @@ def _tell_unplaced(unplaced: list[Unplaced], images: int, args: argparse.Namespa
         )  # signed URLs are names too
     if len(unplaced) > _LISTED:
         console.print(f"… and {len(unplaced) - _LISTED:,} more (--unresolved FILE writes them all)")
-    if args.unresolved:
-        _write_unplaced(unplaced, args.unresolved, storage)
-    if not args.skip_unresolved:
+    if options.unresolved:
+        _write_unplaced(unplaced, options.unresolved, storage)
+    if not options.skip_unresolved:
         raise UserError(
             f"{len(unplaced):,} of {images:,} images cannot be resolved, so nothing was imported; give --uri-prefix or "
             "--mapping, or leave them out with --skip-unresolved"

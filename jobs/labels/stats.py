@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import Any
 
-from masklake.jobs.options import storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, included
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 
 SUMMARY = "count what is labelled, by class and split"
 DESCRIPTION = """\
@@ -41,17 +44,21 @@ _KEYPOINTS = """
 _CLASS_COLUMNS = ("images", "instances", "train", "val", "masks", "with joints", "crowds")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions(Options):
+    """What `masklake labels stats` is told."""
+
+    lake: str = lake_argument()
+    json: bool = json_flag("one object")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: StatsOptions) -> int:
     """Count. Raises UserError when the lake cannot be read."""
     from masklake.jobs.query.database import Database
     from masklake.pipeline.lake.lake import Lake
 
-    lake = Lake(args.lake, storage_from(args))
+    lake = Lake(options.lake, options.storage.open())
     with Database(lake) as database:
         images, classes, [history], keypoints = (
             database.rows(sql) for sql in (_IMAGES, _CLASSES, _HISTORY, _KEYPOINTS)
@@ -76,13 +83,16 @@ def run(args: argparse.Namespace) -> int:
             },
         },
     }
-    if args.json:
+    if options.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json(facts)
     else:
         _print(facts)
-    return 0
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=StatsOptions, run=run)
 
 
 def _keypoints(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import add_storage_options, storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command, Group
+from masklake.jobs.options.declare import Options, argument, included, option
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,51 +31,62 @@ examples:
   masklake segment s3://photos/ s3://lake --model production
   masklake models rollback s3://lake photos"""
 
-_ALIAS = "production"
+_MODEL = "NAME@VERSION, NAME:ALIAS or an alias"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions of `masklake models`."""
-    actions = parser.add_subparsers(metavar="ACTION", title="actions", dest="action", required=True)
-    for name, summary, arguments in (
-        ("list", "every version and alias", ["lake"]),
-        ("show", "one version in full", ["lake", "model"]),
-        ("add", "keep a model in the lake", ["folder", "lake"]),
-        ("promote", "point an alias at a version", ["lake", "model", "--alias"]),
-        ("rollback", "point an alias where it pointed before", ["lake", "name", "--alias"]),
-    ):
-        sub = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        for argument in arguments:
-            _ARGUMENTS[argument](sub)
-        add_storage_options(sub)
-        sub.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """What `masklake models list` is told."""
+
+    lake: str = lake_argument()
+    json: bool = json_flag("an array with an object per version")
+    storage: StorageOptions = included(StorageOptions)
 
 
-_ARGUMENTS: dict[str, Any] = {
-    "lake": lambda p: p.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …"),
-    "model": lambda p: p.add_argument("model", metavar="MODEL", help="NAME@VERSION, NAME:ALIAS or an alias"),
-    "name": lambda p: p.add_argument("name", metavar="NAME", help="the model's name"),
-    "folder": lambda p: p.add_argument(
-        "folder", metavar="DIR", help="a folder or URI with model.safetensors and model.json"
-    ),
-    "--alias": lambda p: p.add_argument(
-        "--alias", default=_ALIAS, metavar="NAME", help="default: %(default)s"
-    ),
-}
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(Options):
+    """What `masklake models show` is told."""
+
+    lake: str = lake_argument()
+    model: str = argument("MODEL", help=_MODEL)
+    json: bool = json_flag("what is shown is JSON in any case")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the action. Raises UserError or ModelError for a mistake."""
+@dataclass(frozen=True, kw_only=True)
+class AddOptions(Options):
+    """What `masklake models add` is told."""
+
+    folder: str = argument("DIR", holds="path", help="a folder or URI with model.safetensors and model.json")
+    lake: str = lake_argument()
+    storage: StorageOptions = included(StorageOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteOptions(Options):
+    """What `masklake models promote` is told."""
+
+    lake: str = lake_argument()
+    model: str = argument("MODEL", help=_MODEL)
+    alias: str = option(str, "NAME", default="production", help="which alias")
+    storage: StorageOptions = included(StorageOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions(Options):
+    """What `masklake models rollback` is told."""
+
+    lake: str = lake_argument()
+    name: str = argument("NAME", help="the model's name")
+    alias: str = option(str, "NAME", default="production", help="which alias")
+    storage: StorageOptions = included(StorageOptions)
+
+
+def _registry(options: ListOptions | ShowOptions | AddOptions | PromoteOptions | RollbackOptions) -> Registry:
     from masklake.pipeline.lake.registry import Registry
     from masklake.pipeline.storage.store import normalise_folder
 
-    registry = Registry(normalise_folder(args.lake), storage_from(args))
-    {"list": _list, "show": _show, "add": _add, "promote": _promote, "rollback": _rollback}[args.action](
-        args, registry
-    )
-    return 0
+    return Registry(normalise_folder(options.lake), options.storage.open())
 
 
 def _say(text: str) -> None:
@@ -81,21 +96,36 @@ def _say(text: str) -> None:
     plain_console().print(one_line(text), soft_wrap=True)
 
 
-def _list(args: argparse.Namespace, registry: Registry) -> None:
+def list_(options: ListOptions) -> int:
+    """Every version and alias."""
+    registry = _registry(options)
+    from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table
 
     versions = registry.versions()
+    if options.json:
+        print_json([_facts(version, registry) for version in versions])
+        return ExitCode.DONE
     if not versions:
         _say("no models yet")
-        return
+        return ExitCode.DONE
     table = ruled_table(("model", "aliases", "added (UTC)"))
-    for one in versions:
-        aliases = registry.aliases(one.name)
-        named = sorted(alias for alias in aliases.versions if aliases.version(alias) == one.version)
-        table.add_row(
-            str(one), ", ".join(named) or "-", f"{one.added_at:%Y-%m-%d %H:%M:%S}" if one.added_at else "-"
-        )
+    for version in versions:
+        facts = _facts(version, registry)
+        added_at = f"{version.added_at:%Y-%m-%d %H:%M:%S}" if version.added_at else "-"
+        table.add_row(facts["model"], ", ".join(facts["aliases"]) or "-", added_at)
     plain_console().print(table)
+    return ExitCode.DONE
+
+
+def _facts(version: Version, registry: Registry) -> dict[str, Any]:
+    aliases = registry.aliases(version.name)
+    return {
+        "model": str(version),
+        "aliases": sorted(alias for alias in aliases.versions if aliases.version(alias) == version.version),
+        "added_at": version.added_at and version.added_at.isoformat(),
+        "uri": version.uri,
+    }
 
 
 def _found(registry: Registry, text: str) -> Version:
@@ -103,21 +133,35 @@ def _found(registry: Registry, text: str) -> Version:
     if found is None:
         raise UserError(
             f"{registry.lake}: has no model or alias {text!r}; write NAME@VERSION or NAME:ALIAS (`masklake models list {registry.lake}`)"
+            f"{did_you_mean(text, _names(registry))}"
         )
     return found
 
 
-def _show(args: argparse.Namespace, registry: Registry) -> None:
+def _names(registry: Registry) -> set[str]:
+    """Everything that means a model of the lake."""
+    versions = registry.versions()
+    aliases = {version.name: registry.aliases(version.name).versions for version in versions}
+    return {
+        *map(str, versions),
+        *(f"{name}:{alias}" for name, named in aliases.items() for alias in named),
+        *(alias for named in aliases.values() for alias in named),
+    }
+
+
+def show(options: ShowOptions) -> int:
+    """One version in full. Raises UserError where there is none."""
+    registry = _registry(options)
     import json
 
     from masklake.jobs.terminal.json import print_json
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
 
-    found = _found(registry, args.model)
+    found = _found(registry, options.model)
     uri = join(found.uri, "model.json")
     with explaining(uri, "read the model"):
-        data = storage_from(args).read(uri)
+        data = options.storage.open().read(uri)
     try:
         spec = json.loads(data)
     except ValueError as error:
@@ -128,20 +172,23 @@ def _show(args: argparse.Namespace, registry: Registry) -> None:
     moves = [{k: v for k, v in move.items() if k != "token"} for move in aliases.log]
     named = [alias for alias in aliases.versions if aliases.version(alias) == found.version]
     print_json({"model": str(found), "uri": found.uri, "aliases": named, "moves": moves, "spec": spec})
+    return ExitCode.DONE
 
 
-def _add(args: argparse.Namespace, registry: Registry) -> None:
+def add(options: AddOptions) -> int:
+    """Keep a model in the lake. Raises UserError or ModelError for one that cannot be."""
+    registry = _registry(options)
     from pathlib import Path
 
     from masklake.jobs.models import resolve as models
     from masklake.model.checkpoint import SPEC, WEIGHTS
     from masklake.model.presets import PRESETS
 
-    if args.folder in PRESETS:
+    if options.folder in PRESETS:
         raise UserError(
-            f"{args.folder}: is a preset, which needs no adding (a folder of that name: ./{args.folder})"
+            f"{options.folder}: is a preset, which needs no adding (a folder of that name: ./{options.folder})"
         )
-    resolved = models.resolve(args.folder, storage_from(args))
+    resolved = models.resolve(options.folder, options.storage.open())
     folder = Path(resolved.source.local())
     added = registry.add(
         resolved.spec.name,
@@ -152,26 +199,51 @@ def _add(args: argparse.Namespace, registry: Registry) -> None:
     _say(
         f"{model} {'added' if added else 'is in the lake already'}; masklake models promote {registry.lake} {model}"
     )
+    return ExitCode.DONE
 
 
-def _promote(args: argparse.Namespace, registry: Registry) -> None:
+def promote(options: PromoteOptions) -> int:
+    """Point an alias at a version. Raises UserError where that is not possible."""
+    registry = _registry(options)
     from masklake.model.presets import PRESETS
 
-    if args.alias in PRESETS:
-        raise UserError(f"--alias {args.alias}: is the name of a preset; choose another")
-    found = _found(registry, args.model)
+    if options.alias in PRESETS:
+        raise UserError(f"--alias {options.alias}: is the name of a preset; choose another")
+    found = _found(registry, options.model)
     seen = registry.aliases(found.name)
-    before = seen.version(args.alias)
+    before = seen.version(options.alias)
     if before == found.version:
-        _say(f"{found.name}:{args.alias} is {found} already")
-        return
-    registry.promote(found, args.alias, seen)
-    _say(f"{found.name}:{args.alias} is {found} now" + (f"; it was {found.name}@{before}" if before else ""))
-
-
-def _rollback(args: argparse.Namespace, registry: Registry) -> None:
-    seen = registry.aliases(args.name)
-    version = registry.rollback(args.name, args.alias, seen)
+        _say(f"{found.name}:{options.alias} is {found} already")
+        return ExitCode.DONE
+    registry.promote(found, options.alias, seen)
     _say(
-        f"{args.name}:{args.alias} is {args.name}@{version} again; it was {args.name}@{seen.version(args.alias)}"
+        f"{found.name}:{options.alias} is {found} now" + (f"; it was {found.name}@{before}" if before else "")
     )
+    return ExitCode.DONE
+
+
+def rollback(options: RollbackOptions) -> int:
+    """Point an alias where it pointed before. Raises UserError where it never did."""
+    registry = _registry(options)
+    seen = registry.aliases(options.name)
+    version = registry.rollback(options.name, options.alias, seen)
+    _say(
+        f"{options.name}:{options.alias} is {options.name}@{version} again; it was {options.name}@{seen.version(options.alias)}"
+    )
+    return ExitCode.DONE
+
+
+COMMAND = Group(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    actions={
+        "list": Command(summary="every version and alias", options=ListOptions, run=list_),
+        "show": Command(summary="one version in full", options=ShowOptions, run=show),
+        "add": Command(summary="keep a model in the lake", options=AddOptions, run=add),
+        "promote": Command(summary="point an alias at a version", options=PromoteOptions, run=promote),
+        "rollback": Command(
+            summary="point an alias where it pointed before", options=RollbackOptions, run=rollback
+        ),
+    },
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -13,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from masklake.jobs.options import add_storage_options, storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.query.options import FORMATS, QueryOptions
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.explain import explaining
 
@@ -47,7 +48,7 @@ examples:
     masklake query "select label, count(*) from instances where score > .7 group by all order by 2 desc" --lake s3://lake
   images with at least three people:
     masklake query "select uri, count(*) n from instances where label = 'person' and score > .8 \\
-        group by uri having n >= 3" --lake s3://lake --format csv --output crowds.csv
+        group by uri having n >= 3" --lake s3://lake --format csv --out crowds.csv
   what failed, and why:
     masklake query "select status, error, count(*) from errors group by all" --lake s3://lake
   where the left wrists are:
@@ -60,74 +61,44 @@ examples:
     masklake query "explain select uri from instances where label = 'dog'" --lake s3://lake
 """
 
-_FORMATS = ("table", "csv", "json", "parquet")
-_LIMIT = 100
 
-
-def _local(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a local file; write one and copy it there")
-    return Path(text)
-
-
-def _at_least_zero(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sql", nargs="?", metavar="SQL", help="the query; - reads it from standard input")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="read the query from a file")
-    parser.add_argument("--lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument("--run", metavar="ID", help="only this run; `last` is the newest")
-    parser.add_argument(
-        "--format",
-        choices=_FORMATS,
-        help="default: by the suffix of --output, else table. json is one array with an object per row",
-    )
-    parser.add_argument(
-        "--output", type=_local, metavar="FILE", help="write the result to a local file, whole or not at all"
-    )
-    parser.add_argument(
-        "--limit-rows",
-        type=_at_least_zero,
-        default=_LIMIT,
-        metavar="N",
-        help="rows that a table shows (default %(default)s, 0 for all); the other formats always hold all",
-    )
-    parser.add_argument(
-        "--views",
-        action="store_true",
-        help="print the SQL that makes these tables in a DuckDB of your own, and end: which rows count, for other programs",
-    )
-    parser.add_argument("--columns", action="store_true", help="describe the tables' columns, and end")
-    add_storage_options(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: QueryOptions) -> int:
     """Run the command. Raises UserError for SQL that may not or cannot run, and for a lake that cannot be read."""
-    if args.columns:
+    if options.columns:
         _print_columns()
-        return 0
-    sql = None if args.views else _sql(args)
-    if not args.lake:
-        raise UserError("no lake is named; add --lake s3://… or --lake DIRECTORY")
+        return ExitCode.DONE
+    sql = None if options.views else _sql(options)
+    if not options.lake:
+        raise UserError(
+            "no lake is named; add --lake s3://… or --lake DIRECTORY, or write it before the query"
+        )
     from masklake.pipeline.lake.lake import Lake
 
+    lake = Lake(options.lake, options.storage.open())
     if sql is None:
-        _print_views(Lake(args.lake, storage_from(args)))
-        return 0
-    format_ = _format(args.format, args.output)
+        _print_views(lake)
+        return ExitCode.DONE
+    out = None if options.out is None else Path(options.out)
+    format_ = _format("json" if options.json else options.format, out)
     from masklake.jobs.query.database import Database
 
-    with Database(Lake(args.lake, storage_from(args)), run=args.run) as database:
+    with Database(lake, run=options.run) as database:
         query = database.prepare(sql)
         if query.explain and format_ != "table":
             raise UserError("EXPLAIN prints a plan, not rows; leave --format out")
-        with _sink(args.output) as sink:
-            _interruptible(database, lambda: _write(database, query, format_, sink, args))
-    return 0
+        with _sink(out) as sink:
+            _interruptible(database, lambda: _write(database, query, format_, sink, options))
+    return ExitCode.DONE
+
+
+COMMAND = Command(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    usage="LAKE SQL [--run ID] [--format FORMAT] [--out FILE] …",
+    options=QueryOptions,
+    run=run,
+)
 
 
 def _interruptible(database: Database, work: Callable[[], None]) -> None:
@@ -141,26 +112,27 @@ def _interruptible(database: Database, work: Callable[[], None]) -> None:
             raise
 
 
-def _sql(args: argparse.Namespace) -> str:
-    if (args.sql is None) == (args.file is None):
+def _sql(options: QueryOptions) -> str:
+    sql, file = options.sql, options.file
+    if (sql is None) == (file is None):
         raise UserError(
             "give one query: as an argument, as - for standard input, or by --file; "
             "`masklake query --help` shows examples"
         )
     try:
-        with explaining(str(args.file or "standard input"), "read the query"):
-            if args.file is not None:
-                return args.file.read_text(encoding="utf-8")
-            return sys.stdin.read() if args.sql == "-" else args.sql
+        with explaining(file or "standard input", "read the query"):
+            if sql is None:
+                return Path(file or "").read_text(encoding="utf-8")
+            return sys.stdin.read() if sql == "-" else sql
     except UnicodeDecodeError as error:
-        raise UserError(f"{args.file or 'standard input'}: the query is not UTF-8 text ({error})") from error
+        raise UserError(f"{file or 'standard input'}: the query is not UTF-8 text ({error})") from error
 
 
 def _format(chosen: str | None, output: Path | None) -> str:
     suffix = "" if output is None else output.suffix.lower().lstrip(".")
-    format_ = chosen or (suffix if suffix in _FORMATS else "table")
+    format_ = chosen or (suffix if suffix in FORMATS else "table")
     if format_ == "parquet" and output is None:
-        raise UserError("--format parquet needs a file; add --output FILE.parquet")
+        raise UserError("--format parquet needs a file; add --out FILE.parquet")
     return format_
 
 
@@ -188,25 +160,25 @@ def _sink(output: Path | None) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def _write(database: Database, query: Query, format_: str, sink: IO[bytes], args: argparse.Namespace) -> None:
+def _write(database: Database, query: Query, format_: str, sink: IO[bytes], options: QueryOptions) -> None:
     from masklake.jobs.query import results
 
     if format_ == "csv":
-        results.write_csv(database, query, sink, hidden=args.output is not None or not sys.stdout.isatty())
+        results.write_csv(database, query, sink, hidden=options.out is not None or not sys.stdout.isatty())
     elif format_ == "json":
         results.write_json(database, query, sink)
     elif format_ == "parquet":
         results.write_parquet(database, query, sink)
     else:
-        _print_table(database, query, sink, args)
+        _print_table(database, query, sink, options)
 
 
-def _print_table(database: Database, query: Query, sink: IO[bytes], args: argparse.Namespace) -> None:
+def _print_table(database: Database, query: Query, sink: IO[bytes], options: QueryOptions) -> None:
     from masklake.jobs.query import results
     from masklake.jobs.terminal.tables import plain_console
 
-    limit = args.limit_rows or None
-    if args.output is None:
+    limit = options.limit_rows or None
+    if options.out is None:
         results.print_table(database, query, plain_console(), limit)
         return
     text = io.TextIOWrapper(sink, encoding="utf-8", write_through=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import add_storage_options, fraction, positive, storage_from
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.review.options import ReviewOptions
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,75 +51,7 @@ exit codes: 0 tasks were written (or would be: --dry-run) · 2 a mistake that th
 then nothing is written"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake review`."""
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument(
-        "--budget", type=positive, default=100, metavar="N", help="how many images (default %(default)s)"
-    )
-    which = parser.add_argument_group("which images")
-    which.add_argument("--run", metavar="RUN|last", help="only images of this run, as it saw them")
-    which.add_argument(
-        "--model", metavar="MODEL", help="only images of this model: demo, coco, one of the lake's, a directory, …"
-    )  # fmt: skip
-    which.add_argument("--again", action="store_true", help="also images that are labelled already")
-    which.add_argument(
-        "--random",
-        type=fraction,
-        default=0.1,
-        metavar="0..1",
-        help="share of the budget that is drawn at random, so that labels stay unbiased (default %(default)s)",
-    )
-    which.add_argument(
-        "--keep-similar", action="store_true", help="keep images that look alike, and read none to find out"
-    )
-    output = parser.add_argument_group("what is written")
-    output.add_argument(
-        "--out",
-        default="review.json",
-        metavar="FILE",
-        help="the tasks: a local file, s3://…; whole or not at all (default %(default)s)",
-    )
-    output.add_argument(
-        "--interface", metavar="FILE", help="also write Label Studio's labelling interface (XML)"
-    )
-    output.add_argument(
-        "--score",
-        type=fraction,
-        default=0.5,
-        metavar="0..1",
-        help="from which score on an instance is offered for correction (default %(default)s)",
-    )
-    output.add_argument(
-        "--urls", choices=["plain", "presigned"], default="plain", help="default: %(default)s"
-    )
-    output.add_argument(
-        "--expires",
-        type=_hours,
-        default=24.0,
-        metavar="HOURS",
-        help="how long presigned URLs work (default 24)",
-    )
-    output.add_argument("--dry-run", action="store_true", help="choose, but write nothing")
-    output.add_argument("--format", choices=["table", "json"], default="table", help="of what is printed")
-    add_storage_options(parser)
-
-
-def _hours(text: str) -> float:
-    from masklake.pipeline.storage.presign import MOST_HOURS
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 1 / 60 <= value <= MOST_HOURS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of hours up to {MOST_HOURS}, which is the longest that S3 signs for"
-        )
-    return value
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: ReviewOptions) -> int:
     """Choose and write. Raises UserError, with nothing written, for a mistake and where nothing is to be reviewed."""
     from masklake.jobs.review import report as review_report
     from masklake.pipeline.lake.lake import Lake
@@ -127,35 +60,38 @@ def run(args: argparse.Namespace) -> int:
     from masklake.pipeline.review import score as review_score
     from masklake.pipeline.review import tasks as review_tasks
 
-    storage = storage_from(args)
-    lake = Lake(args.lake, storage)
+    storage = options.storage.open()
+    lake = Lake(options.lake, storage)
     review_rows.require_runs(lake)
-    run_id = None if args.run is None else lake.resolve(args.run)
-    model = None if args.model is None else _model(args.model, storage, lake)
+    run_id = None if options.run is None else lake.resolve(options.run)
+    model = None if options.model is None else _model(options.model, storage, lake)
     known = review_rows.labelled(lake)
-    candidates = review_rows.candidates(lake, known, run=run_id, model=model, again=args.again)
+    candidates = review_rows.candidates(lake, known, run=run_id, model=model, again=options.again)
     if not len(candidates):
         raise _nothing(lake, candidates, run_id, model)
     figures = review_score.figures(lake, candidates, known.counts)
     picks = review_pick.pick(
         candidates,
         figures,
-        None if args.again else known,  # labelled candidates are like themselves
+        None if options.again else known,  # labelled candidates are like themselves
         storage,
-        budget=args.budget,
-        random_share=args.random,
-        compare=not args.keep_similar,
+        budget=options.budget,
+        random_share=options.random,
+        compare=not options.keep_similar,
     )
     if not picks.chosen:
         raise _none_left(lake, candidates, picks)
     founds = review_tasks.found(lake, candidates, picks.chosen)
     reasons = [review_tasks.why(one, figures) for one in picks.chosen]
     models = [candidates.models[candidates.model[one.image]] for one in picks.chosen]
-    if not args.dry_run:
-        _write(founds, reasons, models, args, storage, lake)
-    facts = review_report.facts(lake, candidates, picks, founds, reasons, models, args)
-    review_report.show(facts, args.format)
-    return 0
+    if not options.dry_run:
+        _write(founds, reasons, models, options, storage, lake)
+    facts = review_report.facts(lake, candidates, picks, founds, reasons, models, options)
+    review_report.show(facts, "json" if options.json else options.format)
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ReviewOptions, run=run)
 
 
 def _model(text: str, storage: Storage, lake: Lake) -> str:
@@ -193,7 +129,7 @@ def _write(
     founds: list[Found],
     reasons: list[dict[str, Any]],
     models: list[str],
-    args: argparse.Namespace,
+    options: ReviewOptions,
     storage: Storage,
     lake: Lake,
 ) -> None:
@@ -206,13 +142,13 @@ def _write(
     from masklake.pipeline.storage.store import normalise
 
     urls = [one.set.uri for one in founds]
-    if args.urls == "presigned":
-        urls = review_urls.signed(urls, storage, args.expires)
-    tasks = review_tasks.tasks([one.above(args.score) for one in founds], reasons, models, urls)
-    files = {args.out: json.dumps(tasks, ensure_ascii=False, separators=(",", ":"))}
-    if args.interface:
+    if options.urls == "presigned":
+        urls = review_urls.signed(urls, storage, options.expires)
+    tasks = review_tasks.tasks([one.above(options.score) for one in founds], reasons, models, urls)
+    files = {options.out: json.dumps(tasks, ensure_ascii=False, separators=(",", ":"))}
+    if options.interface:
         able = {name for one in review_score.reach(lake, lake.run_ids()) for name in one.classes or ()}
-        files[args.interface] = labelling_interface(
+        files[options.interface] = labelling_interface(
             [one.set for one in founds], able.union(label_store.classes(lake))
         )
     for file, text in files.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from masklake.jobs.review.options import ReviewOptions
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
@@ -24,7 +24,7 @@ def facts(
     founds: Sequence[Found],
     reasons: Sequence[dict[str, Any]],
     models: Sequence[str],
-    args: argparse.Namespace,
+    options: ReviewOptions,
 ) -> dict[str, Any]:
     """Everything that is told, as plain values."""
     from masklake.pipeline.storage.store import redact
@@ -32,14 +32,14 @@ def facts(
     passed = {reason: picks.passed[reason] for reason in ("identical", "similar", "changed", "unreadable")}
     return {
         "lake": lake.uri,
-        "budget": args.budget,
+        "budget": options.budget,
         "candidates": len(candidates),
         "candidates_of_two_models": int((candidates.other_run >= 0).sum()),
         "left_out": {"labelled": candidates.labelled, "failed": candidates.failed, **passed},
         "images_read": picks.read,
         "stopped_reading": picks.stopped,
         "picked": dict(Counter(one.kind for one in picks.chosen).most_common()),
-        "offered_instances": sum(len(one.above(args.score).scores) for one in founds),
+        "offered_instances": sum(len(one.above(options.score).scores) for one in founds),
         "problems": [
             {"uri": redact(uri), "cause": redact(cause)} for uri, cause in picks.problems
         ],
@@ -47,7 +47,7 @@ def facts(
             {"uri": redact(one.set.uri), "model": model, **reason}
             for one, model, reason in zip(founds, models, reasons, strict=True)
         ],
-        "written": [] if args.dry_run else [args.out, *([args.interface] if args.interface else [])],
+        "written": [] if options.dry_run else [options.out, *([options.interface] if options.interface else [])],
     }  # fmt: skip
 
 

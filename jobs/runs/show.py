@@ -1,14 +1,18 @@
-"""`masklake run show`: everything about one run."""
+"""`masklake runs show`: everything about one run."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import add_storage_options, storage_from
-from masklake.jobs.runs.command import STATE_STYLES, as_json, images_text, remark_on
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, included
+from masklake.jobs.options.parser import as_arguments
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.runs.listing import STATE_STYLES, as_json, images_text, remark_on
+from masklake.jobs.terminal import log_lines
 from masklake.jobs.terminal.json import print_json
 
 if TYPE_CHECKING:
@@ -25,8 +29,8 @@ Show one run: its options, where its time went, what failed and why, and how to 
 training: what it learnt from, its figures, and whether it was promoted and why."""
 EPILOG = """\
 examples:
-  masklake run show s3://lake last
-  masklake run show s3://lake 20261122T235416-3fa9c1 --json"""
+  masklake runs show s3://lake last
+  masklake runs show s3://lake 20261122T235416-3fa9c1 --json"""
 
 _REASONS = 10
 _FAILURES = """
@@ -35,26 +39,29 @@ _FAILURES = """
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake run`."""
-    parser.add_argument("action", choices=["show"], metavar="show", help="the only action there is")
-    parser.add_argument("lake", metavar="LAKE", help="the lake: s3://…, a directory, …")
-    parser.add_argument("run", metavar="RUN", help="the run's id; `last` is the newest")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    add_storage_options(parser)
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(Options):
+    """What `masklake runs show` is told."""
+
+    lake: str = lake_argument()
+    run: str = argument("RUN", help="the id of a run or training; `last` is the newest")
+    json: bool = json_flag("one object")
+    storage: StorageOptions = included(StorageOptions)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ShowOptions) -> int:
     """Show a run. Raises UserError when there is no such run, or the lake cannot be read."""
     from masklake.jobs.query.database import Database
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.lake.run_summary import RunSummary
 
-    lake = Lake(args.lake, storage_from(args))
-    if args.run in lake.training_ids():
-        _show_training(lake, args)
-        return 0
-    id_ = lake.resolve(args.run)
+    lake = Lake(options.lake, options.storage.open())
+    trainings = lake.training_ids()
+    id_ = max([*lake.run_ids()[:1], *trainings[:1]], default=None) if options.run == "last" else options.run
+    if id_ in trainings:
+        _show_training(lake, id_, options)
+        return ExitCode.DONE
+    id_ = lake.resolve(id_ or "last")
     [found] = lake.runs([id_])
     summary = RunSummary.of(found)
     with Database(lake, run=id_) as database:
@@ -63,24 +70,27 @@ def run(args: argparse.Namespace) -> int:
             if summary.failures or found.record is None
             else []
         )
-    if args.json:
+    if options.json:
         print_json(_as_json(summary, found.record, failures))
     else:
-        _print_run(lake, summary, found.record, failures)
-    return 0
+        _print_run(lake, summary, found.record, failures, as_arguments(options.storage))
+    return ExitCode.DONE
 
 
-def _show_training(lake: Lake, args: argparse.Namespace) -> None:
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ShowOptions, run=run)
+
+
+def _show_training(lake: Lake, run: str, options: ShowOptions) -> None:
     from masklake.jobs.runs import training_summary
     from masklake.jobs.terminal.tables import plain_console
 
-    [summary] = training_summary.of_lake(lake, [args.run])
-    if args.json:
+    [summary] = training_summary.of_lake(lake, [run])
+    if options.json:
         print_json({"summary": summary.as_json(), "record": summary.record and asdict(summary.record)})
         return
     console = plain_console()
     _print_facts(console, summary.facts(), summary.state)
-    if line := summary.next_step(lake.uri):
+    if line := summary.next_step(lake.uri, as_arguments(options.storage)):
         console.print(line, soft_wrap=True)
 
 
@@ -96,7 +106,11 @@ def _as_json(
 
 
 def _print_run(
-    lake: Lake, summary: RunSummary, record: RunRecord | None, failures: list[tuple[Any, ...]]
+    lake: Lake,
+    summary: RunSummary,
+    record: RunRecord | None,
+    failures: list[tuple[Any, ...]],
+    storage: list[str],
 ) -> None:
     from masklake.jobs.terminal.tables import plain_console
 
@@ -106,7 +120,7 @@ def _print_run(
         _print_stages(console, record)
     if failures:
         _print_failures(console, failures)
-    for line in _next_steps(lake, summary, record):
+    for line in _next_steps(lake, summary, record, storage):
         console.print(line, soft_wrap=True)
 
 
@@ -208,11 +222,13 @@ def _print_failures(console: Console, failures: list[tuple[Any, ...]]) -> None:
         console.print("… and more reasons")
 
 
-def _next_steps(lake: Lake, summary: RunSummary, record: RunRecord | None) -> Iterator[str]:
+def _next_steps(
+    lake: Lake, summary: RunSummary, record: RunRecord | None, storage: list[str]
+) -> Iterator[str]:
+    """`storage`: the options by which the lake is reached."""
     if record is not None and record.state != "complete" and (record.state != "running" or summary.silent_s):
-        again = ["masklake", "segment", record.source, lake.uri, "--resume", summary.run]
-        yield f"go on with:  {shlex.join(again)}"
+        yield log_lines.go_on(["segment", record.source, lake.uri, "--resume", summary.run, *storage])
     if summary.failures:
         sql = "select uri, status, error from errors"
-        query = ["masklake", "query", sql, "--lake", lake.uri, "--run", summary.run]
+        query = ["masklake", "query", sql, "--lake", lake.uri, "--run", summary.run, *storage]
         yield f"all failures:  {shlex.join(query)}"

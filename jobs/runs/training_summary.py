@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from masklake.jobs.terminal import log_lines
 from masklake.jobs.terminal.text import duration
 from masklake.jobs.train import promotion
 from masklake.pipeline.errors import UserError
@@ -70,7 +71,7 @@ class TrainingSummary:
         }
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """(name, value) for `masklake run show`."""
+        """(name, value) for `masklake runs show`."""
         yield "run", self.run
         yield "state", self.state
         if self.problem:
@@ -105,11 +106,11 @@ class TrainingSummary:
         if record.decision:
             yield "decision", promotion.described(record.decision)
 
-    def next_step(self, lake: str) -> str | None:
-        """How to go on, where it is not complete and nobody is at it."""
+    def next_step(self, lake: str, storage: list[str]) -> str | None:
+        """How to go on, where it is not complete and nobody is at it; `storage`: the options by which the lake is reached."""
         if self.record is None or self.state in ("complete", "running"):
             return None
-        return f"go on with:  {shlex.join(['masklake', 'train', lake, '--resume', self.run])}"
+        return log_lines.go_on(["train", lake, "--resume", self.run, *storage])
 
 
 def _first(skipped: dict[str, str]) -> str:

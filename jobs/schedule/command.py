@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import positive
-from masklake.jobs.schedule import add as schedule_add
-from masklake.jobs.schedule import views as schedule_views
-from masklake.jobs.schedule.render import kubernetes as schedule_render
-from masklake.jobs.schedule.views import local, say
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command, Group
+from masklake.jobs.schedule.add import add
+from masklake.jobs.schedule.options import (
+    AddOptions,
+    HistoryOptions,
+    ListOptions,
+    NameOptions,
+    RenderOptions,
+    ServeOptions,
+    ShowOptions,
+)
+from masklake.jobs.schedule.render.kubernetes import render
+from masklake.jobs.schedule.views import history, list_, local, say, show
 
 if TYPE_CHECKING:
     from masklake.jobs.schedule.runner import Runner
@@ -44,57 +52,6 @@ examples:
 
 masklake schedule ACTION --help tells more of each"""
 
-_ACTIONS = {
-    "add": ("masklake.jobs.schedule.add", "add a schedule"),
-    "list": ("masklake.jobs.schedule.views", "every schedule, when it fires next, and how it went"),
-    "show": ("masklake.jobs.schedule.views", "one schedule in full"),
-    "pause": ("masklake.jobs.schedule.command", "fire no more until it is resumed"),
-    "resume": ("masklake.jobs.schedule.command", "fire again, from the next time on"),
-    "remove": ("masklake.jobs.schedule.command", "forget a schedule; its history stays"),
-    "run-now": ("masklake.jobs.schedule.command", "fire once, now"),
-    "history": ("masklake.jobs.schedule.views", "what became of the firings"),
-    "serve": ("masklake.jobs.schedule.command", "the daemon: fire what comes due"),
-    "render": (
-        "masklake.jobs.schedule.render.kubernetes",
-        "the schedule as a manifest for Kubernetes, or as systemd units",
-    ),
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions of `masklake schedule`."""
-    arguments = {
-        "add": schedule_add.add_arguments,
-        "list": schedule_views.list_arguments,
-        "show": _name,
-        "pause": _name,
-        "resume": _name,
-        "remove": _name,
-        "run-now": _name,
-        "history": schedule_views.history_arguments,
-        "serve": _serve_arguments,
-        "render": schedule_render.add_arguments,
-    }
-    actions = parser.add_subparsers(metavar="ACTION", title="actions", dest="action", required=True)
-    for name, (_, summary) in _ACTIONS.items():
-        sub = actions.add_parser(
-            name,
-            help=summary,
-            description=_DESCRIPTIONS.get(name, f"{summary[0].upper()}{summary[1:]}."),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        arguments[name](sub)
-        sub.add_argument(
-            "--store",
-            type=Path,
-            metavar="PATH",
-            help="the SQLite file of the schedules (default schedules.db in $STATE_DIRECTORY, which systemd sets, or in ~/.local/state/masklake)",
-        )
-        sub.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
-
-
 _DESCRIPTIONS = {
     "add": """\
 Add a schedule. The masklake command that it runs stands after --, and is checked now. It runs in this folder.
@@ -111,105 +68,56 @@ One daemon serves a store. Prints a line of name=value an event.""",
 }
 
 
-def _name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the schedule's name")
-
-
-def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--once",
-        action="store_true",
-        help="fire what is due, one after another, and exit: 1 if one did not end well",
-    )
-    parser.add_argument(
-        "--lease-seconds",
-        type=positive,
-        default=60,
-        metavar="S",
-        help="how long a lock outlives a holder that died (default %(default)s)",
-    )
-    parser.add_argument(
-        "--metrics-port",
-        type=_port,
-        metavar="PORT",
-        help="answer Prometheus at http://127.0.0.1:PORT/metrics (default: no port is opened)",
-    )
-    parser.add_argument(
-        "--metrics-host",
-        default="127.0.0.1",
-        metavar="HOST",
-        help="the address that answers; others can read schedules' names and times there (default %(default)s)",
-    )
-
-
-def _port(text: str) -> int:
-    number = positive(text)
-    if number > 65535:
-        raise argparse.ArgumentTypeError(f"{text}: is no port; give 1 to 65535")
-    return number
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the action. Raises UserError for a mistake; the exit code otherwise."""
-    from masklake.jobs.schedule.store import Store, default_path
-
-    store = Store(args.store or default_path(), make=args.action in ("add", "serve"))
-    module = importlib.import_module(_ACTIONS[args.action][0])
-    action: Any = getattr(module, args.action.replace("-", "_") if args.action != "list" else "list_")
-    code: int = action(args, store)
-    return code
-
-
-def pause(args: argparse.Namespace, store: Store) -> int:
+def pause(options: NameOptions, store: Store) -> int:
     """`masklake schedule pause`."""
-    store.schedule(args.name)
-    changed = store.set_paused(args.name, True, None)
-    say(f"{args.name} is paused{'' if changed else ' already'}; masklake schedule resume {args.name}")
-    return 0
+    store.schedule(options.name)
+    changed = store.set_paused(options.name, True, None)
+    say(f"{options.name} is paused{'' if changed else ' already'}; masklake schedule resume {options.name}")
+    return ExitCode.DONE
 
 
-def resume(args: argparse.Namespace, store: Store) -> int:
+def resume(options: NameOptions, store: Store) -> int:
     """`masklake schedule resume`."""
     from masklake.jobs.schedule.runner import utcnow
     from masklake.jobs.schedule.store import utc
 
-    schedule = store.schedule(args.name)
+    schedule = store.schedule(options.name)
     following = schedule.timing.after(utcnow())
-    store.set_paused(args.name, False, utc(following) if following else None)
-    say(f"{args.name} fires next at {local(store.schedule(args.name))}")
-    return 0
+    store.set_paused(options.name, False, utc(following) if following else None)
+    say(f"{options.name} fires next at {local(store.schedule(options.name))}")
+    return ExitCode.DONE
 
 
-def remove(args: argparse.Namespace, store: Store) -> int:
+def remove(options: NameOptions, store: Store) -> int:
     """`masklake schedule remove`."""
     from masklake.jobs.schedule.store import RUNNING
 
-    store.schedule(args.name)
-    store.remove(args.name)
-    runs = any(firing.schedule == args.name for firing in store.in_state(RUNNING))
-    say(f"{args.name} is removed{'; what runs of it runs on to its end' if runs else ''}")
-    return 0
+    store.schedule(options.name)
+    store.remove(options.name)
+    runs = any(firing.schedule == options.name for firing in store.in_state(RUNNING))
+    say(f"{options.name} is removed{'; what runs of it runs on to its end' if runs else ''}")
+    return ExitCode.DONE
 
 
-def run_now(args: argparse.Namespace, store: Store) -> int:
+def run_now(options: NameOptions, store: Store) -> int:
     """`masklake schedule run-now`."""
     from masklake.jobs.schedule.daemon import report, stopping
     from masklake.jobs.schedule.runner import Runner
     from masklake.jobs.schedule.serving import StoreServedError, server, serving
     from masklake.jobs.schedule.transitions import ask
 
-    store.schedule(args.name)
+    store.schedule(options.name)
     runner = Runner(store=store, say=report)
     try:
         with serving(store), stopping(runner.stop):
             runner.recover()
-            return _through(runner, ask(store, args.name, runner.now()))
+            return _through(runner, ask(store, options.name, runner.now()))
     except StoreServedError:
-        ask(store, args.name, runner.now())
+        ask(store, options.name, runner.now())
         say(
-            f"{args.name}: asked of the daemon ({server(store) or 'which has just ended'}); masklake schedule history {args.name}"
+            f"{options.name}: asked of the daemon ({server(store) or 'which has just ended'}); masklake schedule history {options.name}"
         )
-        return 0
+        return ExitCode.DONE
 
 
 def _through(runner: Runner, firing: Firing) -> int:
@@ -219,24 +127,74 @@ def _through(runner: Runner, firing: Firing) -> int:
     while following is not None:
         wait = (moment(following.due_at) - runner.now()).total_seconds()
         if runner.stop.wait(max(0.0, wait)):
-            return 130
+            return ExitCode.STOPPED
         ended = runner.attempt(following.id)
         state, following = ended or ("", None)
         if state == OK:
-            return 0
-    return 1
+            return ExitCode.DONE
+    return ExitCode.FAILED
 
 
-def serve(args: argparse.Namespace, store: Store) -> int:
+def serve(options: ServeOptions, store: Store) -> int:
     """`masklake schedule serve`."""
     from masklake.jobs.schedule.daemon import Daemon, report, serve_once, stopping
     from masklake.jobs.schedule.metrics import metrics_served
     from masklake.jobs.schedule.runner import Runner
 
-    runner = Runner(store=store, say=report, ttl=float(args.lease_seconds))
+    runner = Runner(store=store, say=report, ttl=float(options.lease_seconds))
     with stopping(runner.stop):
-        if args.once:
-            return 1 if serve_once(runner) else 0
-        with metrics_served(store, args.metrics_host, args.metrics_port):
+        if options.once:
+            return ExitCode.FAILED if serve_once(runner) else ExitCode.DONE
+        with metrics_served(store, options.metrics_host, options.metrics_port):
             Daemon(runner).serve()
-    return 0
+    return ExitCode.DONE
+
+
+def _action(
+    name: str,
+    action: Callable[[Any, Store], int],
+    options: type[Any],
+    summary: str,
+    *,
+    makes: bool = False,
+    usage: str | None = None,
+) -> Command:
+    """An action on the store; `makes`: it is made where there is none."""
+
+    def run(given: Any) -> int:
+        from masklake.jobs.schedule.store import Store, default_path
+
+        path = given.where.store
+        return action(given, Store(Path(path) if path else default_path(), make=makes))
+
+    return Command(
+        summary=summary, description=_DESCRIPTIONS.get(name), options=options, run=run, usage=usage
+    )
+
+
+COMMAND = Group(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    actions={
+        "add": _action(
+            "add",
+            add,
+            AddOptions,
+            "add a schedule",
+            makes=True,
+            usage="NAME (--cron EXPRESSION | --every SPAN) [options] -- COMMAND …",
+        ),
+        "list": _action("list", list_, ListOptions, "every schedule, when it fires next, and how it went"),
+        "show": _action("show", show, ShowOptions, "one schedule in full"),
+        "pause": _action("pause", pause, NameOptions, "fire no more until it is resumed"),
+        "resume": _action("resume", resume, NameOptions, "fire again, from the next time on"),
+        "remove": _action("remove", remove, NameOptions, "forget a schedule; its history stays"),
+        "run-now": _action("run-now", run_now, NameOptions, "fire once, now"),
+        "history": _action("history", history, HistoryOptions, "what became of the firings"),
+        "serve": _action("serve", serve, ServeOptions, "the daemon: fire what comes due", makes=True),
+        "render": _action(
+            "render", render, RenderOptions, "the schedule as a manifest for Kubernetes, or as systemd units"
+        ),
+    },
+)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import io
 import os
 import shlex
 from dataclasses import dataclass, replace
 
+from masklake.jobs.options.declare import values as declared_values
+from masklake.jobs.options.shared import StorageOptions
+from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.store import Storage, join, normalise_folder, redact
 
@@ -48,31 +49,36 @@ class ScheduledCommand:
 
 def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
     """The job that `command` is; relative paths are below `cwd`. Raises UserError for what is no job, and for secrets."""
-    from masklake.jobs.cli import COMMANDS, parser_of
+    from masklake.jobs import cli
     from masklake.jobs.submit.remote_command import understood
 
     text = redact(shlex.join(["masklake", *command]))
     name = command[0] if command else ""
-    known = [one for one in COMMANDS if one not in _NOT_JOBS]
+    known = [one for one in cli.COMMANDS if one not in _NOT_JOBS]
     if name in _NOT_JOBS:
         raise UserError(f"{text}: cannot be scheduled: {_NOT_JOBS[name]}")
-    if name not in COMMANDS:
+    if cli.ALIASES.get(name, name) not in cli.COMMANDS:
         raise UserError(
             f"the job {text}: there is no command {name!r}; after --, write a command as after `masklake`: {', '.join(known)}"
+            f"{did_you_mean(name, known)}"
         )
     if any(redact(argument) != argument for argument in command):
         raise UserError(
             f"{text}: carries a credential, which a store of schedules must not keep; give it to the daemon's environment"
         )
     said = io.StringIO()
-    parser = parser_of(name, importlib.import_module(COMMANDS[name]))
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            args = parser.parse_args(command[1:])
-            sent = understood(args.command, shared_files=args.shared_files) if name == "submit" else None
+            line = cli.understood(command, cwd)
+            sent = (
+                understood(list(line.options.command), shared_files=line.options.shared_files, folder=cwd)
+                if name == "submit"
+                else None
+            )
     except SystemExit as end:
         last = said.getvalue().strip().rpartition("\n")[2] if end.code else "it only shows its help"
         raise UserError(f"{text}: cannot be scheduled: {redact(last)}") from None
+    values = declared_values(line.options)
     if sent is not None:
         work = parse(sent.command, cwd)
         lake_there = work.lake if work.takes_lock else None
@@ -81,37 +87,29 @@ def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
             command=command,
             lake=lake_there,
             elsewhere=True,
-            options=frozenset(vars(args)),
+            options=frozenset(values),
             given=frozenset(),
         )
-    values = vars(args)
     if values.get("lock") is not None:
         raise UserError(
             f"{text}: a schedule takes the lock; give --lock {values['lock']} to masklake schedule add, before --"
         )
     lake = values.get("lake")
-    action = values.get("action")
     return ScheduledCommand(
         command=command,
         lake=None if not isinstance(lake, str) else _below(lake, cwd),
-        lock=f"{name}-{action}" if isinstance(action, str) else name,
+        lock=f"{name}-{line.action}" if line.action else name,
         takes_lock="lock" in values,
         elsewhere=False,
-        storage=_storage(args),
+        storage=getattr(line.options, "storage", StorageOptions()).open(),
         options=frozenset(values),
-        given=frozenset(key for key, value in values.items() if value != parser.get_default(key)),
+        given=line.options.given,
     )
 
 
 def _below(uri: str, cwd: str) -> str:
     path = uri if "://" in uri else os.path.join(cwd, uri)  # noqa: PTH118  # a trailing slash is not to be lost
     return normalise_folder(path)
-
-
-def _storage(args: argparse.Namespace) -> Storage:
-    from masklake.jobs.options import storage_from
-
-    return storage_from(args) if hasattr(args, "endpoint_url") else Storage()
 
 
 def lock_uri(job: ScheduledCommand, lock: str | None) -> str | None:

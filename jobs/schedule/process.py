@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from masklake.jobs.terminal import log_lines
 from masklake.jobs.terminal.text import elide, one_line
 from masklake.pipeline.storage.store import redact
 
@@ -19,7 +19,6 @@ GRACE_S = 30.0
 """What a job that is asked to stop has for it."""
 _POLL_S = 0.2
 _CHILD = "masklake.jobs.schedule.child"
-_RUN = re.compile(rb"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
 _TAIL = 64 * 1024
 _HEAD = 1024 * 1024
 
@@ -108,8 +107,7 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 def run_of(log: Path) -> str | None:
     """The run that the job said it is, `run <id>…`."""
     with contextlib.suppress(OSError), log.open("rb") as file:
-        found = _RUN.search(file.read(_HEAD))
-        return found[1].decode() if found else None
+        return log_lines.run_in(file.read(_HEAD).decode(errors="replace"))
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from masklake.jobs.lock import REFUSED as LOCK_HELD
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.schedule import hooks as schedule_hooks
 from masklake.jobs.schedule import transitions as schedule_ledger
 from masklake.jobs.schedule.command_line import ScheduledCommand, parse
@@ -38,7 +38,6 @@ from masklake.pipeline.storage.store import redact
 KEPT_LOGS = 50
 """Logs that are kept of a schedule."""
 _STORE_AGAIN_S = 5.0
-_USER_MISTAKE = 2
 
 
 def utcnow() -> datetime.datetime:
@@ -110,7 +109,7 @@ class Runner:
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
         if run and "resume" in job.options - job.given:
             outcome = self._process(firing, schedule, lease, [*command, "--resume", run], run)
-            if outcome.exit_code != _USER_MISTAKE:
+            if outcome.exit_code != ExitCode.MISTAKE:
                 return outcome
             # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
         return self._process(firing, schedule, lease, command)
@@ -145,7 +144,7 @@ class Runner:
         line = last_line(log)
         if code == 0:
             return _Outcome(OK, line, code, run_of(log))
-        if stopped is None and code == LOCK_HELD:
+        if stopped is None and code == ExitCode.REFUSED:
             return _Outcome(REFUSED, line, code)
         if stopped is None:
             return _Outcome(FAILED, f"{told(code)}: {line}", code, run_of(log))

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import positive
+from masklake.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from masklake.jobs.schedule.options import HistoryOptions, ListOptions, ShowOptions
     from masklake.jobs.schedule.store import Firing, Schedule, Store
 
 _STYLES = {"ok": "green", "running": "cyan", "waiting": "cyan", "coalesced": ""}
-
-
-def list_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake schedule list`."""
-    parser.add_argument("--json", action="store_true", help="one JSON array with an object per schedule")
-
-
-def history_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake schedule history`."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of one schedule (default: of all)")
-    parser.add_argument(
-        "--limit", type=positive, default=20, metavar="N", help="the newest N (default %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON array with an object per attempt")
 
 
 def say(text: str) -> None:
@@ -56,23 +42,23 @@ def when(schedule: Schedule) -> str:
     return f"{schedule.cron}" + (f" {schedule.timezone}" if schedule.timezone != "UTC" else "")
 
 
-def list_(args: argparse.Namespace, store: Store) -> int:
+def list_(options: ListOptions, store: Store) -> int:
     """Every schedule."""
     from masklake.jobs.schedule.serving import server
     from masklake.jobs.terminal.json import print_json
 
     schedules = store.schedules()
     last = {one.name: next(iter(store.history(one.name, 1)), None) for one in schedules}
-    if args.json:
+    if options.json:
         print_json(
             [_facts(one) | {"last": last[one.name] and _firing_facts(last[one.name])} for one in schedules]
         )
-        return 0
+        return ExitCode.DONE
     served_by = server(store)
     if schedules:
         _table(schedules, last)
     say(f"served by {served_by}" if served_by else f"no daemon serves {store.path}: masklake schedule serve")
-    return 0
+    return ExitCode.DONE
 
 
 def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
@@ -93,7 +79,7 @@ def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
     plain_console().print(table)
 
 
-def show(args: argparse.Namespace, store: Store) -> int:
+def show(options: ShowOptions, store: Store) -> int:
     """One schedule, as JSON."""
     from masklake.jobs.schedule.command_line import lock_uri, parse
     from masklake.jobs.schedule.serving import server
@@ -101,7 +87,7 @@ def show(args: argparse.Namespace, store: Store) -> int:
     from masklake.jobs.terminal.json import print_json
     from masklake.pipeline.errors import UserError
 
-    schedule = store.schedule(args.name)
+    schedule = store.schedule(options.name)
     try:
         lock: str | None = lock_uri(parse(schedule.command, schedule.cwd), schedule.lock)
         problem = None
@@ -120,7 +106,7 @@ def show(args: argparse.Namespace, store: Store) -> int:
             "history": [_firing_facts(one) for one in store.history(schedule.name, 5)],
         }
     )
-    return 0
+    return ExitCode.DONE
 
 
 def _facts(schedule: Schedule) -> dict[str, Any]:
@@ -137,22 +123,22 @@ def _firing_facts(firing: Firing | None) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in ("id", "born", "token")}
 
 
-def history(args: argparse.Namespace, store: Store) -> int:
+def history(options: HistoryOptions, store: Store) -> int:
     """What became of the firings."""
     from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table
     from masklake.jobs.terminal.text import elide, printable
     from rich.text import Text
 
-    firings = store.history(args.name, args.limit)
-    if args.name is not None and not firings:
-        store.schedule(args.name)  # of one that was removed there may be a history, of others not
-    if args.json:
+    firings = store.history(options.name, options.limit)
+    if options.name is not None and not firings:
+        store.schedule(options.name)  # of one that was removed there may be a history, of others not
+    if options.json:
         print_json([_firing_facts(one) for one in firings])
-        return 0
+        return ExitCode.DONE
     if not firings:
         say("nothing has fired yet")
-        return 0
+        return ExitCode.DONE
     table = ruled_table(("schedule", "time (UTC)", "attempt", "outcome", "run", "detail"), ("took",))
     for one in firings:
         missed = f" (+{one.missed} missed)" if one.missed else ""
@@ -166,4 +152,4 @@ def history(args: argparse.Namespace, store: Store) -> int:
             "-" if one.seconds is None else f"{one.seconds:.1f} s",
         )
     plain_console().print(table)
-    return 0
+    return ExitCode.DONE

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import importlib.metadata
 import platform
-import shlex
-import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from masklake.jobs.cluster.cluster import Cluster, ray_cluster
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.lock import exclusively
 from masklake.jobs.models import resolve as models
-from masklake.jobs.options import said_before, storage_from
-from masklake.jobs.segment.options import DEFAULTS, tiling
-from masklake.jobs.segment.options import (
-    add_arguments as add_arguments,  # part of what a command module offers
-)
+from masklake.jobs.options import job_file
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.parser import resuming, typed
+from masklake.jobs.segment.options import RowOptions, SegmentOptions
+from masklake.jobs.terminal import log_lines
+from masklake.jobs.terminal.suggestions import did_you_mean
+from masklake.jobs.terminal.text import say
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.lists import LIST_SUFFIXES, URI_COLUMNS
-from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, join, normalise, normalise_folder
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
@@ -55,42 +56,74 @@ exit codes: 0 complete · 1 failed · 2 a mistake that the message names · 3 in
 130 stopped (Ctrl-C, SIGTERM): what is in the lake stays valid, and --resume goes on from there"""
 
 SIZES = ("batch_size", "commit_images")
-_EXIT_CODES = {"complete": 0, "failed": 1, "incomplete": 3, "stopped": 130}
+EXIT_CODES = {
+    "complete": ExitCode.DONE,
+    "failed": ExitCode.FAILED,
+    "incomplete": ExitCode.INCOMPLETE,
+    "stopped": ExitCode.STOPPED,
+}
+"""By the state in which a run ends."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: SegmentOptions) -> int:
     """Segment a source. Raises UserError or ModelError for a mistake; the exit code otherwise."""
     from rich.console import Console
 
-    return exclusively(args, lambda: segment(args, Console(stderr=False)))
+    lock = None if options.dry_run else options.lock
+    return exclusively(
+        options.lake, lock, options.storage.open(), lambda: segment(options, Console(stderr=False))
+    )
 
 
-def segment(args: argparse.Namespace, console: Console) -> int:
-    """`run` on a console of the caller's."""
+COMMAND = Command(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    options=SegmentOptions,
+    run=run,
+    from_file=True,
+)
+
+
+def segment(options: SegmentOptions, console: Console) -> ExitCode:
+    """`run` on a console of the caller's, and under no lock."""
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.segment.run import Planned
 
-    storage = storage_from(args)
-    source, lake = normalise(args.source), normalise_folder(args.lake)
-    _refuse_nesting(source, lake)
-    if not source.lower().endswith((*LIST_SUFFIXES, ".json")) and Lake(source, storage).looks_like_one():
+    source = normalise(options.source)
+    _refuse_nesting(source, normalise_folder(options.lake))
+    if (
+        not source.lower().endswith((*LIST_SUFFIXES, ".json"))
+        and Lake(source, options.storage.open()).looks_like_one()
+    ):
         raise UserError(f"{source}: is a lake, not a folder of images; SOURCE comes first, then LAKE")
-    job, model = (
-        _resumed(args, source, lake, storage) if args.resume else new_job(args, source, lake, storage)
-    )
+    job, model = resumed_job(options) if options.resume else new_job(options)
     planned = Planned(job)
-    if args.dry_run:
+    if options.dry_run:
         return _dry_run(planned, job, model, console)
     if planned.first is None and not planned.totals.complete:
         console.print(
             f"nothing to do: finished runs with this model cover all {planned.totals.covered:,} images "
             f"(--all redoes them)", highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
-        return 0
+        return ExitCode.DONE
     _check_weights(model)
-    Lake(lake, storage).require_writable()
-    with ray_cluster(args.address, args.gpus) as cluster:
-        return execute(args, job, planned, model, cluster, console)
+    Lake(job.record.lake, job.storage).require_writable()
+    with ray_cluster(options.cluster.address, options.cluster.gpus) as cluster:
+        if not options.resume:
+            _leave_options(options, job)
+        return execute(options, job, planned, model, cluster, console)
+
+
+def _leave_options(options: SegmentOptions, job: Job) -> None:
+    """Write what the run uses beside its record, as a file that --config reads."""
+    uri = join(job.record.lake, "runs", job.record.run, job_file.NAME)
+    used = dataclasses.replace(
+        options, source=job.record.source, lake=job.record.lake
+    )  # wherever it is read again
+    text = job_file.written(used, "segment", f"The options of run {job.record.run}.")
+    with explaining(uri, "write the run's options"):
+        job.storage.write(uri, text)
 
 
 def _refuse_nesting(source: str, lake: str) -> None:
@@ -109,72 +142,81 @@ def _refuse_nesting(source: str, lake: str) -> None:
         raise UserError(f"{source}: the source lies inside the lake {lake}; copy the images elsewhere")
 
 
-def new_job(
-    args: argparse.Namespace, source: str, lake: str, storage: Storage
-) -> tuple[Job, models.Resolved]:
+def new_job(options: SegmentOptions) -> tuple[Job, models.Resolved]:
+    """A new run, and its model. Raises UserError or ModelError for what cannot be run."""
     from masklake.pipeline.lake.record import new_run_id
     from masklake.pipeline.lake.run_record import RunRecord
 
-    model = models.resolve(args.model or "coco", storage, args.weights_dir, lake=lake, first=args.first_model)
-    options = {
-        name: default if (value := getattr(args, name)) is None else value
-        for name, default in DEFAULTS.items()
-    }
-    options["classes"] = list(options["classes"]) if options["classes"] else None
-    options["full_decode"] |= options["precision"] == "exact"  # a fraction of a JPEG is another image
+    lake, storage = normalise_folder(options.lake), options.storage.open()
+    model = _model(options, options.model or "coco")
     record = RunRecord(
         run=new_run_id(),
         lake=lake,
-        source=source,
-        command=["masklake", *sys.argv[1:]],
-        options=options,
-        selection={"limit": args.limit, "every_object": args.every_object, "redo_all": args.all},
+        source=normalise(options.source),
+        command=typed(),
+        options=options.rows.record(),
+        selection={
+            "limit": options.limit,
+            "every_object": options.every_object,
+            "redo_all": options.redo_all,
+        },
         model=model.record(),
-        sizes={name: size for name in SIZES if (size := getattr(args, name)) is not None},
+        sizes=_sizes(options),
         versions=versions(),
     )
-    return _job(args, record, model, storage), model
+    return _job(record, model, storage, resume=False), model
 
 
-def _resumed(
-    args: argparse.Namespace, source: str, lake: str, storage: Storage
-) -> tuple[Job, models.Resolved]:
+def resumed_job(options: SegmentOptions) -> tuple[Job, models.Resolved]:
+    """The run that --resume names, and its model. Raises UserError when other options contradict it."""
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.lake.process import process_alive
     from masklake.pipeline.lake.run_record import RunFolder, resumed
 
-    record = RunFolder(lake, Lake(lake, storage).resolve(args.resume), storage).load()
+    lake, storage = normalise_folder(options.lake), options.storage.open()
+    record = RunFolder(lake, Lake(lake, storage).resolve(options.resume or "last"), storage).load()
     resumed(record, process_alive)  # says at once when there is nothing to resume
-    asked = {"source": source} | {
-        name: value for name in DEFAULTS if (value := getattr(args, name)) is not None
-    }
     kept = record.all_options | {"source": record.source}
-    for name, value in asked.items():
+    for name, value in {"source": normalise(options.source), **options.rows.said()}.items():
         if kept[name] != (list(value) if isinstance(value, tuple) else value):
             raise UserError(
                 f"run {record.run}: was started with {name} {kept[name]!r}, not {value!r}; resume it without that, or start a new run"
             )
-    model = models.resolve(
-        args.model or record.model["source"], storage, args.weights_dir, lake=lake, first=args.first_model
-    )
+    model = _model(options, options.model or record.model["source"])
     if model.fingerprint != record.model["fingerprint"]:
         raise UserError(
             f"run {record.run}: was started with model {record.model['name']}@{record.model['fingerprint']}, "
             f"which is not this {model.spec.name}@{model.fingerprint}; give --model the first, or start a new run"
         )
-    sizes = record.sizes | {name: size for name in SIZES if (size := getattr(args, name)) is not None}
-    return _job(args, replace(record, sizes=sizes), model, storage), model
+    record = dataclasses.replace(record, sizes=record.sizes | _sizes(options))
+    return _job(record, model, storage, resume=True), model
 
 
-def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, storage: Storage) -> Job:
+def _sizes(options: SegmentOptions) -> dict[str, int]:
+    """Those that were given: a run keeps them."""
+    return {name: size for name in SIZES if (size := getattr(options, name)) is not None}
+
+
+def _model(options: SegmentOptions, name: str) -> models.Resolved:
+    return models.resolve(
+        name,
+        options.storage.open(),
+        options.weights_dir,
+        lake=normalise_folder(options.lake),
+        first=options.first_model,
+    )
+
+
+def _job(record: RunRecord, model: models.Resolved, storage: Storage, *, resume: bool) -> Job:
     from masklake.model.decode import DecodeOptions
     from masklake.pipeline.segment.run import Job
 
-    options = record.all_options
+    rows = RowOptions.of_record(record.all_options)
     known = [c.name for c in model.spec.classes]
-    if unknown := sorted(set(options["classes"] or ()) - set(known)):
+    if unknown := sorted(set(rows.classes or ()) - set(known)):
         raise UserError(
             f"--classes {','.join(unknown)}: {model.spec.name} knows no such class; it knows {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
         )
     preprocessing = model.spec.preprocessing
     return Job(
@@ -183,27 +225,27 @@ def _job(args: argparse.Namespace, record: RunRecord, model: models.Resolved, st
         predictor=_factory(record, model, threads=None),
         vocabulary=model.vocabulary(),
         decode=DecodeOptions(
-            max_pixels=options["max_pixels"],
-            target=None if options["full_decode"] else (preprocessing.min_size, preprocessing.max_size),
-            tiling=tiling(options),
+            max_pixels=rows.max_pixels,
+            target=None if rows.full_decode else (preprocessing.min_size, preprocessing.max_size),
+            tiling=rows.tiling(),
         ),
-        max_bytes=options["max_bytes"],
-        resume=bool(args.resume),
+        max_bytes=rows.max_bytes,
+        resume=resume,
         **record.selection,
     )
 
 
 def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> models.PredictorFactory:
-    options = record.all_options
+    rows = RowOptions.of_record(record.all_options)
     return models.PredictorFactory(
         source=model.source,
         fingerprint=model.fingerprint,
-        score_threshold=options["score"],
-        max_detections=options["max_detections"],
-        classes=tuple(options["classes"]) if options["classes"] else None,
-        precision=options["precision"],
+        score_threshold=rows.score,
+        max_detections=rows.max_detections,
+        classes=rows.classes,
+        precision=rows.precision,
         threads=threads,
-        tiling=tiling(options),
+        tiling=rows.tiling(),
     )
 
 
@@ -215,7 +257,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Console) -> int:
+def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Console) -> ExitCode:
     images = size = 0
     for info in planned.objects():
         images += 1
@@ -241,7 +283,7 @@ def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Consol
     for reason, lines in planned.listing.left_out.items():
         console.print(f"would leave out {lines:,} {reason}", highlight=False, soft_wrap=True, markup=False)
     console.print("nothing was written", highlight=False, soft_wrap=True)
-    return 0
+    return ExitCode.DONE
 
 
 def _check_weights(model: models.Resolved) -> None:
@@ -259,13 +301,13 @@ def _predicts(progress: Progress) -> bool:
 
 
 def execute(
-    args: argparse.Namespace,
+    options: SegmentOptions,
     job: Job,
     planned: Planned,
     model: models.Resolved,
     cluster: Cluster,
     console: Console,
-) -> int:
+) -> ExitCode:
     """Run a planned job on the Ray that is there: the exit code."""
     from masklake.jobs.cluster.waiting import telling
     from masklake.jobs.segment.progress import shown
@@ -278,23 +320,24 @@ def execute(
         cluster.gpus,
         memory=cluster.memory,
         node_cpus=cluster.node_cpus,
-        actors=args.actors,
-        packet_images=args.batch_size or job.record.sizes.get("batch_size"),
-        commit_images=args.commit_images or job.record.sizes.get("commit_images"),
+        actors=options.actors,
+        packet_images=options.batch_size or job.record.sizes.get("batch_size"),
+        commit_images=options.commit_images or job.record.sizes.get("commit_images"),
     )
     if not cluster.gpus:
         threads = max(1, cluster.cpus // resources.actors[1])
-        job = replace(job, predictor=_factory(job.record, model, threads))
-    console.print(
-        f"run {job.record.run}: {model.spec.name}@{model.fingerprint} over {job.record.source} into {job.record.lake}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        job = dataclasses.replace(job, predictor=_factory(job.record, model, threads))
+    say(
+        console,
+        log_lines.begun(
+            job.record.run,
+            f"{model.spec.name}@{model.fingerprint} over {job.record.source} into {job.record.lake}",
+        ),
     )
     needed = {"CPU": resources.infer_cpus, "GPU": resources.infer_gpus}
     with shown(console) as watch:
         watching = telling(watch, _predicts, "a predictor", needed, console)
         record, progress = run_job(job, planned, resources, watching)
-    again = ["masklake", "segment", args.source, args.lake, "--resume", record.run, *said_before(args)]
-    summarise(record, progress, shlex.join(again), console)
-    return _EXIT_CODES[record.state]
+    again = ["segment", *resuming(options, "--resume", record.run)]
+    summarise(record, progress, log_lines.go_on(again), console)
+    return EXIT_CODES[record.state]

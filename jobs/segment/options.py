@@ -2,154 +2,147 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import Any
 
-from masklake.jobs.lock import add_lock_option
-from masklake.jobs.options import add_storage_options, fraction, names, positive, span, zero_or_more
+from masklake.jobs.options.declare import Options, Section, argument, entries, flag, included, option
+from masklake.jobs.options.kinds import fraction, names, one_of, positive, span, zero_or_more
+from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, lake_argument, lock_option
 from masklake.model.tiles.tiling import Tiling
 
-_LARGE = Tiling()
+_UNTOLD = Tiling()
 """What is cut where nothing is said about it."""
-
-DEFAULTS: dict[str, Any] = {
-    "score": 0.05,
-    "classes": None,
-    "max_detections": 100,
-    "precision": "auto",
-    "max_pixels": 128_000_000,
-    "max_bytes": 512_000_000,
-    "full_decode": False,
-    "tile": None,
-    "overlap": None,
-}
-"""Options that decide the rows; they are kept by a run, so that resuming cannot change them."""
-
-
-def tiling(options: dict[str, Any]) -> Tiling | None:
-    """Which images are cut into tiles, and how; None for no image. Raises ModelError for tiles that cannot be."""
-    side, overlap = options["tile"], options["overlap"]
-    if side == 0:
-        return None
-    if side is None:
-        return Tiling(size=_LARGE.size, overlap=overlap, above=_LARGE.above)
-    return Tiling(size=side, overlap=overlap, above=0)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake segment`."""
-    parser.add_argument("source", metavar="SOURCE", help="where the images lie")
-    parser.add_argument("lake", metavar="LAKE", help="where the results go")
-    what = parser.add_argument_group("model")
-    what.add_argument(
-        "--model",
-        metavar="NAME|PATH|URI",
-        help="coco (default), demo, an alias or version of the lake's models (masklake models --help), or a folder with model.safetensors and model.json",
-    )
-    what.add_argument(
-        "--first-model",
-        metavar="NAME|PATH|URI",
-        help="the model as long as the lake has none of the name --model, as before the first promotion",
-    )
-    what.add_argument(
-        "--weights-dir",
-        metavar="DIR",
-        help="published weights for --model coco, where they cannot be downloaded",
-    )
-    what.add_argument(
-        "--score",
-        type=fraction,
-        metavar="0..1",
-        help=f"leave out instances below this score (default {DEFAULTS['score']})",
-    )
-    what.add_argument("--classes", type=names, metavar="A,B", help="keep only these classes (default all)")
-    what.add_argument(
-        "--max-detections",
-        type=positive,
-        metavar="N",
-        help=f"instances an image, best first (default {DEFAULTS['max_detections']}); in an image that is cut into tiles, instances a tile",
-    )
-    what.add_argument(
-        "--precision",
-        choices=("auto", "exact", "float32", "bfloat16", "float16"),
-        help="of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it natively, else float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32",
-    )
-    large = parser.add_argument_group(
-        "large images",
-        """\
+MODEL = Section("model")
+LARGE = Section(
+    "large images",
+    """\
 Made as small as the model's input, a very large image shows no small things. So it is cut into tiles that the
 model sees one by one, then at half the resolution into tiles of twice the side, and so on up to the whole
 image. A thing that several tiles show becomes one instance. It takes up to half as long again as the tiles.""",
+)
+READING = Section("reading images")
+WHICH = Section("which images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(Options):
+    """What decides the rows of an image. A run keeps them, so that resuming cannot change them."""
+
+    score: float = option(
+        fraction, "0..1", default=0.05, section=MODEL, help="leave out instances below this score"
     )
-    large.add_argument(
-        "--tile",
-        type=zero_or_more,
-        metavar="PIXELS",
-        help=f"cut every image whose longer side exceeds this into tiles of this side; 0 cuts none (default: images above {_LARGE.above:,} pixels are cut into tiles of {_LARGE.size})",
+    classes: tuple[str, ...] | None = option(
+        names, "A,B", section=MODEL, help="keep only these classes (default all)"
     )
-    large.add_argument(
-        "--overlap",
-        type=positive,
-        metavar="PIXELS",
-        help=f"pixels that neighbouring tiles share (default an eighth of the tile: {_LARGE.shared}); what is larger may be cut at this level and is seen whole at the next",
+    max_detections: int = option(
+        positive, "N", default=100, section=MODEL,
+        help="instances an image, best first (default 100); in an image that is cut into tiles, instances a tile",
+    )  # fmt: skip
+    precision: str = option(
+        one_of("auto", "exact", "float32", "bfloat16", "float16"), "{auto,exact,float32,bfloat16,float16}",
+        default="auto", section=MODEL,
+        help="of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it natively, else "
+        "float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, "
+        "and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32",
+    )  # fmt: skip
+    max_pixels: int = option(
+        positive, "N", default=128_000_000, section=READING,
+        help="refuse images of more pixels (default 128,000,000): their row says so",
+    )  # fmt: skip
+    max_bytes: int = option(
+        positive, "N", default=512_000_000, section=READING,
+        help="refuse larger objects (default 512,000,000): their row says so",
+    )  # fmt: skip
+    full_decode: bool = flag(
+        section=READING, help="decode large JPEGs in full instead of at the fraction that the model needs"
     )
-    which = parser.add_argument_group("which images")
-    which.add_argument("--limit", type=positive, metavar="N", help="at most N images")
-    which.add_argument("--all", action="store_true", help="also what finished runs have covered")
-    which.add_argument(
-        "--every-object", action="store_true", help="also objects whose names do not look like images"
+    tile: int | None = option(
+        zero_or_more, "PIXELS", section=LARGE,
+        help="cut every image whose longer side exceeds this into tiles of this side; 0 cuts none (default: images above "
+        f"{_UNTOLD.above:,} pixels are cut into tiles of {_UNTOLD.size})",
+    )  # fmt: skip
+    overlap: int | None = option(
+        positive, "PIXELS", section=LARGE,
+        help=f"pixels that neighbouring tiles share (default an eighth of the tile: {_UNTOLD.shared}); what is larger may "
+        "be cut at this level and is seen whole at the next",
+    )  # fmt: skip
+
+    def validate(self) -> None:
+        """Raises ModelError for tiles that cannot be."""
+        self.tiling()
+
+    def tiling(self) -> Tiling | None:
+        """Which images are cut into tiles, and how; None for no image. Raises ModelError for tiles that cannot be."""
+        if self.tile == 0:
+            return None
+        if self.tile is None:
+            return Tiling(size=_UNTOLD.size, overlap=self.overlap, above=_UNTOLD.above)
+        return Tiling(size=self.tile, overlap=self.overlap, above=0)
+
+    def record(self) -> dict[str, Any]:
+        """As a run's record keeps them."""
+        return {
+            "score": self.score,
+            "classes": list(self.classes) if self.classes else None,
+            "max_detections": self.max_detections,
+            "precision": self.precision,
+            "max_pixels": self.max_pixels,
+            "max_bytes": self.max_bytes,
+            "full_decode": self.full_decode
+            or self.precision == "exact",  # a fraction of a JPEG is another image
+            "tile": self.tile,
+            "overlap": self.overlap,
+        }
+
+    @staticmethod
+    def of_record(kept: dict[str, Any]) -> RowOptions:
+        """Those that a run was started with."""
+        values = {entry.field: kept[entry.field] for entry in entries(RowOptions)}
+        return RowOptions(**values | {"classes": tuple(kept["classes"]) if kept["classes"] else None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(Options):
+    """What `masklake segment` is told."""
+
+    source: str = argument("SOURCE", holds="path", help="where the images lie")
+    lake: str = lake_argument("where the results go")
+    model: str | None = option(
+        str, "NAME|PATH|URI", section=MODEL, holds="model",
+        help="coco (default), demo, an alias or version of the lake's models (masklake models --help), or a folder with "
+        "model.safetensors and model.json",
+    )  # fmt: skip
+    first_model: str | None = option(
+        str, "NAME|PATH|URI", section=MODEL, holds="model",
+        help="the model as long as the lake has none of the name --model, as before the first promotion",
+    )  # fmt: skip
+    weights_dir: str | None = option(
+        str, "DIR", section=MODEL, holds="path", again=True,
+        help="published weights for --model coco, where they cannot be downloaded",
+    )  # fmt: skip
+    rows: RowOptions = included(RowOptions)
+    limit: int | None = option(positive, "N", section=WHICH, help="at most N images")
+    redo_all: bool = flag(name="all", section=WHICH, help="also what finished runs have covered")
+    every_object: bool = flag(section=WHICH, help="also objects whose names do not look like images")
+    resume: str | None = option(
+        str, "RUN|last", section=WHICH, kept=False, help="go on with a run that was stopped or killed"
     )
-    which.add_argument("--resume", metavar="RUN|last", help="go on with a run that was stopped or killed")
-    which.add_argument(
-        "--dry-run", action="store_true", help="say how many images and bytes there are to do; write nothing"
+    dry_run: bool = flag(
+        section=WHICH, kept=False, help="say how many images and bytes there are to do; write nothing"
     )
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--address",
-        metavar="ADDRESS",
-        help="join a Ray cluster (auto, HOST:6379); default: Ray inside this process",
-    )
-    how.add_argument(
-        "--gpus",
-        type=int,
-        metavar="N",
-        help="GPUs to use (default: all that Ray finds; 0 for none); a cluster may make their nodes only now",
-    )
-    add_lock_option(how, "segment")
-    how.add_argument(
-        "--actors",
-        type=span,
-        metavar="MIN:MAX",
+    cluster: ClusterOptions = included(ClusterOptions)
+    lock: str | None = lock_option("segment")
+    actors: tuple[int, int] | None = option(
+        span, "MIN:MAX", section=HOW,
         help="predictor actors (default: up to one a GPU, or one a CPU as far as memory goes)",
-    )
-    how.add_argument(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="images that a task, and so a predictor, takes at once (default 16; 64 on GPUs); the predictor cuts them to what memory holds",
-    )
-    how.add_argument(
-        "--commit-images",
-        type=positive,
-        metavar="N",
+    )  # fmt: skip
+    batch_size: int | None = option(
+        positive, "N", section=HOW,
+        help="images that a task, and so a predictor, takes at once (default 16; 64 on GPUs); the predictor cuts them to "
+        "what memory holds",
+    )  # fmt: skip
+    commit_images: int | None = option(
+        positive, "N", section=HOW,
         help="images a Parquet part, which is what a kill can cost (default 256; 8192 on GPUs)",
-    )
-    how.add_argument(
-        "--max-pixels",
-        type=positive,
-        metavar="N",
-        help=f"refuse larger frames (default {DEFAULTS['max_pixels']:,})",
-    )
-    how.add_argument(
-        "--max-bytes",
-        type=positive,
-        metavar="N",
-        help=f"refuse larger objects (default {DEFAULTS['max_bytes']:,})",
-    )
-    how.add_argument(
-        "--full-decode",
-        action="store_true",
-        default=None,
-        help="decode large JPEGs in full instead of at the fraction that the model needs",
-    )
-    add_storage_options(parser)
+    )  # fmt: skip
+    storage: StorageOptions = included(StorageOptions)

@@ -20,7 +20,7 @@ _SURE = 0.5
 
 
 def summarise(record: RunRecord, progress: Progress, again: str, console: Console) -> None:
-    """State, counts, per-stage accounting, and what to type next. `again` is the command that resumes."""
+    """State, counts, per-stage accounting, and what to type next. `again` is the line that says how to resume."""
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -58,7 +58,7 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
     _stages(record, console)
     lake = shlex.quote(record.lake)
     if record.state != "complete":
-        say(f"go on with:  {again}")
+        say(again)
     elif any(status != Status.OK for status in record.counts):
         sql = "select status, error, uri from errors"
         say(f'failures:  masklake query "{sql}" --lake {lake}')

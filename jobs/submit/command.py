@@ -6,9 +6,13 @@ import argparse
 import re
 import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Options, argument, flag, option
 from masklake.jobs.submit.job_server import ADDRESS_HELP
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
@@ -44,35 +48,6 @@ SIGTERM the job)"""
 _SECRET_NAME = re.compile(r"(?i)key|secret|token|passw|credential|auth")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake submit`."""
-    parser.usage = "masklake submit [--address URL] [options] segment|train|eval …"
-    parser.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
-    parser.add_argument("--wait", action="store_true", help="print what the job prints, and exit as it does")
-    parser.add_argument(
-        "--image-has-it", action="store_true", help="send no code: `masklake` is on the PATH of the nodes"
-    )
-    parser.add_argument(
-        "--shared-files",
-        action="store_true",
-        help="absolute paths mean the same on every node (a shared file system)",
-    )
-    parser.add_argument(
-        "--env",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set an environment variable of the job; not for secrets, which anyone who sees the cluster's jobs could read",
-    )
-    parser.add_argument(
-        "command",
-        metavar="COMMAND …",
-        nargs=argparse.REMAINDER,
-        help="segment, train or eval, with its options",
-    )
-
-
 def _setting(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -84,33 +59,50 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(Options):
+    """What `masklake submit` is told."""
+
+    address: str | None = option(str, "URL", help=ADDRESS_HELP)
+    wait: bool = flag(help="print what the job prints, and exit as it does")
+    image_has_it: bool = flag(help="send no code: `masklake` is on the PATH of the nodes")
+    shared_files: bool = flag(help="absolute paths mean the same on every node (a shared file system)")
+    env: tuple[tuple[str, str], ...] = option(
+        _setting, "NAME=VALUE", default=(), repeated=True,
+        help="set an environment variable of the job; not for secrets, which anyone who sees the cluster's jobs could read",
+    )  # fmt: skip
+    command: tuple[str, ...] = argument(
+        "COMMAND …", nargs=argparse.REMAINDER, default=(), help="segment, train or eval, with its options"
+    )
+
+
+def run(options: SubmitOptions) -> int:
     """Submit a job. Raises UserError for a mistake; with --wait the exit code of the job."""
     from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.submit.remote_command import refuse_secrets, understood
     from masklake.pipeline.lake.record import new_run_id
 
-    order = understood(args.command, shared_files=args.shared_files)
-    if args.address and order.address and args.address != order.address:
-        raise UserError(f"--address: {args.address} or {order.address}? give it once")
-    refuse_secrets([value for _, value in args.env])
-    server = JobServer(args.address or order.address)
-    if not args.image_has_it:
+    order = understood(list(options.command), shared_files=options.shared_files)
+    if options.address and order.address and options.address != order.address:
+        raise UserError(f"--address: {options.address} or {order.address}? give it once")
+    refuse_secrets([value for _, value in options.env])
+    server = JobServer(options.address or order.address)
+    if not options.image_has_it:
         server.require_same_versions()
     if order.gpus:
         _tell_of_gpus(server, order.gpus)
     job = f"{order.command[0]}-{new_run_id()}"
-    entrypoint = order.entrypoint(installed=args.image_has_it)
+    entrypoint = order.entrypoint(installed=options.image_has_it)
     metadata = {"command": order.text()}
     with tempfile.TemporaryDirectory() as folder:
-        server.submit(job, entrypoint, _runtime_env(args, Path(folder)), metadata)
+        server.submit(job, entrypoint, _runtime_env(options, Path(folder)), metadata)
     here = server.option
-    if not args.wait:
+    if not options.wait:
         print(job, flush=True)  # noqa: T201  # for $(…)
         note(f"submitted: {order.text()}")
         note(f"follow it: masklake jobs logs {job} -f{here}")
         note(f"stop it: masklake jobs stop {job}{here}")
-        return 0
+        return ExitCode.DONE
     note(f"submitted as {job}: {order.text()}")
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -118,9 +110,19 @@ def run(args: argparse.Namespace) -> int:
     except _Terminated:  # as `masklake schedule` ends a job that takes too long: what it started ends with it
         server.stop(job)
         note(f"{job} is asked to stop; masklake jobs status {job}{server.option}")
-        return 130
+        return ExitCode.STOPPED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+COMMAND = Command(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    usage="[--address URL] [options] segment|train|eval …",
+    options=SubmitOptions,
+    run=run,
+)
 
 
 class _Terminated(BaseException):  # no error, and not for anyone to catch on its way
@@ -142,12 +144,12 @@ def _tell_of_gpus(server: JobServer, asked: int) -> None:
         )
 
 
-def _runtime_env(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _runtime_env(options: SubmitOptions, folder: Path) -> dict[str, Any]:
     from masklake.jobs.submit.job_server import STOP_WAIT_S
     from masklake.jobs.submit.package import package
 
-    settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **dict(args.env)}
-    if args.image_has_it:
+    settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **dict(options.env)}
+    if options.image_has_it:
         return {"env_vars": settings}
     return {"env_vars": settings, "working_dir": str(package(folder))}
 
@@ -161,7 +163,7 @@ def waited(server: JobServer, job: str) -> int:
         info = follow.follow(server, job)
     except KeyboardInterrupt:
         note(f"{job} goes on; masklake jobs logs {job} -f{here}, masklake jobs stop {job}{here}")
-        return 130
+        return ExitCode.STOPPED
     if info.status == "FAILED":
         note(f"{job} failed: {follow.reason(info)}")
     elif info.status == "STOPPED":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.terminal.text import duration, elide, note, one_line, printable
 from masklake.pipeline.errors import UserError
 
@@ -18,9 +18,6 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _QUIET_S = 10.0
 _AGAIN_S = 2.0
 _TRIES = 15
-_RUN = re.compile(r"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
-_AGAIN = re.compile(r"go on with:\s+masklake (.+?)\s*$", re.MULTILINE)
-_STOPPED, _FAILED = 130, 1
 
 
 def follow(server: JobServer, job: str) -> Any:
@@ -126,10 +123,10 @@ def show(line: str) -> None:
 def exit_code(info: Any) -> int:
     """The job's own exit code; 130 where it was stopped, 1 where it never came to one."""
     if info.status == "SUCCEEDED":
-        return 0
+        return ExitCode.DONE
     if info.status == "STOPPED":
-        return _STOPPED
-    return code if (code := info.driver_exit_code or 0) > 0 else _FAILED
+        return ExitCode.STOPPED
+    return code if (code := info.driver_exit_code or 0) > 0 else ExitCode.FAILED
 
 
 def reason(info: Any) -> str:
@@ -143,18 +140,6 @@ def reason(info: Any) -> str:
     if code is not None:
         return f"exit code {code}: {elide(said[-1].strip(), 300)}" if said else f"exit code {code}"
     return elide(" ".join(said), 300) or "no reason given"
-
-
-def run_of(logs: str) -> str | None:
-    """The run that the job said it is."""
-    found = _RUN.search(logs)
-    return found[1] if found else None
-
-
-def resuming(logs: str) -> str | None:
-    """The command that the job said resumes it, as after `masklake`."""
-    found = _AGAIN.findall(logs)
-    return str(found[-1]) if found else None
 
 
 def wait_for_end(server: JobServer, job: str, seconds: float, waiting: Callable[[float], None]) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command, Group
+from masklake.jobs.options.declare import Options, argument, flag, option
+from masklake.jobs.options.shared import json_flag
 from masklake.jobs.submit.job_server import ADDRESS_HELP, STOP_WAIT_S
+from masklake.jobs.terminal import log_lines
 from masklake.jobs.terminal.text import note
-
-if TYPE_CHECKING:
-    from masklake.jobs.submit.job_server import JobServer
 
 SUMMARY = "the jobs of a cluster: list, status, logs, stop"
 DESCRIPTION = """\
@@ -26,44 +28,42 @@ examples:
 
 exit codes: 0 · 2 a mistake that the message names · of logs -f those of `masklake submit --wait`"""
 
-_ACTIONS = {
-    "list": "every job, newest first",
-    "status": "one job: its state, its command, its run",
-    "logs": "what a job has printed",
-    "stop": "ask a job to stop, and wait until it has",
-}
 _STYLES = {"succeeded": "green", "running": "cyan", "pending": "cyan", "stopped": "yellow"}
 _SLACK_S = 15
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions of `masklake jobs`."""
-    parser.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
-    parser.add_argument("--json", action="store_true", help="the list as one JSON array")
-    actions = parser.add_subparsers(metavar="ACTION", title="actions (default list)", dest="action")
-    for name, summary in _ACTIONS.items():
-        sub = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name != "list":
-            sub.add_argument("job", metavar="ID", help="the job's id")
-        if name == "logs":
-            sub.add_argument(
-                "-f", "--follow", action="store_true", help="go on until the job ends, and exit as it does"
-            )
-        if name in ("list", "status"):
-            sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON")
-        sub.add_argument("--address", metavar="URL", default=argparse.SUPPRESS, help=ADDRESS_HELP)
-        sub.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-        )
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """What `masklake jobs` is told."""
+
+    address: str | None = option(str, "URL", help=ADDRESS_HELP)
+    json: bool = json_flag("an array with an object per job")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the action. Raises UserError when the cluster or the job is not there; the exit code otherwise."""
-    from masklake.jobs.submit.job_server import JobServer
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(Options):
+    """What `masklake jobs status` is told."""
 
-    server = JobServer(args.address)
-    actions = {"status": _status, "logs": _logs, "stop": _stop}
-    return actions.get(args.action, _list)(args, server)
+    job: str = argument("ID", help="the job's id")
+    address: str | None = option(str, "URL", help=ADDRESS_HELP)
+    json: bool = json_flag("one object")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions(Options):
+    """What `masklake jobs logs` is told."""
+
+    job: str = argument("ID", help="the job's id")
+    follow: bool = flag(short=("-f",), help="go on until the job ends, and exit as it does")
+    address: str | None = option(str, "URL", help=ADDRESS_HELP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOptions(Options):
+    """What `masklake jobs stop` is told."""
+
+    job: str = argument("ID", help="the job's id")
+    address: str | None = option(str, "URL", help=ADDRESS_HELP)
 
 
 def _facts(info: Any) -> dict[str, Any]:
@@ -91,20 +91,24 @@ def _seconds(info: Any) -> float | None:
     return round((info.end_time or time.time() * 1000) / 1000 - info.start_time / 1000, 1)
 
 
-def _list(args: argparse.Namespace, server: JobServer) -> int:
+def list_(options: ListOptions) -> int:
+    """Every job, newest first."""
+    from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table
     from masklake.jobs.terminal.text import duration, elide, one_line
     from rich.text import Text
 
+    server = JobServer(options.address)
+
     found = [_facts(info) for info in server.all()]
-    if args.json:
+    if options.json:
         print_json(found)
-        return 0
+        return ExitCode.DONE
     console = plain_console()
     if not found:
         console.print(f"no jobs at {server.address}; masklake submit starts one", soft_wrap=True)
-        return 0
+        return ExitCode.DONE
     table = ruled_table(("job", "state", "submitted", "time", "command"))
     for facts in found:
         table.add_row(
@@ -115,21 +119,24 @@ def _list(args: argparse.Namespace, server: JobServer) -> int:
             elide(one_line(facts["command"]), 120),
         )
     console.print(table)
-    return 0
+    return ExitCode.DONE
 
 
-def _status(args: argparse.Namespace, server: JobServer) -> int:
+def status(options: StatusOptions) -> int:
+    """One job. Raises UserError where there is none."""
     from masklake.jobs.submit import follow
+    from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import duration, one_line
 
-    info = server.info(args.job)
-    run_id = follow.run_of(server.logs(args.job))
+    server = JobServer(options.address)
+    info = server.info(options.job)
+    run_id = log_lines.run_in(server.logs(options.job))
     facts = _facts(info) | {"run": run_id}
-    if args.json:
+    if options.json:
         print_json(facts)
-        return 0
+        return ExitCode.DONE
     lines = {"job": facts["job"], "state": facts["state"], "command": facts["command"], "run": run_id}
     lines |= {"submitted": facts["submitted"], "ended": facts["ended"]}
     lines["time"] = duration(facts["seconds"]) if facts["seconds"] is not None else None
@@ -141,42 +148,64 @@ def _status(args: argparse.Namespace, server: JobServer) -> int:
     for name, value in lines.items():
         if value is not None:
             console.print(f"{name + ':':<12} {one_line(value)}", soft_wrap=True)
-    return 0
+    return ExitCode.DONE
 
 
-def _logs(args: argparse.Namespace, server: JobServer) -> int:
+def logs(options: LogsOptions) -> int:
+    """What a job has printed; the exit code of the job where it is followed."""
     from masklake.jobs.submit import follow
     from masklake.jobs.submit.command import waited
+    from masklake.jobs.submit.job_server import JobServer
 
-    if args.follow:
-        return waited(server, args.job)
-    for line in server.logs(args.job).splitlines():
+    server = JobServer(options.address)
+    if options.follow:
+        return waited(server, options.job)
+    for line in server.logs(options.job).splitlines():
         follow.show(line)
-    return 0
+    return ExitCode.DONE
 
 
-def _stop(args: argparse.Namespace, server: JobServer) -> int:
+def stop(options: StopOptions) -> int:
+    """Ask a job to stop, and wait until it has; FAILED where it has not yet."""
     from masklake.jobs.submit import follow
+    from masklake.jobs.submit.job_server import JobServer
 
-    before = server.info(args.job)
+    server = JobServer(options.address)
+    before = server.info(options.job)
     if before.status in follow.ENDED:
-        note(f"{args.job} has ended already: {before.status.value.lower()}")
-        return 0
-    server.stop(args.job)
+        note(f"{options.job} has ended already: {before.status.value.lower()}")
+        return ExitCode.DONE
+    server.stop(options.job)
     info = follow.wait_for_end(
         server,
-        args.job,
+        options.job,
         STOP_WAIT_S + _SLACK_S,
-        lambda spent: note(f"waiting for {args.job} to stop ({spent:.0f} s)"),
+        lambda spent: note(f"waiting for {options.job} to stop ({spent:.0f} s)"),
     )
-    logs = server.logs(args.job)
+    logs = server.logs(options.job)
     if info.status not in follow.ENDED:
-        note(f"{args.job} has not stopped yet; masklake jobs status {args.job}")
-        return 1
-    note(f"{args.job} is {info.status.value.lower()}")
-    again, run_id = follow.resuming(logs), follow.run_of(logs)
+        note(f"{options.job} has not stopped yet; masklake jobs status {options.job}")
+        return ExitCode.FAILED
+    note(f"{options.job} is {info.status.value.lower()}")
+    again, run_id = log_lines.resuming_in(logs), log_lines.run_in(logs)
     if again:
         note(f"go on with: masklake submit{server.option} {again}")
     elif run_id:
         note(f"run {run_id} was killed: in a minute it can be resumed with --resume {run_id}")
-    return 0
+    return ExitCode.DONE
+
+
+COMMAND = Group(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    actions={
+        "list": Command(summary="every job, newest first", options=ListOptions, run=list_),
+        "status": Command(
+            summary="one job: its state, its command, its run", options=StatusOptions, run=status
+        ),
+        "logs": Command(summary="what a job has printed", options=LogsOptions, run=logs),
+        "stop": Command(summary="ask a job to stop, and wait until it has", options=StopOptions, run=stop),
+    },
+    usual="list",
+)

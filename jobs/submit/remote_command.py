@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from masklake.jobs.options.declare import Options, entries
+from masklake.jobs.options.parser import as_arguments
+from masklake.jobs.options.shared import ClusterOptions
+from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import printable
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.store import redact
 
 SUBMITTED = ("segment", "train", "eval")
-_PATHS = {
-    "source": "SOURCE",
-    "lake": "LAKE",
-    "coco": "--coco",
-    "weights_dir": "--weights-dir",
-    "backbone_weights": "--backbone-weights",
-    "out": "--out",
-    "model": "--model",
-}
-"""Arguments that name files, where they have no protocol."""
 _SECRET = re.compile(r"://[^/\s]*@|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
@@ -49,13 +41,14 @@ class RemoteCommand:
         return f"exec {shlex.join([*program, name, '--address=auto', *rest])}"
 
 
-def understood(command: list[str], *, shared_files: bool) -> RemoteCommand:
-    """The order that `command` is; `shared_files`: its paths mean the same on every node.
+def understood(command: list[str], *, shared_files: bool, folder: str | None = None) -> RemoteCommand:
+    """The order that `command` is; `shared_files`: its paths mean the same on every node. A file of options is read here,
+    below `folder`, and what it says is sent.
 
     Raises UserError for another command than segment, train and eval, for credentials, and for files that the cluster
     does not see. Exits as argparse does where the command's own parser refuses it.
     """
-    from masklake.jobs.cli import COMMANDS, parser_of
+    from masklake.jobs import cli
 
     known = ", ".join(SUBMITTED)
     if not command:
@@ -63,15 +56,20 @@ def understood(command: list[str], *, shared_files: bool) -> RemoteCommand:
     if command[0] not in SUBMITTED:
         raise UserError(
             f"submit {printable(command[0])}: is not for a cluster; what can be submitted: {known}"
+            f"{did_you_mean(command[0], SUBMITTED)}"
         )
     refuse_secrets(command)
-    parser = parser_of(command[0], importlib.import_module(COMMANDS[command[0]]))
     kept, address = _without_address(command)
-    args = parser.parse_args(kept[1:])
-    if args.address is not None:
-        raise UserError(f"--address {args.address}: is that of the cluster; write it before {command[0]}")
-    _refuse_files(args, shared=shared_files)
-    return RemoteCommand(command=kept, address=address, gpus=args.gpus)
+    line = cli.understood(kept, folder)
+    options = line.options
+    if line.config is not None:
+        kept = [command[0], *as_arguments(options)]
+        refuse_secrets(kept)
+    there: ClusterOptions = options.cluster
+    if there.address is not None:
+        raise UserError(f"--address {there.address}: is that of the cluster; write it before {command[0]}")
+    _refuse_files(options, shared=shared_files)
+    return RemoteCommand(command=kept, address=address, gpus=there.gpus)
 
 
 def refuse_secrets(arguments: list[str]) -> None:
@@ -102,15 +100,15 @@ def _without_address(command: list[str]) -> tuple[list[str], str | None]:
     return kept, address
 
 
-def _refuse_files(args: argparse.Namespace, *, shared: bool) -> None:
-    for name, shown in _PATHS.items():
-        value = getattr(args, name, None)
-        if not isinstance(value, str) or not _is_file(value, named=name == "model"):
+def _refuse_files(options: Options, *, shared: bool) -> None:
+    for entry in entries(type(options)):
+        value, holds = entry.of(options), entry.declared.holds
+        if holds is None or not isinstance(value, str) or not _is_file(value, named=holds == "model"):
             continue
         if shared and Path(value).is_absolute():
             continue
         raise UserError(
-            f"{shown} {printable(value)}: is a path, and this machine's files are not the cluster's; put it into storage "
+            f"{entry.shown} {printable(value)}: is a path, and this machine's files are not the cluster's; put it into storage "
             "that the nodes read (s3://…), or add --shared-files if it is an absolute path that every node has"
         )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.options import said_before, storage_from
-from masklake.jobs.terminal.text import printable, say
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options import job_file
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.parser import resuming, shown, typed
+from masklake.jobs.terminal import log_lines
+from masklake.jobs.terminal.text import say
+from masklake.jobs.train.options import DEFAULT_EPOCHS, LearningOptions, TrainOptions
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,41 +49,51 @@ examples:
 exit codes: 0 trained (the line says whether it was promoted) · 1 failed, or the loss was not a number: the last
 checkpoint stays · 2 a mistake that the message names · 75 refused by --lock · 130 stopped (Ctrl-C, SIGTERM): --resume goes on from there"""
 
-_EXIT_CODES = {"trained": 0, "complete": 0, "failed": 1, "diverged": 1, "stopped": 130}
+EXIT_CODES = {
+    "trained": ExitCode.DONE,
+    "complete": ExitCode.DONE,
+    "failed": ExitCode.FAILED,
+    "diverged": ExitCode.FAILED,
+    "stopped": ExitCode.STOPPED,
+}
+"""By the state in which a training ends."""
 _SMALL_INPUT = 400
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake train`."""
-    from masklake.jobs.train import options as train_options
-
-    train_options.add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: TrainOptions) -> int:
     """Train. Raises UserError or ModelError for a mistake; the exit code otherwise."""
     from masklake.jobs.lock import exclusively
 
-    return exclusively(args, lambda: _run(args))
+    return exclusively(options.lake, options.lock, options.storage.open(), lambda: _run(options))
 
 
-def _run(args: argparse.Namespace) -> int:
+COMMAND = Command(
+    summary=SUMMARY,
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    options=TrainOptions,
+    run=run,
+    from_file=True,
+)
+
+
+def _run(options: TrainOptions) -> ExitCode:
     from masklake.jobs.cluster.cluster import ray_cluster
     from masklake.jobs.train import run as train_run
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.train import dataset as training_set
     from rich.console import Console
 
-    storage, console = storage_from(args), Console()
-    lake = Lake(args.lake, storage)
+    storage, console = options.storage.open(), Console()
+    lake = Lake(options.lake, storage)
     lake.require()
     lake.require_writable()
-    record = _resumed(args, lake.uri, storage) if args.resume else None
-    as_of, classes, shuffled = _selection(args, record)
+    record = _resumed(options, lake.uri, storage) if options.resume else None
+    as_of, classes, shuffled = _selection(options, record)
     labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)
-    target = _held_out(lake, args, labels)
+    target = _held_out(lake, options, labels)
     if record is None:
-        record = _new(args, lake.uri, storage, labels)
+        record = _new(options, lake.uri, storage, labels)
     say(console, _heading(record, labels, target, storage))
     if not record.options.get("mirrored", True):
         say(
@@ -88,41 +101,45 @@ def _run(args: argparse.Namespace) -> int:
             "note: images are not mirrored: the keypoints' names do not tell which change places in a mirror; --flip-pairs "
             f"says it (`masklake labels stats {lake.uri}` shows the names)",
         )
-    with ray_cluster(args.address, args.gpus) as cluster:
-        record = train_run.train(args, record, labels, cluster, storage, console)
+    with ray_cluster(options.cluster.address, options.cluster.gpus) as cluster:
+        record = train_run.train(options, record, labels, cluster, storage, console)
         if record.state == "trained":
-            record = train_run.conclude(args, record, lake, labels, target, cluster, storage, console)
-    _closing(record, args, console)
-    return _EXIT_CODES[record.state]
+            record = train_run.conclude(options, record, lake, labels, target, cluster, storage, console)
+    _closing(record, options, console)
+    return EXIT_CODES[record.state]
 
 
-def _selection(args: argparse.Namespace, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:
+def _selection(options: TrainOptions, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:
     """Which labels: those known at a time, of which classes, dealt anew by which seed."""
     import datetime
 
     if record is None:
-        return None, args.classes, (args.seed or 1) if args.shuffle_labels else None
-    options = record.options
+        return (
+            None,
+            options.learning.classes,
+            (options.learning.seed or 1) if options.shuffle_labels else None,
+        )
+    kept = record.options
     return (
         datetime.datetime.fromisoformat(record.data["as_of"]),
-        options["classes"],
-        options["recipe"]["seed"] if options["shuffled"] else None,
+        kept["classes"],
+        kept["recipe"]["seed"] if kept["shuffled"] else None,
     )
 
 
-def _held_out(lake: Lake, args: argparse.Namespace, labels: TrainingSet) -> Target | None:
+def _held_out(lake: Lake, options: TrainOptions, labels: TrainingSet) -> Target | None:
     """The labels that the result is measured on; None where there are none. Raises UserError where --promote wants some."""
     from masklake.jobs.eval import truth as eval_truth
 
     try:
         found = eval_truth.of_labels(lake, "val")
     except UserError:
-        if args.promote:
+        if options.promote:
             raise
         return None
     if found.of_classes(labels.counts).classes:
         return found
-    if args.promote:
+    if options.promote:
         raise UserError(
             f"{lake.uri}: the labels of split val hold none of the classes that are learnt, so nothing can be measured; "
             "label some, or leave out --promote"
@@ -130,47 +147,56 @@ def _held_out(lake: Lake, args: argparse.Namespace, labels: TrainingSet) -> Targ
     return None
 
 
-def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: TrainingSet) -> TrainingRecord:
+def _new(options: TrainOptions, lake: str, storage: Storage, labels: TrainingSet) -> TrainingRecord:
     """The record of a new training, whose start is in the run's folder."""
     from masklake.jobs.segment.command import versions
     from masklake.jobs.train import start as train_start
-    from masklake.jobs.train.options import DEFAULT_EPOCHS
     from masklake.pipeline.lake.record import new_run_id
     from masklake.pipeline.lake.registry import check_name
+    from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
     from masklake.pipeline.train.record import TrainingRecord
     from masklake.pipeline.train.shuffle import BatchOrder
 
-    origin = train_start.origin(args, lake, storage)
-    name = args.name or origin.name
+    origin = train_start.origin(options, lake, storage)
+    learning = options.learning
+    name = learning.name or origin.name
     check_name(name, "model")
-    size = None if args.min_size is None else (args.min_size, args.max_size or -(-args.min_size * 5 // 3))
-    if size is None and args.max_size is not None:
-        raise UserError("--max-size: give --min-size too")
-    start = train_start.build(origin, labels, name, size, args.seed or 1, args.flip_pairs)
-    recipe = _recipe(args, origin, start.spec.preprocessing.min_size)
+    size = (
+        None
+        if learning.min_size is None
+        else (learning.min_size, learning.max_size or -(-learning.min_size * 5 // 3))
+    )
+    start = train_start.build(origin, labels, name, size, learning.seed or 1, learning.flip_pairs)
+    recipe = _recipe(learning, origin, start.spec.preprocessing.min_size)
     order = BatchOrder(len(labels), recipe.batch, recipe.seed, labels.wide)
-    epochs = args.epochs if args.epochs or args.steps or args.minutes else DEFAULT_EPOCHS
-    steps = args.steps or (max(1, round(epochs * order.steps_per_epoch)) if epochs else None)
+    epochs = learning.epochs if learning.epochs or learning.steps or learning.minutes else DEFAULT_EPOCHS
+    steps = learning.steps or (max(1, round(epochs * order.steps_per_epoch)) if epochs else None)
     run = new_run_id()
-    train_start.keep(start, join(lake, "runs", run, "start"), storage)
+    folder = join(lake, "runs", run)
+    train_start.keep(start, join(folder, "start"), storage)
+    with explaining(folder, "write the training's options"):
+        used = dataclasses.replace(options, lake=lake)
+        storage.write(
+            join(folder, job_file.NAME), job_file.written(used, "train", f"The options of training {run}.")
+        )
     from masklake.pipeline.train.dataset import as_record
 
     return TrainingRecord(
         run=run,
         lake=lake,
-        command=["masklake", *sys.argv[1:]],
+        command=typed(),
         options={
             "name": name,
             "recipe": recipe.to_dict(),
             "steps": steps,
-            "minutes": args.minutes,
-            "classes": list(args.classes) if args.classes else None,
-            "shuffled": args.shuffle_labels,
+            "minutes": learning.minutes,
+            "classes": list(learning.classes) if learning.classes else None,
+            "shuffled": options.shuffle_labels,
             "frozen": list(start.frozen),
-            "flip_pairs": args.flip_pairs,
+            "flip_pairs": learning.flip_pairs,
             "mirrored": start.spec.mirror is not None,
-            "half": args.half,
+            "half": options.half,
         },
         start={
             "from": origin.describe(),
@@ -184,52 +210,46 @@ def _new(args: argparse.Namespace, lake: str, storage: Storage, labels: Training
     )
 
 
-def _recipe(args: argparse.Namespace, origin: Any, min_size: int) -> Recipe:
+def _recipe(learning: LearningOptions, origin: Any, min_size: int) -> Recipe:
     from masklake.model.train.recipe import Recipe
 
     tiny = origin.backbone == "tiny"
     rate = 1e-4 if origin.model is not None else 2e-3 if tiny else 5e-4
     asked: dict[str, Any] = {
-        "batch": args.batch_size or (8 if min_size <= _SMALL_INPUT else 4),
-        "learning_rate": args.learning_rate or rate,
-        "schedule": args.schedule,
-        "warm_up": args.warm_up,
-        "average": args.average,
-        "precision": args.precision,
-        "jitter": args.jitter,
-        "colour": args.colour,
-        "seed": args.seed,
+        "batch": learning.batch_size or (8 if min_size <= _SMALL_INPUT else 4),
+        "learning_rate": learning.learning_rate or rate,
+        "schedule": learning.schedule,
+        "warm_up": learning.warm_up,
+        "average": learning.average,
+        "precision": learning.precision,
+        "jitter": learning.jitter,
+        "colour": learning.colour,
+        "seed": learning.seed,
     }
     few: dict[str, Any] = {"proposals": 300, "anchors": 128, "rois": 64} if tiny else {}
     return Recipe(**{k: v for k, v in asked.items() if v is not None}, **few)
 
 
-def _resumed(args: argparse.Namespace, lake: str, storage: Storage) -> TrainingRecord:
+def _resumed(options: TrainOptions, lake: str, storage: Storage) -> TrainingRecord:
     """The record to go on with. Raises UserError when it is done, another driver has it, or options contradict it."""
     from masklake.pipeline.lake.process import process_alive
     from masklake.pipeline.train import record as training_record
 
-    record = training_record.load(lake, args.resume, storage)
+    record = training_record.load(lake, options.resume or "last", storage)
     if record.state == "complete":
         raise UserError(
             f"training {record.run}: is complete ({record.model}); start a new one with --model {record.model}"
         )
     kept = {
         **record.options["recipe"],
-        "steps": record.options["steps"],
-        "minutes": record.options["minutes"],
-        "classes": record.options["classes"],
-        "flip_pairs": record.options.get("flip_pairs"),
+        **{name: record.options.get(name) for name in ("steps", "minutes", "classes", "flip_pairs")},
     }
-    named = {"batch_size": "batch"}
-    for option in (
-        "steps", "minutes", "classes", "batch_size", "learning_rate", "schedule", "warm_up", "average", "precision",
-        "jitter", "colour", "seed", "epochs", "min_size", "max_size", "name", "flip_pairs",
-    ):  # fmt: skip
-        value = getattr(args, option)
-        if value is not None and kept.get(named.get(option, option)) != value:
+    for field, value in options.learning.said().items():
+        if kept.get("batch" if field == "batch_size" else field) != (
+            list(value) if isinstance(value, tuple) else value
+        ):
             raise UserError(
-                f"training {record.run}: was started with other options than --{option.replace('_', '-')} {value}; "
+                f"training {record.run}: was started with other options than --{field.replace('_', '-')} {shown(value)}; "
                 "resume it without that, or start a new one"
             )
     return training_record.next_attempt(record, process_alive)
@@ -248,13 +268,15 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     gone_on = (
         f", attempt {record.attempt} from step {last_step(record, storage):,}" if record.attempt > 1 else ""
     )
-    return printable(
-        f"run {record.run}{gone_on}: training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
-        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}{notes}"
+    return log_lines.begun(
+        record.run,
+        f"training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
+        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}{notes}",
+        attempt=gone_on,
     )
 
 
-def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console) -> None:
+def _closing(record: TrainingRecord, options: TrainOptions, console: Console) -> None:
     for uri, reason in list(record.skipped.items())[:5]:
         say(console, f"note: {uri} was left out: {reason}")
     if len(record.skipped) > 5:
@@ -263,12 +285,7 @@ def _closing(record: TrainingRecord, args: argparse.Namespace, console: Console)
         return
     if record.error:
         say(console, f"{record.state}: {record.error}")
-    again = ["masklake", "train", args.lake, "--resume", record.run]
-    again += [*said_before(args), *(["--promote"] * args.promote)]
+    again = ["train", *resuming(options, "--resume", record.run)]
     step = record.position.get("step", 0)
-    advice = (
-        "a lower --learning-rate may help"
-        if record.state == "diverged"
-        else f"go on with: {shlex.join(again)}"
-    )
+    advice = "a lower --learning-rate may help" if record.state == "diverged" else log_lines.go_on(again)
     say(console, f"{record.state} at step {step:,}: the last checkpoint is kept; {advice}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,8 @@ class Judge:
     target: Target
     rows: str
     storage: Storage
-    args: argparse.Namespace
+    weights_dir: str | None
+    """Of the published weights, where production is those."""
 
     def figures(self, model: Resolved, cluster: Cluster, console: Console) -> dict[str, Any]:
         """The stats of each kind; None where nothing is labelled."""
@@ -44,23 +44,26 @@ class Judge:
 
     def _detect(self, model: Resolved, cluster: Cluster, console: Console) -> None:
         import pyarrow as pa
-        from masklake.jobs.segment import options as segment_options
+        from masklake.jobs.options.shared import StorageOptions
         from masklake.jobs.segment.command import execute, new_job
+        from masklake.jobs.segment.options import SegmentOptions
         from masklake.pipeline.segment.run import Planned
         from masklake.pipeline.storage import parquet
 
         source = join(self.rows, "images.parquet")
         self.storage.write(source, parquet.encode(pa.table({"uri": sorted(self.target.images)})))
-        parser = argparse.ArgumentParser()
-        segment_options.add_arguments(parser)
-        asked = parser.parse_args([f"--model={model.source.name}", "--", source, self.rows])
-        if self.args.weights_dir and model.source.name == "coco":
-            asked.weights_dir = self.args.weights_dir
-        job, resolved = new_job(asked, source, self.rows, self.storage)
+        over_them = SegmentOptions(
+            source=source,
+            lake=self.rows,
+            model=model.source.name,
+            weights_dir=self.weights_dir if model.source.name == "coco" else None,
+            storage=StorageOptions.of(self.storage),
+        )
+        job, resolved = new_job(over_them)
         planned = Planned(job)
         if planned.first is None:
             return
-        code = execute(asked, job, planned, resolved, cluster, console)
+        code = execute(over_them, job, planned, resolved, cluster, console)
         if code:
             raise UserError(
                 f"{model.spec.name}@{model.fingerprint}: could not be run over the images of split {self.target.name}, as told above"

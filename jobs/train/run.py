@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from masklake.jobs.terminal.text import say
 from masklake.jobs.train import progress as train_progress
 from masklake.jobs.train import promotion
 from masklake.jobs.train import start as train_start
+from masklake.jobs.train.options import TrainOptions
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.registry import Registry, Version
 from masklake.pipeline.storage.store import Storage, join
@@ -36,7 +36,7 @@ _STATS = ("AP", "AP50")
 
 
 def train(
-    args: argparse.Namespace,
+    options: TrainOptions,
     record: TrainingRecord,
     labels: TrainingSet,
     cluster: Cluster,
@@ -48,13 +48,11 @@ def train(
     from masklake.model import presets
     from masklake.model.train.recipe import Recipe
 
-    if not cluster.gpus:
-        args.gpus = 0
     recipe = Recipe.from_dict(record.options["recipe"])
     source = _start_of(record, storage)
     spec = presets.describe(source.local())
-    workers = args.workers or (max(1, cluster.gpus),) * 2
-    crew, shares = _crew(cluster, workers, args.max_failures)
+    workers = options.workers or (max(1, cluster.gpus),) * 2
+    crew, shares = _crew(cluster, workers, options.max_failures)
     truth = ray.put(labels)
 
     def work(board: Any) -> Work:
@@ -73,7 +71,7 @@ def train(
             board=board,
             steps=record.options["steps"],
             minutes=record.options["minutes"],
-            save_minutes=args.checkpoint_minutes,
+            save_minutes=options.checkpoint_minutes,
             events=join(record.lake, "runs", record.run, EVENTS),
             storage=storage,
             **shares,
@@ -103,7 +101,7 @@ def _crew(cluster: Cluster, workers: tuple[int, int], max_failures: int) -> tupl
 
 
 def conclude(
-    args: argparse.Namespace,
+    options: TrainOptions,
     record: TrainingRecord,
     lake: Lake,
     labels: TrainingSet,
@@ -122,21 +120,21 @@ def conclude(
     figures: dict[str, Any] = {}
     decision = None
     if target is not None:
-        before = _production(registry, record.options["name"], seen, storage) if args.promote else None
+        before = _production(registry, record.options["name"], seen, storage) if options.promote else None
         # What either knows counts for both: a candidate that forgot a class is the worse for it.
         known = {c.name for model in (candidate, before) if model is not None for c in model.spec.classes}
         judge = promotion.Judge(
             target=target.of_classes(known),
             rows=join(record.lake, "runs", record.run, "val"),
             storage=storage,
-            args=args,
+            weights_dir=options.weights_dir,
         )
         say(console, f"measuring on {len(target.images):,} images of split val")
         figures = judge.figures(candidate, cluster, console)
-        if args.promote:
+        if options.promote:
             standing = None if before is None else judge.figures(before, cluster, console)
-            metric = args.metric or promotion.default_metric(figures)
-            decision = promotion.decide(metric, args.margin, figures, standing) | {
+            metric = options.metric or promotion.default_metric(figures)
+            decision = promotion.decide(metric, options.margin, figures, standing) | {
                 "production_model": before and f"{before.spec.name}@{before.fingerprint}"
             }
     measured_on = f"split val of the labels as of {record.data['as_of']}"
@@ -145,11 +143,11 @@ def conclude(
     # The stored weights once more, with their figures beside them: metrics are no part of the fingerprint.
     train_start.put(module, measured, folder, storage, half=record.options["half"])
     version = _add(registry, candidate, folder, storage)
-    if args.out:
+    if options.out:
         train_start.put(
             module,
             measured,
-            str(Path(args.out).expanduser().absolute()),
+            str(Path(options.out).expanduser().absolute()),
             storage,
             half=record.options["half"],
         )

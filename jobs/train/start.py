@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.models import resolve as models
+from masklake.jobs.terminal.suggestions import did_you_mean
+from masklake.jobs.train.options import TrainOptions
 from masklake.model.flip_pairs import parse as parse_pairs
 from masklake.model.flip_pairs import propose
 from masklake.pipeline.errors import UserError
@@ -46,21 +47,21 @@ class Origin:
         return f"{self.backbone}{f' of {Path(self.weights).name}' if self.weights else ' from nothing'}"
 
 
-def origin(args: argparse.Namespace, lake: str, storage: Storage) -> Origin:
+def origin(options: TrainOptions, lake: str, storage: Storage) -> Origin:
     """What the options name. Raises UserError or ModelError when there is no such model or backbone."""
     from masklake.model.train.start import BACKBONES
 
-    if args.backbone_weights and not args.backbone:
-        raise UserError("--backbone-weights: say which backbone they are of, by --backbone")
-    if args.backbone:
-        if args.backbone not in BACKBONES:
-            raise UserError(f"--backbone {args.backbone}: unknown; known: {', '.join(BACKBONES)}")
-        if args.backbone_weights and args.backbone == "tiny":
+    if options.backbone:
+        if options.backbone not in BACKBONES:
+            raise UserError(
+                f"--backbone {options.backbone}: unknown; known: {', '.join(BACKBONES)}{did_you_mean(options.backbone, BACKBONES)}"
+            )
+        if options.backbone_weights and options.backbone == "tiny":
             raise UserError("--backbone tiny: there are no weights for it but those of --model demo")
-        if args.backbone_weights and not Path(args.backbone_weights).expanduser().is_file():
-            raise UserError(f"--backbone-weights {args.backbone_weights}: no such file")
-        return Origin(model=None, backbone=args.backbone, weights=args.backbone_weights)
-    name = args.model
+        if options.backbone_weights and not Path(options.backbone_weights).expanduser().is_file():
+            raise UserError(f"--backbone-weights {options.backbone_weights}: no such file")
+        return Origin(model=None, backbone=options.backbone, weights=options.backbone_weights)
+    name = options.model
     if name is None:
         having = [
             n
@@ -73,7 +74,7 @@ def origin(args: argparse.Namespace, lake: str, storage: Storage) -> Origin:
                 + ", ".join(f"{n}:{PRODUCTION}" for n in sorted(having))
             )
         name = PRODUCTION if having else "coco"
-    return Origin(model=models.resolve(name, storage, args.weights_dir, lake=lake))
+    return Origin(model=models.resolve(name, storage, options.weights_dir, lake=lake))
 
 
 def build(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from masklake.jobs.train.command import _EXIT_CODES
+from masklake.jobs.train.command import EXIT_CODES
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train.record import TrainingRecord, load
 from masklake.pipeline.train.record import trainings as ids
@@ -150,7 +150,7 @@ def test_a_loss_that_is_no_number_stops_it(lake: str, run_cli: RunCli) -> None:
     result = run_cli(
         "train", lake, *TINY, *OFTEN, "--steps", "500", "--learning-rate", "1e12", "--warm-up", "0"
     )
-    assert result.code == _EXIT_CODES["diverged"] == 1, result.stdout + result.stderr
+    assert result.code == EXIT_CODES["diverged"] == 1, result.stdout + result.stderr
     record = trainings.only(lake)
     assert record.state == "diverged"
     assert record.error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -92,12 +90,10 @@ def test_train_leaves_the_work_to_the_training_that_holds_the_lock(
 
 
 def test_the_command_line_knows_these_options(run: Callable[..., tuple[int, list[list[str]]]]) -> None:
-    from masklake.jobs.cli import COMMANDS
+    from masklake.jobs.cli import understood
 
-    command, *words = run("masklake-segment")[1][-1]
-    parser = argparse.ArgumentParser()
-    importlib.import_module(COMMANDS[command]).add_arguments(parser)
-    assert parser.parse_args(words).address == "auto"
+    for rayjob in ("masklake-segment", "masklake-train"):
+        assert understood(run(rayjob)[1][-1]).options.cluster.address == "auto"
 
 
 def test_train_promotes(run: Callable[..., tuple[int, list[list[str]]]]) -> None:

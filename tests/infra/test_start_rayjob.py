@@ -170,7 +170,7 @@ def test_it_refuses_while_the_one_before_is_not_done(
     kubernetes: Kubernetes, rayjobs: Any, state: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kubernetes.add("masklake-train-29400480", state)
-    assert start(rayjobs) == 3
+    assert start(rayjobs) == 75
     assert MADE not in kubernetes.rayjobs
     assert "masklake-train-29400480" in capsys.readouterr().out
 
@@ -198,7 +198,7 @@ def test_a_pod_that_is_tried_again_finds_what_the_first_one_made(
 def test_a_second_job_of_the_same_name_starts_another(kubernetes: Kubernetes, rayjobs: Any) -> None:
     """`kubectl delete job segment-now`, and the documented command again: the finished RayJob is still there."""
     assert start(rayjobs, "train-now", "11111111-aaaa") == 0
-    assert start(rayjobs, "train-now", "22222222-bbbb") == 3  # the first one is not done
+    assert start(rayjobs, "train-now", "22222222-bbbb") == 75  # the first one is not done
     kubernetes.rayjobs["train-now-ray"]["status"] = {"jobDeploymentStatus": "Complete"}
     assert start(rayjobs, "train-now", "22222222-bbbb") == 0
     assert start(rayjobs, "train-now", "22222222-bbbb") == 0

@@ -62,6 +62,7 @@ def test_an_unknown_command_names_the_known_ones(run_cli: Callable[..., Any]) ->
     assert result.code == 2
     assert "segmnt" in result.stderr
     assert "segment, query" in result.stderr
+    assert "did you mean 'segment'?" in result.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

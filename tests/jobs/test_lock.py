@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -13,8 +12,11 @@ from typing import Any
 
 import pytest
 from masklake.jobs import lock as exclusive
-from masklake.jobs.lock import REFUSED, exclusively
-from masklake.jobs.options import said_before
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.lock import exclusively
+from masklake.jobs.options.parser import resuming
+from masklake.jobs.options.shared import StorageOptions
+from masklake.jobs.segment.options import SegmentOptions
 from masklake.model import scenes
 from masklake.pipeline.lake.lock import Lease
 from masklake.pipeline.storage.store import Storage
@@ -22,18 +24,9 @@ from masklake.pipeline.storage.store import Storage
 Run = Callable[..., tuple[int, str, str]]
 
 
-def arguments(lake: Path, **more: Any) -> argparse.Namespace:
-    """Those of a command that asks for the lock `segment`."""
-    values = {
-        "lake": f"{lake}/",
-        "lock": "segment",
-        "endpoint_url": None,
-        "profile": None,
-        "anonymous": False,
-        "requester_pays": False,
-        "kms_key": None,
-    }
-    return argparse.Namespace(**(values | more))
+def locked(lake: Path, work: Callable[[], int], name: str | None = "segment") -> int:
+    """`work` under the lock `segment` of the lake."""
+    return exclusively(f"{lake}/", name, Storage(), work)
 
 
 def lock(lake: Path) -> dict[str, Any]:
@@ -46,10 +39,10 @@ def test_it_is_held_while_the_work_lasts(tmp_path: Path, monkeypatch: pytest.Mon
 
     def work() -> int:
         assert not lock(tmp_path)["released"]
-        assert exclusively(arguments(tmp_path), lambda: 0) == REFUSED
+        assert locked(tmp_path, lambda: 0) == ExitCode.REFUSED
         return 3
 
-    assert exclusively(arguments(tmp_path), work) == 3
+    assert locked(tmp_path, work) == 3
     assert lock(tmp_path)["released"]
     assert lock(tmp_path)["what"].startswith("masklake segment ")
     assert "secret" not in lock(tmp_path)["what"]
@@ -57,14 +50,22 @@ def test_it_is_held_while_the_work_lasts(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_work_that_breaks_gives_it_back(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        exclusively(arguments(tmp_path), lambda: 1 // 0)
+        locked(tmp_path, lambda: 1 // 0)
     assert lock(tmp_path)["released"]
 
 
-@pytest.mark.parametrize("more", [{"lock": None}, {"dry_run": True}])
-def test_who_does_not_need_it_takes_none(tmp_path: Path, more: dict[str, Any]) -> None:
-    assert exclusively(arguments(tmp_path, **more), lambda: 0) == 0
+def test_who_does_not_ask_for_it_takes_none(tmp_path: Path) -> None:
+    assert locked(tmp_path, lambda: 0, None) == 0
     assert not (tmp_path / "locks").exists()
+
+
+def test_a_dry_run_takes_none(masklake: Run, tmp_path: Path) -> None:
+    scenes.write(tmp_path / "photos", 1, 1)
+    lake = tmp_path / "lake"
+    code, said, _ = masklake(
+        "segment", tmp_path / "photos", lake, "--model", "demo", "--lock", "x", "--dry-run"
+    )
+    assert (code, lake.exists()) == (0, False), said
 
 
 def test_the_work_is_asked_to_stop_when_it_is_lost(
@@ -79,7 +80,7 @@ def test_the_work_is_asked_to_stop_when_it_is_lost(
     monkeypatch.setattr(exclusive, "_LOOK_S", 0.02)
     monkeypatch.setattr(Lease, "lost", property(lambda _: True))
     monkeypatch.setattr(os, "kill", kill)
-    assert exclusively(arguments(tmp_path), lambda: 130 if over.wait(30) else 0) == 130
+    assert locked(tmp_path, lambda: 130 if over.wait(30) else 0) == 130
     assert asked == [(os.getpid(), signal.SIGTERM)]
     assert "segment.json could not be kept" in capsys.readouterr().err
 
@@ -92,7 +93,7 @@ def test_the_commands_are_refused(masklake: Run, tmp_path: Path, command: str) -
     source = [tmp_path / "photos"] if command == "segment" else []
     with Lease(str(lake), "night", Storage(), what="another machine's", ttl=60):
         code, _, said = masklake(command, *source, lake, "--lock", "night")
-    assert code == REFUSED
+    assert code == ExitCode.REFUSED == 75
     assert said.startswith(
         f"masklake: refused: {lake}/locks/night.json is held by another machine's (process "
     )
@@ -108,6 +109,11 @@ def test_a_name_that_can_be_none(masklake: Run, tmp_path: Path, capsys: pytest.C
     assert "lock name '../x'" in capsys.readouterr().err
 
 
-def test_who_resumes_is_told_to_ask_for_it_again(tmp_path: Path) -> None:
-    assert said_before(arguments(tmp_path, profile="p")) == ["--profile=p", "--lock=segment"]
-    assert said_before(arguments(tmp_path, lock=None)) == []
+def test_who_resumes_is_told_to_ask_for_it_again() -> None:
+    options = SegmentOptions(
+        source="a", lake="b", lock="segment", weights_dir="w", storage=StorageOptions(profile="p")
+    )
+    assert resuming(options, "--resume", "R") == [
+        "a", "b", "--resume", "R", "--weights-dir=w", "--lock=segment", "--profile=p",
+    ]  # fmt: skip
+    assert resuming(SegmentOptions(source="a", lake="b")) == ["a", "b"]

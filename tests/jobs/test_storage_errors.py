@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from masklake.jobs.cli import main
-from masklake.jobs.segment.options import DEFAULTS
+from masklake.jobs.segment.options import RowOptions
 from masklake.model.presets import fingerprint
 from masklake.pipeline.storage import endpoint
 from masklake.pipeline.storage.parquet import encode
@@ -155,7 +155,7 @@ def _fill(lake: LakeBuilder, bucket: str, photos: Path, version: str) -> None:
     lake.labels([label_row(images[0], "dog", split="val"), label_row(f"{bucket}/photos/c.png", "dog")])
     lake.record(RUN)
     model = {"name": "demo", "fingerprint": version, "source": "demo", "classes": ["person"]}
-    options = DEFAULTS | {"classes": None}
+    options = RowOptions().record() | {"classes": None}
     lake.record(STOPPED, state="stopped", source=f"{photos}", model=model, options=options)
 
 

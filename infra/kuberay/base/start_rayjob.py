@@ -3,7 +3,7 @@
 A CronJob runs this: `python start_rayjob.py TEMPLATE`. A schedule that `masklake schedule render` made has a series of
 its own (`--series`) and says what differs from the template. It needs nothing but Python's library and the pod's own
 service account. Exit codes: 0 started, or started by an earlier try of this Job; 1 the Kubernetes API failed, try
-again; 3 refused, since a RayJob of this series is not done.
+again; 75 refused, since a RayJob of this series is not done.
 """
 
 import argparse
@@ -29,7 +29,7 @@ KEEP = 7
 """Finished RayJobs that stay to be looked at; KubeRay removes their clusters, but never they themselves."""
 SUFFIX = "-ray"
 """KubeRay gives its submitter, a Kubernetes Job, the RayJob's name: this Job's own would be taken for it."""
-STARTED, FAILED, REFUSED = 0, 1, 3
+STARTED, FAILED, REFUSED = 0, 1, 75  # those of `masklake` (masklake/jobs/exit_codes.py)
 _KUBECTLS = "kubectl.kubernetes.io/"
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

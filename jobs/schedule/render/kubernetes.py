@@ -7,17 +7,17 @@ template, so its clusters are as large, as cheap and as safe as those of the nig
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.lock import REFUSED
+from masklake.jobs.exit_codes import ExitCode
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from masklake.jobs.schedule.options import RenderOptions
     from masklake.jobs.schedule.store import Schedule, Store
 
 _TIMEOUT_S = 43200
@@ -29,42 +29,24 @@ _TEMPLATE = "masklake-segment"
 """The installed template whose cluster other commands run on."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `masklake schedule render`."""
-    parser.add_argument("name", metavar="NAME", help="the schedule's name")
-    parser.add_argument(
-        "--target",
-        choices=("kubernetes", "systemd"),
-        default="kubernetes",
-        help="a CronJob, for a namespace with infra/kuberay; or a service and its timer (default %(default)s)",
-    )
-    parser.add_argument("--image", default="masklake", help="Masklake's image (default %(default)s)")
-    parser.add_argument("--namespace", metavar="NAME", help="for kubernetes (default: the current one)")
-    parser.add_argument(
-        "--gpus",
-        type=int,
-        default=0,
-        metavar="N",
-        help="for kubernetes: the GPUs that the job counts on (default: those of its cluster when it starts)",
-    )
-
-
-def render(args: argparse.Namespace, store: Store) -> int:
+def render(options: RenderOptions, store: Store) -> int:
     """Print the manifests. Raises UserError for a schedule that the target cannot have."""
     import yaml
     from masklake.jobs.schedule.render.systemd import render_systemd
 
-    schedule = store.schedule(args.name)
-    if args.target == "systemd":
+    schedule = store.schedule(options.name)
+    if options.target == "systemd":
         for name, text in render_systemd(schedule, store).items():
             sys.stdout.write(f"# {name}\n{text}\n")
-        return 0
-    manifest = render_kubernetes(schedule, image=args.image, namespace=args.namespace, gpus=args.gpus)
+        return ExitCode.DONE
+    manifest = render_kubernetes(
+        schedule, image=options.image, namespace=options.namespace, gpus=options.gpus
+    )
     sys.stdout.write(
         "# For a namespace with infra/kuberay. The failure hook is the daemon's, and not in it.\n"
     )
     sys.stdout.write(yaml.safe_dump(manifest, sort_keys=False, width=110))
-    return 0
+    return ExitCode.DONE
 
 
 def render_kubernetes(
@@ -163,6 +145,6 @@ def _entrypoint(schedule: Schedule, gpus: int) -> str:
         [
             "bash",
             "-c",
-            f'{command}; code=$?; [ "$code" -ne {REFUSED} ] || {{ {said}; code=0; }}; exit "$code"',
+            f'{command}; code=$?; [ "$code" -ne {ExitCode.REFUSED} ] || {{ {said}; code=0; }}; exit "$code"',
         ]
     )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from masklake.jobs.cluster.cluster import ray_cluster
-from masklake.jobs.segment.command import _EXIT_CODES
+from masklake.jobs.segment.command import EXIT_CODES
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment import manifest, run
 from masklake.pipeline.segment.listing import Listing
@@ -70,7 +70,7 @@ def main() -> int:
         "verification": record.verification,
     }
     print(json.dumps(said))
-    return _EXIT_CODES[record.state]
+    return EXIT_CODES[record.state]
 
 
 if __name__ == "__main__":

@@ -22,24 +22,22 @@ REPORT_MS = 1000
 def main() -> int:
     # Ray's processes read it when they start; 10 s would be the default.
     os.environ |= {"RAY_metrics_report_interval_ms": str(REPORT_MS)}
-    from masklake.jobs import cli
     from masklake.jobs.segment import command as segment
+    from masklake.jobs.segment.options import SegmentOptions
     from masklake.pipeline.segment.run import Planned
-    from masklake.pipeline.storage.store import Storage
     from rich.console import Console
 
     source, lake = sys.argv[1:]
-    options = ["--model", "demo", "--batch-size", "4", "--commit-images", "16"]
-    args = cli.parser_of("segment", segment).parse_args([source, lake, *options])
+    options = SegmentOptions(source=source, lake=lake, model="demo", batch_size=4, commit_images=16)
     with ray_cluster(None, 0) as cluster:
         import ray
 
         logs = ray._private.worker._global_node.get_logs_dir_path()
         print(ray.nodes()[0]["MetricsExportPort"], logs, flush=True)
-        job, model = segment.new_job(args, source, lake, Storage())
+        job, model = segment.new_job(options)
         teller = ray.remote(num_cpus=0)(_Teller).remote(job.record.run, f"demo@{model.fingerprint}")
         teller.tell.remote()
-        code = segment.execute(args, job, Planned(job), model, cluster, Console(file=sys.stderr))
+        code = segment.execute(options, job, Planned(job), model, cluster, Console(file=sys.stderr))
         print("done", code, flush=True)
         sys.stdin.read()
     return code

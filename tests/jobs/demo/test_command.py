@@ -30,7 +30,7 @@ def test_the_demo_shows_the_whole_job(tmp_path: Path, run_cli: Callable[..., Any
         assert min(picture.size) >= 240
         assert np.asarray(picture.convert("L")).std() > 10
     # what it tells people to type next must work
-    typed = re.search(r" run show (.*) last", text)
+    typed = re.search(r" runs show (.*) last", text)
     assert typed
     assert typed[1] == "'my lake'"
     # Once more, as where moto is not installed.

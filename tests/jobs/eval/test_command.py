@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from masklake.jobs.eval import pictures as eval_pictures
-from masklake.jobs.segment.options import DEFAULTS
+from masklake.jobs.segment.options import RowOptions
 from masklake.model import presets, scenes
 from masklake.model.eval.coco_ap import AREA_STATS, KEYPOINT_STATS, KINDS, evaluate
 from masklake.pipeline.storage.store import Storage
@@ -107,7 +107,7 @@ def test_parquet_against_labels_is_pycocotools_on_the_json(
 ) -> None:
     coco, lake = coco_directory(tmp_path / "coco", 8), tmp_path / "lake"
     builder = LakeBuilder(str(lake))
-    builder.record(OLDEST, model=DEMO, options=dict(DEFAULTS))
+    builder.record(OLDEST, model=DEMO, options=RowOptions().record())
     with Image.open(there := coco / "val2017" / "scene-000003.jpg") as scene:
         builder.part(OLDEST, [(image(str(there), width=scene.width, height=scene.height), [])])
     done = run_cli("eval", lake, "--coco", coco, "--model", "demo", "--format", "json")
@@ -273,12 +273,12 @@ def test_one_class_only_and_boxes_only(lake: LakeBuilder, masklake: Masklake) ->
 def test_the_newest_row_of_an_image_counts_for_a_model(tmp_path: Path, masklake: Masklake) -> None:
     builder = LakeBuilder(str(tmp_path / "lake"))
     good, bad = [instance("person", 0.9)], [instance("person", 0.9, (30, 20, 9, 9))]
-    builder.record(OLDER, model=DEMO, options=dict(DEFAULTS))
+    builder.record(OLDER, model=DEMO, options=RowOptions().record())
     builder.part(OLDER, {"s3://p/a.jpg": bad, "s3://p/b.jpg": good})
-    builder.record(RUN, model=DEMO, options=dict(DEFAULTS))
+    builder.record(RUN, model=DEMO, options=RowOptions().record())
     builder.part(RUN, {"s3://p/a.jpg": good})
     newest = "20261102T000000-cccccc"
-    builder.record(newest, model=DEMO, options=DEFAULTS | {"score": 0.95})
+    builder.record(newest, model=DEMO, options=RowOptions(score=0.95).record())
     builder.part(newest, {"s3://p/a.jpg": [], "s3://p/b.jpg": []})
     builder.labels(labels(*(label_row(f"s3://p/{name}.jpg", "person") for name in "ab")))
     code, out, err = masklake("eval", builder.uri, "--model", "demo", "--format", "json")

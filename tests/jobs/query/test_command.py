@@ -290,7 +290,7 @@ def test_all_columns_are_described_without_a_lake(ask: Ask) -> None:
         (["from images", "--lake", "LAKE", "--run", "nope"], "has no run 'nope'"),
         (
             ["from images", "--lake", "LAKE", "--format", "parquet"],
-            "--format parquet needs a file; add --output",
+            "--format parquet needs a file; add --out",
         ),
         (
             ["from images", "--lake", "LAKE", "--output", "/no/such/dir/x.csv"],

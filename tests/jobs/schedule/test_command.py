@@ -96,10 +96,11 @@ def test_run_now_tries_again_and_tells_how_it_ended(do: Do) -> None:
             "an interval has no time zone",
         ),
         (["--every", "1h", "--", "segmnt", "a", "lake"], "there is no command 'segmnt'"),
+        (["--every", "1h", "--", "segmnt", "a", "lake"], "did you mean 'segment'?"),
         (["--every", "1h", "--", "segment", "a"], "the following arguments are required: LAKE"),
         (
             ["--every", "1h", "--", "segment", "a", "lake", "--scoer", "1"],
-            "unrecognized arguments: --scoer 1",
+            "there is no option --scoer; did you mean '--score'?",
         ),
         (["--every", "1h", "--", "segment", "a", "lake", "--score", "7"], "'7' is not a number from 0 to 1"),
         (["--every", "1h", "--", "segment", "--help"], "it only shows its help"),
@@ -133,7 +134,6 @@ def test_mistakes_get_one_line_and_add_nothing(do: Do, args: list[str], answer: 
     [
         (["--every", "0s", "--", "segment", "a", "lake"], "'0s' is not a time span"),
         (["--every", "5 parsecs", "--", "segment", "a", "lake"], "is not a time span"),
-        (["--", "segment", "a", "lake"], "one of the arguments --cron --every is required"),
         (["--every", "1h", "--cron", "* * * * *", "--", "segment", "a", "lake"], "not allowed with argument"),
         (["--every", "1h"], "the following arguments are required: -- COMMAND"),
     ],
@@ -148,6 +148,7 @@ def test_bad_options_are_told_as_everywhere(
 
 def test_names_that_are_not_there_or_not_names(do: Do) -> None:
     assert "there is no store of schedules" in do("list")[2]
+    assert "say when: --cron EXPRESSION or --every SPAN" in do("add", "s", "--", "segment", "a", "lake")[2]
     assert "schedule name '../x'" in do("add", "../x", "--every", "1h", "--", "segment", "a", "lake")[2]
     for action in ("show", "pause", "resume", "remove", "run-now", "history", "render"):
         code, out, err = do(action, "nothing")

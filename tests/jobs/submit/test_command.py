@@ -202,13 +202,6 @@ def test_how_a_job_ended(status: str, code: int | None, message: str, exits: int
     assert because in follow.reason(info)
 
 
-def test_what_resumes_a_job_is_in_its_output() -> None:
-    logs = "x\nrun 20261125T020000-abcdef: demo over s3://p\ngo on with:  masklake segment s3://p s3://l --resume r\n"
-    assert follow.run_of(logs) == "20261125T020000-abcdef"
-    assert follow.resuming(logs) == "segment s3://p s3://l --resume r"
-    assert follow.resuming("nothing") is None
-
-
 @dataclass
 class Pretender:
     """A job server that says what it is told to say, and keeps what it is sent."""

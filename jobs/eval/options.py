@@ -1,0 +1,47 @@
+"""The options of `masklake eval`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from masklake.jobs.options.declare import Options, Section, flag, included, option
+from masklake.jobs.options.kinds import fraction, one_of
+from masklake.jobs.options.shared import ClusterOptions, StorageOptions, json_flag, lake_argument
+
+_RUNNING = Section("where the model has to be run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Options):
+    """What `masklake eval` is told."""
+
+    lake: str = lake_argument()
+    run: str | None = option(str, "RUN|last", help="evaluate this run")
+    model: str | None = option(
+        str, "MODEL", holds="model", help="demo, coco, one of the lake's, a directory or a URI: evaluate it"
+    )
+    split: str = option(
+        one_of("val", "train", "all"), "{val,train,all}", default="val", instead_of="labels",
+        help="which of the lake's labels",
+    )  # fmt: skip
+    coco: str | None = option(
+        str, "DIR", holds="path", instead_of="labels", help="COCO val2017 instead of the lake's labels"
+    )
+    all_classes: bool = flag(help="count classes that the model does not know as missed")
+    score: float = option(
+        fraction, "0..1", default=0.5,
+        help="from which score on a detection is in the confusion picture (default 0.5); AP takes all",
+    )  # fmt: skip
+    format: str = option(
+        one_of("table", "csv", "json"),
+        "{table,csv,json}",
+        default="table",
+        kept=False,
+        help="of what is printed",
+    )
+    json: bool = json_flag("the same as --format json")
+    weights_dir: str | None = option(
+        str, "DIR", holds="path", section=_RUNNING, help="published weights for --model coco"
+    )
+    cluster: ClusterOptions = included(ClusterOptions)
+    storage: StorageOptions = included(StorageOptions)

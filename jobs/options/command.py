@@ -1,0 +1,179 @@
+"""What a command is: its texts, its options, what it runs; and how a command line becomes options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from masklake.jobs.options import job_file, parser
+from masklake.jobs.options.declare import Options, build, entries
+from masklake.jobs.options.parser import Parser
+from masklake.jobs.terminal.suggestions import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command, or an action of one: from options to an exit code."""
+
+    summary: str
+    options: type[Options]
+    run: Callable[[Any], int]
+    """Raises UserError or ModelError for a mistake."""
+    description: str | None = None
+    epilog: str | None = None
+    usage: str | None = None
+    """After the command's name, where argparse's is not clear."""
+    from_file: bool = False
+    """Whether --config takes its options from a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A command that has actions."""
+
+    summary: str
+    actions: Mapping[str, Command]
+    description: str | None = None
+    epilog: str | None = None
+    usual: str | None = None
+    """The action where none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A command line that was understood."""
+
+    command: Command
+    options: Any
+    """Of the command's options' class."""
+    action: str | None = None
+    """None where the command has none, or the usual one was meant."""
+    debug: bool = False
+    config: str | None = None
+    """The file that some of the options are from."""
+
+
+def understand(
+    name: str, command: Command | Group, arguments: Sequence[str], folder: str | None = None
+) -> Line:
+    """The command line `masklake NAME ARGUMENTS…`; relative paths of option files are below `folder`.
+
+    Raises UserError for values that cannot be, and for a file of options that cannot be read. Exits as argparse does,
+    with 2 and a message, for arguments that it does not know, and for --help.
+    """
+    if isinstance(command, Group):
+        action, rest = _action(name, command, list(arguments))
+        named = f"{name} {action}" if action else name
+        line = understand(named, command.actions[action or command.usual or ""], rest, folder)
+        return replace(line, action=action)
+    file = _config_in(arguments) if command.from_file else None
+    kept = {} if file is None else job_file.read(file, command.options, name, folder)
+    made = parser_of(name, command, kept)
+    given = vars(made.parse_args(arguments))
+    debug, config = given.pop("debug", False), given.pop("config", None)
+    values = given | _not_contradicted(command.options, kept, given)
+    return Line(command=command, options=build(command.options, values), debug=debug, config=config)
+
+
+def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None) -> Parser:
+    """The parser of a command; `kept`: what a file of options has said already."""
+    made = Parser(
+        prog=f"masklake {name}",
+        usage=f"masklake {name} {command.usage}" if command.usage else None,
+        description=command.description or _sentence(command.summary),
+        epilog=command.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add(made, command.options, kept or {})
+    common = made.add_argument_group("any command")
+    if command.from_file:
+        common.add_argument(
+            "--config",
+            metavar="FILE",
+            help="take options from this TOML file, by their names without dashes (batch-size = 32); what is given here "
+            "as well counts. A run leaves the options it used as such a file",
+        )
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def _action(name: str, group: Group, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The action, None where it is the usual one and not named; and its arguments. Options may stand before it too."""
+    for at, word in enumerate(arguments):
+        if word in group.actions and _only_options(group, arguments[:at]):
+            return word, arguments[:at] + arguments[at + 1 :]
+        if word in ("-h", "--help") and (group.usual is None or at == 0):
+            _group_parser(name, group).parse_args(["--help"])
+    if group.usual is not None:
+        return None, arguments
+    made = _group_parser(name, group)
+    known = ", ".join(group.actions)
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words:
+        made.error(f"say what to do: {known}")
+    made.error(
+        f"there is no action {words[0]!r}; the actions are {known}{did_you_mean(words[0], group.actions)}"
+    )
+    raise AssertionError  # error() exits
+
+
+def _only_options(group: Group, words: list[str]) -> bool:
+    """Whether these are options with their values."""
+    with_value = {
+        f"--{entry.name}"
+        for action in group.actions.values()
+        for entry in entries(action.options)
+        if entry.declared.kind is not None
+    }
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            return False
+        if word in with_value and next(rest, None) is None:
+            return False
+    return True
+
+
+def _group_parser(name: str, group: Group) -> Parser:
+    made = Parser(
+        prog=f"masklake {name}",
+        description=group.description or _sentence(group.summary),
+        epilog=group.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    title = f"actions (default {group.usual})" if group.usual else "actions"
+    actions = made.add_subparsers(
+        metavar="ACTION", title=f"{title}; masklake {name} ACTION --help tells more"
+    )
+    for action, command in group.actions.items():
+        actions.add_parser(action, help=command.summary)
+    return made
+
+
+def _config_in(arguments: Sequence[str]) -> str | None:
+    """The file that --config names, seen before the rest is parsed: what is in it need not be given."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config")
+    try:
+        file: str | None = finder.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError:
+        return None  # the whole parser says what is wrong
+    return file
+
+
+def _not_contradicted(
+    cls: type[Options], kept: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the file says where the command line does not: of options that exclude each other, that of the line counts."""
+    excluding = {entry.name: entry.declared.instead_of for entry in entries(cls)}
+    decided = {excluding[name] for name in given} - {None}
+    return {
+        name: value for name, value in kept.items() if name not in given and excluding[name] not in decided
+    }
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."

@@ -1,0 +1,195 @@
+"""Options are fields of frozen dataclasses, declared once: name, default, kind, help.
+
+    @dataclass(frozen=True, kw_only=True)
+    class SegmentOptions(Options):
+        lake: str = argument("LAKE", help="where the results go")
+        score: float = option(fraction, "0..1", default=0.05, help="leave out instances below this score")
+        storage: StorageOptions = included(StorageOptions)
+
+From that come the parser (`parser`), the keys of a file (`job_file`), and the check of what Python code passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass
+from typing import Any, Literal
+
+from masklake.jobs.options.kinds import Kind
+from masklake.pipeline.errors import UserError
+
+_KEY = "masklake option"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a command's help."""
+
+    title: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What is said of one field."""
+
+    help: str
+    kind: Callable[[str], Any] | None = None
+    """Reads it from text; None for a flag."""
+    metavar: str | None = None
+    name: str | None = None
+    """Where it is not that of the field."""
+    short: tuple[str, ...] = ()
+    """Further spellings."""
+    positional: bool = False
+    nargs: str | int | None = None
+    repeated: bool = False
+    section: Section | None = None
+    instead_of: str | None = None
+    """Of all options with the same word here, one can be given."""
+    holds: Literal["path", "model"] | None = None
+    """It names a file where it has no protocol; a model: where it looks like a path."""
+    again: bool = False
+    """Whoever resumes has to give it again."""
+    kept: bool = True
+    """It is in the file of options that a run leaves."""
+    hidden: bool = False
+
+
+def option(
+    kind: Callable[[str], Any],
+    metavar: str | None = None,
+    *,
+    help: str,  # noqa: A002  # argparse's word
+    default: Any = None,
+    **more: Any,
+) -> Any:
+    """An option with a value. `default` None: it need not be given, and the help says what happens then."""
+    declared = Declared(help=help, kind=kind, metavar=metavar, **more)
+    return dataclasses.field(default=default, metadata={_KEY: declared})
+
+
+def flag(*, help: str, **more: Any) -> Any:  # noqa: A002  # as above
+    """An option that is given or not."""
+    return dataclasses.field(default=False, metadata={_KEY: Declared(help=help, **more)})
+
+
+def argument(
+    metavar: str,
+    *,
+    help: str,  # noqa: A002  # as above
+    kind: Callable[[str], Any] = str,
+    default: Any = MISSING,
+    **more: Any,
+) -> Any:
+    """A value known by its place. With a `default` it need not be given."""
+    declared = Declared(help=help, kind=kind, metavar=metavar, positional=True, **more)
+    return dataclasses.field(default=default, metadata={_KEY: declared})
+
+
+def included(part: type[Options]) -> Any:
+    """The options of `part`, with those around it on one command line."""
+    return dataclasses.field(default_factory=part, metadata={_KEY: part})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a command, or a part of it, is told. Values are checked however they come."""
+
+    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
+    """The options that the user gave, on the command line or in a file."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError, which names option and value, where one is not of its kind."""
+        for entry in entries(type(self), into=False):
+            value = getattr(self, entry.field)
+            kind = entry.declared.kind
+            if isinstance(kind, Kind) and value is not None and not kind.holds(value):
+                raise UserError(f"{entry.shown}: {kind.refusal(value)}")
+        self._refuse_both()
+        self.validate()
+
+    def _refuse_both(self) -> None:
+        said: dict[str, Entry] = {}
+        for entry in entries(type(self), into=False):
+            if (word := entry.declared.instead_of) and getattr(self, entry.field) != entry.default:
+                if word in said:
+                    raise UserError(f"{entry.shown}: not with {said[word].shown}; give one of them")
+                said[word] = entry
+
+    def validate(self) -> None:
+        """What holds between options. Raises UserError."""
+
+    def said(self) -> dict[str, Any]:
+        """Fields of this part that were given, or that Python code set to another value than the default."""
+        values = {entry: getattr(self, entry.field) for entry in entries(type(self), into=False)}
+        return {
+            entry.field: value
+            for entry, value in values.items()
+            if entry.name in self.given or value != entry.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One option of a command: where it is in the dataclasses, and what is declared of it."""
+
+    path: tuple[str, ...]
+    """Fields from the command's options down to it."""
+    declared: Declared
+    default: Any
+    """MISSING where it must be given."""
+
+    @property
+    def field(self) -> str:
+        return self.path[-1]
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def name(self) -> str:
+        """As on the command line, without dashes, and in files."""
+        return self.declared.name or self.field.rstrip("_").replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """As in messages."""
+        return (self.declared.metavar or self.name) if self.declared.positional else f"--{self.name}"
+
+    def of(self, options: Options) -> Any:
+        """Its value."""
+        value: Any = options
+        for name in self.path:
+            value = getattr(value, name)
+        return value
+
+
+def entries(cls: type[Options], *, into: bool = True) -> Iterator[Entry]:
+    """The options of a command, in the order in which they are declared; `into`: those of included parts too."""
+    for field in dataclasses.fields(cls):
+        declared = field.metadata.get(_KEY)
+        if isinstance(declared, Declared):
+            yield Entry(path=(field.name,), declared=declared, default=field.default)
+        elif declared is not None and into:
+            for entry in entries(declared):
+                yield dataclasses.replace(entry, path=(field.name, *entry.path))
+
+
+def build(cls: type[Options], said: dict[str, Any]) -> Any:
+    """The options with these values, by option name. Raises UserError where they cannot be."""
+    known = {entry.name: entry for entry in entries(cls, into=False)}
+    own = {entry.field: said[name] for name, entry in known.items() if name in said}
+    for field in dataclasses.fields(cls):
+        part = field.metadata.get(_KEY)
+        if part is not None and not isinstance(part, Declared):
+            own[field.name] = build(part, said)
+    names = {entry.name for entry in entries(cls)}
+    return cls(given=frozenset(said) & names, **own)
+
+
+def values(options: Options) -> dict[str, Any]:
+    """The value of every option, by name."""
+    return {entry.name: entry.of(options) for entry in entries(type(options))}

@@ -1,0 +1,54 @@
+"""The options of `masklake query`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from masklake.jobs.options.declare import Options, argument, flag, included, option
+from masklake.jobs.options.kinds import local_file, one_of, zero_or_more
+from masklake.jobs.options.shared import StorageOptions, json_flag
+from masklake.pipeline.errors import UserError
+
+FORMATS = ("table", "csv", "json", "parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryOptions(Options):
+    """What `masklake query` is told."""
+
+    words: tuple[str, ...] = argument(
+        "LAKE SQL", nargs="*", default=(),
+        help="the lake, and the query; - reads it from standard input",
+    )  # fmt: skip
+    lake: str | None = option(str, "LAKE", help="the lake, where it does not stand before SQL")
+    file: str | None = option(str, "FILE", help="read the query from a file")
+    run: str | None = option(str, "ID", help="only this run; `last` is the newest")
+    format: str | None = option(
+        one_of(*FORMATS), f"{{{','.join(FORMATS)}}}",
+        help="default: by the suffix of --out, else table. json is one array with an object per row",
+    )  # fmt: skip
+    json: bool = json_flag("the same as --format json")
+    out: str | None = option(
+        local_file, "FILE", short=("--output",), help="write the result to a local file, whole or not at all"
+    )
+    limit_rows: int = option(
+        zero_or_more, "N", default=100,
+        help="rows that a table shows (default 100, 0 for all); the other formats always hold all",
+    )  # fmt: skip
+    views: bool = flag(
+        help="print the SQL that makes these tables in a DuckDB of your own, and end: which rows count, for other programs"
+    )
+    columns: bool = flag(help="describe the tables' columns, and end")
+    storage: StorageOptions = included(StorageOptions)
+    sql: str | None = dataclasses.field(default=None, init=False)
+    """The query of the command line."""
+
+    def validate(self) -> None:
+        """Tell LAKE from SQL: with --lake, or with --file, there is only the other one."""
+        words = list(self.words)
+        if self.lake is None and (len(words) > 1 or (words and (self.views or self.file is not None))):
+            object.__setattr__(self, "lake", words.pop(0))
+        if len(words) > 1:
+            raise UserError(f"{words[1]!r}: give one query, in quotes")
+        object.__setattr__(self, "sql", words[0] if words else None)
