@@ -3,18 +3,19 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import torch
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.detections import Detections, PredictFailure
-from masklake.model.engine.inference import PRECISIONS, Engine, Limits, NotFinite, padded
+from masklake.model.engine.inference import PRECISIONS, Engine, Limits, padded
 from masklake.model.engine.memory import Budget, says_out_of_memory
-from masklake.model.engine.pixels import Image, to_tensors
-from masklake.model.engine.precision import AUTO, chosen, full_float32
+from masklake.model.engine.pixels import Image, to_arrays
+from masklake.model.engine.precision import AUTO, chosen
+from masklake.model.engine.results import NotFinite
 from masklake.model.errors import ModelError
-from torch import Tensor
+from numpy.typing import NDArray
 
 # Padded pixels that go through the network at once: two large photos, or more small ones. Larger batches bring a CPU
 # nothing, and it has no out-of-memory error that one could count on.
@@ -75,11 +76,6 @@ class Predictor:
             else None
         )
 
-    @property
-    def masks_on_gpu(self) -> bool:
-        """Whether asking for masks `as_rle` spares the bus: they are on a GPU."""
-        return self.device.type == "cuda"
-
     def predict(
         self,
         images: Sequence[Image],
@@ -93,8 +89,7 @@ class Predictor:
             images (`model.engine.pixels`).
         frames: height and width of the frame that results are scaled to, one for each image; the image's own
             where None. For images that were made smaller when they were decoded.
-        as_rle: masks come as `rles` in those frames instead of probabilities; on a GPU they are made there, and
-            only where runs change is sent to the host.
+        as_rle: masks come as `rles` in those frames instead of probabilities.
 
         An image has the same result in any batch, up to float32 rounding. Where memory does not suffice, smaller
         batches are tried; an image that does not fit alone gives PredictFailure, and so do bytes that are no whole
@@ -104,12 +99,12 @@ class Predictor:
         """
         if frames is not None:
             frames = _frames(frames, len(images))
-        tensors = to_tensors(images)
+        arrays = to_arrays(images)
         results: list[Detections | PredictFailure | None] = [
-            of if isinstance(of, PredictFailure) else None for of in tensors
+            of if isinstance(of, PredictFailure) else None for of in arrays
         ]
-        pixels = {at: of for at, of in enumerate(tensors) if isinstance(of, Tensor)}
-        sizes = {at: (int(of.shape[1]), int(of.shape[2])) for at, of in pixels.items()}
+        pixels = {at: of for at, of in enumerate(arrays) if not isinstance(of, PredictFailure)}
+        sizes = {at: (of.shape[0], of.shape[1]) for at, of in pixels.items()}
         # Zero padding changes what convolutions see at the edge: only images that pad to one shape share a batch.
         by_shape: dict[tuple[int, int], list[int]] = {}
         for at, size in sizes.items():
@@ -144,7 +139,7 @@ class Predictor:
         )
 
     def _run(
-        self, images: list[Tensor], frames: list[tuple[int, int]], as_rle: bool
+        self, images: list[NDArray[np.uint8]], frames: list[tuple[int, int]], as_rle: bool
     ) -> list[Detections | PredictFailure] | None:
         """None where memory does not suffice."""
         found = self._fitting(lambda: self._engine.run(images, frames, as_rle))
@@ -157,7 +152,7 @@ class Predictor:
         ]
 
     def _again(
-        self, image: Tensor, frame: tuple[int, int], as_rle: bool, values: str
+        self, image: NDArray[np.uint8], frame: tuple[int, int], as_rle: bool, values: str
     ) -> Detections | PredictFailure:
         """The detections in float32 of an image whose `values` are not finite in less."""
         if self._make_full is None:
@@ -171,7 +166,7 @@ class Predictor:
 
         found = self._fitting(run)
         if found is None:
-            return PredictFailure(self._too_large(int(image.shape[1]), int(image.shape[2])))
+            return PredictFailure(self._too_large(*image.shape[:2]))
         self.redone += 1
         if isinstance(found[0], NotFinite):
             return PredictFailure(
@@ -184,9 +179,7 @@ class Predictor:
     ) -> list[Detections | NotFinite] | None:
         """What `run` gives; None where memory does not suffice."""
         try:
-            # exact is what torchvision's operations give with the settings of the process
-            with nullcontext() if self.precision == "exact" else full_float32():
-                return run()
+            return run()
         except (RuntimeError, MemoryError) as err:  # torch.OutOfMemoryError is a RuntimeError
             if not says_out_of_memory(err):
                 raise

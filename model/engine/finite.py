@@ -1,8 +1,9 @@
 """Which images of a batch have values that are not finite: a network that overflows finds nothing, or anything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
+from masklake.model.engine.rois import Rois
 from torch import Tensor
 
 
@@ -14,6 +15,8 @@ def all_finite(parts: Iterable[Tensor]) -> Tensor:
     return torch.stack([part.flatten(1).sum(1, dtype=torch.float32).isfinite() for part in parts]).all(0)
 
 
-def of_images(finite_R: Tensor, counts: Sequence[int]) -> Tensor:
-    """(N,) whether all RoIs of an image are finite; `counts` RoIs are an image's, one image after the other."""
-    return torch.stack([finite.all() for finite in finite_R.split(list(counts))])
+def of_images(finite_R: Tensor, rois: Rois) -> Tensor:
+    """(N,) whether all regions of an image are finite."""
+    broken_R = ~finite_R if rois.there is None else ~finite_R & rois.there
+    broken_N = torch.zeros(len(rois.counts), device=finite_R.device)
+    return broken_N.index_add_(0, rois.image, broken_R.float()) == 0

@@ -7,25 +7,32 @@ is pasted into a frame. `model.engine.parts` runs the layers.
 """
 
 import copy
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from masklake.model.detections import Detections
 from masklake.model.engine.finite import all_finite, of_images
 from masklake.model.engine.parts import ExactParts, FastParts, Features, Parts
+from masklake.model.engine.precision import full_float32
+from masklake.model.engine.results import NotFinite, Results
+from masklake.model.engine.rois import Arrival, Rois, image_of_each, to_device
+from masklake.model.engine.rpn import clipped, corners
+from masklake.model.engine.select import Detected, FixedShapes, Rule, Selection, TrueCounts, UnsettledError
+from masklake.model.engine.uploads import Sent, Uploads
 from masklake.model.errors import ModelError
-from masklake.model.masks import rle, rle_device
 from masklake.model.networks.composed import ComposedRCNN
 from masklake.model.networks.config import Composed, parse
 from masklake.model.networks.rcnn import output_labels
 from masklake.model.spec import ModelSpec
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import resize_boxes, resize_keypoints
-from torchvision.ops import boxes as box_ops
 
 PRECISIONS = ("exact", "float32", "bfloat16", "float16")
 
@@ -41,25 +48,6 @@ class Limits:
     labels: frozenset[int]
 
 
-@dataclass(frozen=True)
-class NotFinite:
-    """What an image has in place of detections whose values are not finite; in words, the first such values."""
-
-    values: str
-
-
-@dataclass(frozen=True)
-class Instances:
-    """R instances of one image, highest score first.
-
-    boxes: (R, 4), pixels of the resized image; kinds: (R,), positions among the wanted classes; scores: (R,).
-    """
-
-    boxes: Tensor
-    kinds: Tensor
-    scores: Tensor
-
-
 class Engine:
     """A network made ready for inference on one device. The module that it was made from is not changed."""
 
@@ -68,8 +56,15 @@ class Engine:
     ) -> None:
         module = copy.deepcopy(module).eval().to(device)
         network = parse(spec.architecture)
-        self.limits, self.device = limits, device
+        self.device = device
         self.preprocessing = spec.preprocessing
+        self._mean, self._std = (
+            torch.tensor(of, device=device)[:, None, None]
+            for of in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        self._uploads = Uploads(device)
+        self._busy = threading.Lock()
+        self._exact = precision == "exact"
 
         def ready(part: FasterRCNN) -> Parts:
             return ExactParts(part) if precision == "exact" else FastParts(part, getattr(torch, precision))
@@ -86,7 +81,10 @@ class Engine:
             labels = output_labels(network, spec)
         else:
             raise ModelError(f"model {spec.name!r}: the module is not of the family that the spec names")
-        self.box_coder, self.nms_threshold = heads.box_coder, heads.nms_thresh
+        self.box_coder = heads.box_coder
+        self.rule = Rule(
+            min_score=limits.score_threshold, threshold=heads.nms_thresh, most=limits.max_detections
+        )
         # torchvision's NMS looks at the boxes of all classes, and rounds by the farthest of them; exact does too.
         considered = [
             (output, label)
@@ -95,10 +93,13 @@ class Engine:
         ]
         self.outputs_K = torch.tensor([output for output, _ in considered], device=device)
         self.labels_K = torch.tensor([label or 0 for _, label in considered], device=device)
-        self.wanted_K = torch.tensor([label in limits.labels for _, label in considered], device=device)
-        self.all_wanted = bool(self.wanted_K.all())
+        wanted_K = torch.tensor([label in limits.labels for _, label in considered], device=device)
         with_joints = {c.id for c in spec.classes if c.keypoints}
-        self.jointed_K = torch.tensor([label in with_joints for _, label in considered], device=device)
+        self.jointed_K = np.asarray([label in with_joints for _, label in considered])
+        self.surely = TrueCounts(self.outputs_K, None if bool(wanted_K.all()) else wanted_K)
+        self.selection: Selection = self.surely
+        if device.type == "cuda" and not self._exact:
+            self.selection = FixedShapes()
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to, as torchvision's _resize_image_and_masks; at least 1."""
@@ -109,141 +110,122 @@ class Engine:
 
     @torch.inference_mode()
     def run(
-        self, images: Sequence[Tensor], frames: Sequence[tuple[int, int]], as_rle: bool = False
+        self, images: Sequence[NDArray[np.uint8]], frames: Sequence[tuple[int, int]], as_rle: bool = False
     ) -> list[Detections | NotFinite]:
-        """Detections of uint8 (3, H, W) images that are padded to one shape, in the pixels of their frames.
+        """Detections of RGB images (H, W, 3) that are padded to one shape, in the pixels of their frames.
 
-        as_rle: masks come as RLE of the frame, made on the device, instead of probabilities.
+        as_rle: masks come as RLE of the frame instead of probabilities.
+        Of threads that call it one computes at a time; the others send their images to the device meanwhile, or make
+        detections of what has come from there.
         """
-        batch = self._preprocess(images)
+        sent = self._uploads.send(images)
+        # exact is what torchvision's operations give with the settings of the process, which threads share
+        with self._busy, nullcontext() if self._exact else full_float32():
+            found = self._compute(sent)
+        return found.detections(frames, as_rle)
+
+    def _compute(self, sent: Sent) -> Results:
+        batch = self._preprocess(sent)
         finite: dict[str, Tensor] = {}  # (N,) each
         features = self.detector.backbone(batch.tensors)
         finite["feature maps"] = self._finite_maps(features)
-        proposals, finite["proposals"] = self.detector.propose(features, batch)
-        found, finite["class scores or boxes"] = self._detect(features, proposals, batch)
-        masks, finite["masks"] = self._masks(features, found, batch)
-        joints, finite["keypoints"] = self._joints(features, found, batch)
-        names = list(finite)
-        finite_NS = torch.stack(list(finite.values()), 1).tolist()
-        return [
-            self._to_frame(*of, as_rle) if all(whether) else NotFinite(names[whether.index(False)])
-            for whether, of in zip(
-                finite_NS, zip(found, masks, joints, batch.image_sizes, frames, strict=True), strict=True
-            )
-        ]
+        try:
+            found = self._detect(features, batch, finite, self.selection)
+        except UnsettledError:
+            found = self._detect(features, batch, finite, self.surely)
+        masks = self._masks(features, found, batch, finite)
+        joints = self._joints(features, found, batch, finite)
+        finite_NS = torch.stack(list(finite.values()), 1)
+        some = [of for of in (masks, joints) if of is not None]
+        labels_R = self.labels_K[found.kinds].to(torch.int32)
+        return Results(
+            arrival=Arrival(finite_NS, found.rois.boxes, labels_R, found.scores, *some),
+            checked=list(finite),
+            counts=found.rois.counts,
+            sizes=batch.image_sizes,
+            has_masks=masks is not None,
+            has_joints=joints is not None,
+        )
 
-    def _preprocess(self, images: Sequence[Tensor]) -> ImageList:
-        mean = torch.tensor(self.preprocessing.mean, device=self.device)[:, None, None]
-        std = torch.tensor(self.preprocessing.std, device=self.device)[:, None, None]
-        sizes = [self.resized(*image.shape[1:]) for image in images]
+    def _preprocess(self, sent: Sent) -> ImageList:
+        sizes = [self.resized(*size) for size in sent.sizes]
         height, width = padded(sizes[0])
-        batch_NCHW = torch.zeros(len(images), 3, height, width, device=self.device)
-        for image_CHW, (h, w), into_CHW in zip(images, sizes, batch_NCHW, strict=True):
-            normal_CHW = (image_CHW.to(self.device).float() / 255 - mean) / std
-            into_CHW[:, :h, :w] = F.interpolate(
-                normal_CHW[None], (h, w), mode="bilinear", align_corners=False
-            )[0]
+        batch_NCHW = torch.zeros(len(sizes), 3, height, width, device=self.device)
+        for part_NCHW, which in sent.parts():
+            h, w = sizes[which[0]]
+            normal_NCHW = (part_NCHW.float() / 255 - self._mean) / self._std
+            resized_NCHW = F.interpolate(normal_NCHW, (h, w), mode="bilinear", align_corners=False)
+            if len(which) == len(sizes):
+                batch_NCHW[:, :, :h, :w] = resized_NCHW
+                continue
+            for image_CHW, at in zip(resized_NCHW, which, strict=True):
+                batch_NCHW[at, :, :h, :w] = image_CHW
         batch_NCHW = batch_NCHW.to(self.detector.dtype).contiguous(memory_format=self.detector.memory_format)
         return ImageList(batch_NCHW, sizes)
 
     def _detect(
-        self, features: Features, proposals: list[Tensor], batch: ImageList
-    ) -> tuple[list[Instances], Tensor]:
+        self, features: Features, batch: ImageList, finite: dict[str, Tensor], selection: Selection
+    ) -> Detected:
         """RoIHeads.postprocess_detections, with scores and classes selected before boxes are decoded."""
-        logits_RC, deltas_RC4 = self.detector.classify(features, proposals, batch)
-        finite_R = all_finite([logits_RC, deltas_RC4])
+        rois, finite["proposals"] = self.detector.propose(features, batch, selection)
+        logits_RC, deltas_RC4 = self.detector.classify(features, rois, batch)
+        finite["class scores or boxes"] = of_images(all_finite([logits_RC, deltas_RC4]), rois)
         scores_RK = logits_RC.softmax(-1)[:, self.outputs_K]
         deltas_RC4 = deltas_RC4.unflatten(1, (-1, 4))
-        counts = [len(boxes) for boxes in proposals]
-        found = []
-        for boxes_R4, all_scores_RK, deltas_R, size in zip(
-            proposals, scores_RK.split(counts), deltas_RC4.split(counts), batch.image_sizes, strict=True
-        ):
-            r, k = torch.where(all_scores_RK > self.limits.score_threshold)
-            boxes = self.box_coder.decode_single(deltas_R[r, self.outputs_K[k]], boxes_R4[r])
-            boxes, scores = box_ops.clip_boxes_to_image(boxes, size), all_scores_RK[r, k]
-            large = box_ops.remove_small_boxes(boxes, min_size=1e-2)
-            boxes, scores, k = boxes[large], scores[large], k[large]
-            # The outputs are the labels that torchvision shifts boxes by: other numbers round otherwise.
-            best = box_ops.batched_nms(boxes, scores, self.outputs_K[k], self.nms_threshold)
-            if not self.all_wanted:
-                best = best[self.wanted_K[k[best]]]
-            best = best[: self.limits.max_detections]
-            found.append(Instances(boxes[best], k[best], scores[best]))
-        return found, of_images(finite_R, counts)
+        corner_N4 = corners(batch.image_sizes, self.device)
+
+        def decode(r: Tensor, k: Tensor) -> Tensor:
+            boxes = self.box_coder.decode_single(deltas_RC4[r, self.outputs_K[k]], rois.boxes[r])
+            return clipped(boxes, corner_N4[rois.image[r]])
+
+        return selection.detections(rois, scores_RK, decode, self.rule)
 
     def _masks(
-        self, features: Features, found: list[Instances], batch: ImageList
-    ) -> tuple[list[Tensor | None], Tensor]:
-        """(R, M, M) mask probabilities for each image: maskrcnn_inference, of the class of each box only."""
+        self, features: Features, found: Detected, batch: ImageList, finite: dict[str, Tensor]
+    ) -> Tensor | None:
+        """(R, M, M) mask probabilities: maskrcnn_inference, of the class of each box only."""
         if not self.detector.has_masks:
-            return [None] * len(found), self._all_true(len(found))
-        counts = [len(i.scores) for i in found]
-        output_R = self.outputs_K[torch.cat([i.kinds for i in found])]
-        probs_RMM, finite_R = self.detector.masks(features, [i.boxes for i in found], batch, output_R)
-        return list(probs_RMM.split(counts)), of_images(finite_R, counts)
+            return None
+        probs_RMM, finite_R = self.detector.masks(features, found.rois, batch, self.outputs_K[found.kinds])
+        finite["masks"] = of_images(finite_R, found.rois)
+        return probs_RMM
 
     def _joints(
-        self, features: Features, found: list[Instances], batch: ImageList
-    ) -> tuple[list[Tensor | None], Tensor]:
-        """(R, K, 3) joints for each image, pixels of the resized image; NaN for classes without joints."""
-        finite_N = self._all_true(len(found))
+        self, features: Features, found: Detected, batch: ImageList, finite: dict[str, Tensor]
+    ) -> Tensor | None:
+        """(R, K, 3) joints, pixels of the resized image; NaN for classes without joints."""
         if not self.joints.has_joints:
-            return [None] * len(found), finite_N
-        jointed = [self.jointed_K[i.kinds] for i in found]
-        joints = [torch.full((len(i.scores), self.n_joints, 3), torch.nan, device=self.device) for i in found]
-        some = [n for n, which in enumerate(jointed) if which.any()]
-        if not some:
-            return list(joints), finite_N
-        if len(some) < len(found):
-            batch = ImageList(batch.tensors[some], [batch.image_sizes[n] for n in some])
+            return None
+        joints_RK3 = torch.full((len(found.scores), self.n_joints, 3), torch.nan, device=self.device)
+        jointed_R = np.flatnonzero(self.jointed_K[found.kinds_on_host])
+        image_R = np.repeat(np.arange(len(found.rois.counts)), found.rois.counts)[jointed_R]
+        counts = np.bincount(image_R, minlength=len(found.rois.counts))
+        some = np.flatnonzero(counts)
+        if not len(some):
+            return joints_RK3
+        if len(some) < len(counts):
+            some_N = to_device(some, self.device)
+            batch = ImageList(batch.tensors[some_N], [batch.image_sizes[n] for n in some])
         if self.joints is not self.detector:
             features = self.joints.backbone(batch.tensors)
-            finite_N[some] = self._finite_maps(features)
-        elif len(some) < len(found):
-            features = {name: level_NCHW[some] for name, level_NCHW in features.items()}
-        boxes = [found[n].boxes[jointed[n]] for n in some]
-        places_RK3 = self.joints.joints(features, boxes, batch)
-        counts = [len(b) for b in boxes]
-        finite_N[some] &= of_images(all_finite([places_RK3]), counts)
-        for n, places in zip(some, places_RK3.split(counts), strict=True):
-            joints[n][jointed[n]] = places
-        return list(joints), finite_N
+        elif len(some) < len(counts):
+            features = {name: level_NCHW[some_N] for name, level_NCHW in features.items()}
+        rows_R = to_device(jointed_R, self.device)
+        counts_some = counts[some].tolist()
+        rois = Rois(found.rois.boxes[rows_R], image_of_each(counts_some, self.device), counts_some)
+        places_RK3 = self.joints.joints(features, rois, batch)
+        joints_RK3[rows_R] = places_RK3
+        whole = replace(rois, image=found.rois.image[rows_R], counts=counts.tolist())
+        finite["keypoints"] = of_images(all_finite([places_RK3]), whole)
+        if self.joints is not self.detector:
+            finite["keypoints"][to_device(some, self.device)] &= self._finite_maps(features)
+        return joints_RK3
 
     def _finite_maps(self, features: Features) -> Tensor:
         if self.detector.dtype == torch.bfloat16:  # its range is float32's, and its sums are slow on CPUs
-            return self._all_true(len(next(iter(features.values()))))
+            first = next(iter(features.values()))
+            return torch.ones(len(first), dtype=torch.bool, device=self.device)
         return all_finite(features.values())
-
-    def _all_true(self, n: int) -> Tensor:
-        return torch.ones(n, dtype=torch.bool, device=self.device)
-
-    def _to_frame(
-        self,
-        found: Instances,
-        masks: Tensor | None,
-        joints: Tensor | None,
-        size: tuple[int, int],
-        frame: tuple[int, int],
-        as_rle: bool,
-    ) -> Detections:
-        boxes = resize_boxes(found.boxes, size, frame)
-        rles = None
-        if as_rle and masks is not None:
-            rles, masks = self._encode(masks, boxes, frame), None
-        return Detections(
-            boxes=boxes.cpu().numpy(),
-            labels=self.labels_K[found.kinds].to(torch.int32).cpu().numpy(),
-            scores=found.scores.cpu().numpy(),
-            masks=None if masks is None else masks.cpu().numpy(),
-            keypoints=None if joints is None else resize_keypoints(joints, size, frame).cpu().numpy(),
-            rles=rles,
-        )
-
-    def _encode(self, masks: Tensor, boxes: Tensor, frame: tuple[int, int]) -> list[rle.Rle]:
-        if self.device.type == "cpu":
-            return rle.encode_masks(masks.numpy(), boxes.numpy(), frame)
-        return rle_device.encode_masks(masks, boxes, frame)
 
 
 def padded(size: tuple[int, int]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ _MANY = 4096
 """Pixels of a map from which on torch's own interpolation is faster on a CPU."""
 
 
-def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
+def place_joints(maps: Tensor, boxes: Tensor, *, settle: bool = True) -> Tensor:
     """Where each heat map is highest, once it is enlarged to its box with bicubic weights: (R, K, 3) float32.
 
     maps: (R, K, M, M) float32 logits; boxes: (R, 4), x1 y1 x2 y2 in pixels of the resized image.
@@ -29,8 +29,8 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
 
     The same places as `heatmaps_to_keypoints` in torchvision's roi_heads.py, which enlarges map after map. Here all maps
     are worked on at once: a bound on what the weights can make of the sixteen cells around a pixel says where the
-    maximum can be, and only there pixels are computed. Where on a CPU another pixel comes within rounding of the
-    highest, torch's own interpolation decides.
+    maximum can be, and only there pixels are computed. Where another pixel comes within rounding of the highest, torch's
+    own interpolation decides, if it is to `settle` that: map by map, for which a GPU would make the host wait.
     """
     r, k, m, _ = maps.shape
     sides_R2 = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
@@ -52,13 +52,13 @@ def place_joints(maps: Tensor, boxes: Tensor) -> Tensor:
     cells = _narrowed(around, (of, row, column), size_L2, least_L)
 
     unclear_L = torch.zeros(r * k, dtype=torch.bool, device=maps.device)
-    if maps.device.type == "cpu":
+    if settle:
         pixels = _pixels(cells[2], size_L2[cells[0], 0], m)[1] * _pixels(cells[1], size_L2[cells[0], 1], m)[1]
         unclear_L = torch.zeros(r * k, dtype=torch.int64).scatter_add_(0, cells[0], pixels) > _MANY
         some = ~unclear_L[cells[0]]
         cells = (cells[0][some], cells[1][some], cells[2][some])
     at_L, logit_L, alone_L = _highest_pixels(around, cells, size_L2, rounding_L)
-    if maps.device.type == "cpu":
+    if settle:
         unclear_L |= ~alone_L
         for roi in torch.where(unclear_L.view(r, k).any(1))[0].tolist():
             which = torch.where(unclear_L.view(r, k)[roi])[0]
@@ -129,7 +129,8 @@ def _narrowed(around: Tensor, cells: Cells, size_L2: Tensor, least_L: Tensor) ->
         # Rounding is in least_L.
         some = highest >= least_L[of]
         some &= (_pixels(column, size_L2[of, 0], m)[1] > 0) & (_pixels(row, size_L2[of, 1], m)[1] > 0)
-        kept.append(torch.stack([of[some], row[some], column[some]]))
+        at_kept = torch.where(some)[0]
+        kept.append(torch.stack([of, row, column])[:, at_kept])
     of, row, column = torch.cat(kept, 1)
     return of, row, column
 

@@ -17,19 +17,22 @@ from masklake.model.engine.fold import fold_norms
 from masklake.model.engine.fuse import fuse, supported, with_bias
 from masklake.model.engine.keypoints import place_joints
 from masklake.model.engine.roi_pool import RoiPool
+from masklake.model.engine.rois import Rois
 from masklake.model.engine.rpn import Proposer, SparseConv
+from masklake.model.engine.select import Selection
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import MultiScaleRoIAlign
 
 Features = dict[str, Tensor]
 """(N, C, H, W) by pyramid level, finest first."""
 
 
 class Parts(Protocol):
-    """What `model.engine.inference` runs. Boxes are (R_n, 4) for each image, x1 y1 x2 y2 in pixels of the resized image."""
+    """What `model.engine.inference` runs."""
 
     dtype: torch.dtype
     memory_format: torch.memory_format
@@ -39,19 +42,19 @@ class Parts(Protocol):
     def backbone(self, images_NCHW: Tensor) -> Features:
         """The feature pyramid of normalised images."""
 
-    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
-        """Proposals of each image, float32; (N,) whether what they were made of is finite."""
+    def propose(self, features: Features, batch: ImageList, selection: Selection) -> tuple[Rois, Tensor]:
+        """Proposals, float32; (N,) whether what they were made of is finite."""
 
-    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
+    def classify(self, features: Features, rois: Rois, batch: ImageList) -> tuple[Tensor, Tensor]:
         """(R, K) class logits and (R, K * 4) box deltas, float32."""
 
     def masks(
-        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+        self, features: Features, rois: Rois, batch: ImageList, output_R: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(R, M, M) float32 mask probabilities of the output that `output_R` names for each RoI; (R,) whether their logits
         are finite."""
 
-    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
+    def joints(self, features: Features, rois: Rois, batch: ImageList) -> Tensor:
         """(R, K, 3) float32 x, y in pixels of the resized image, and the heat-map logit there, which is not finite where
         the heat map is not."""
 
@@ -69,31 +72,33 @@ class ExactParts:
     def backbone(self, images_NCHW: Tensor) -> Features:
         return dict(self._model.backbone(images_NCHW))
 
-    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
+    def propose(self, features: Features, batch: ImageList, selection: Selection) -> tuple[Rois, Tensor]:
         made: list[Tensor] = []
         hook = self._model.rpn.head.register_forward_hook(lambda *args: made.extend(chain(*args[2])))
         try:
             proposals = list(self._model.rpn(batch, features)[0])
         finally:
             hook.remove()
-        return proposals, all_finite(made)
+        return Rois.of_images(proposals), all_finite(made)
 
-    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
-        x = self._heads.box_head(self._heads.box_roi_pool(features, boxes, batch.image_sizes))
+    def classify(self, features: Features, rois: Rois, batch: ImageList) -> tuple[Tensor, Tensor]:
+        x = self._heads.box_head(self._heads.box_roi_pool(features, rois.by_image(), batch.image_sizes))
         logits, deltas = self._heads.box_predictor(x)
         return logits, deltas
 
     def masks(
-        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+        self, features: Features, rois: Rois, batch: ImageList, output_R: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x = self._heads.mask_head(self._heads.mask_roi_pool(features, boxes, batch.image_sizes))
+        x = self._heads.mask_head(self._heads.mask_roi_pool(features, rois.by_image(), batch.image_sizes))
         logits_ROMM = self._heads.mask_predictor(x)
         r = torch.arange(len(output_R), device=output_R.device)
         return logits_ROMM.sigmoid()[r, output_R], all_finite([logits_ROMM[r, output_R]])
 
-    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
-        x = self._heads.keypoint_head(self._heads.keypoint_roi_pool(features, boxes, batch.image_sizes))
-        places_RK3, logits_RK = heatmaps_to_keypoints(self._heads.keypoint_predictor(x), torch.cat(boxes))
+    def joints(self, features: Features, rois: Rois, batch: ImageList) -> Tensor:
+        x = self._heads.keypoint_head(
+            self._heads.keypoint_roi_pool(features, rois.by_image(), batch.image_sizes)
+        )
+        places_RK3, logits_RK = heatmaps_to_keypoints(self._heads.keypoint_predictor(x), rois.boxes)
         places_RK3[..., 2] = logits_RK
         return places_RK3
 
@@ -111,17 +116,19 @@ class FastParts:
         self.dtype = dtype
         fold_norms(model)
         heads = model.roi_heads
-        on_cpu = next(model.parameters()).device.type == "cpu"
+        self.on_gpu = next(model.parameters()).is_cuda
         # Activations of oneDNN make 0 of NaN: nothing would show that a network has overflowed.
-        self._fused = on_cpu and dtype != torch.float16 and supported(dtype) and not _overflows(model)
+        self._fused = (
+            not self.on_gpu and dtype != torch.float16 and supported(dtype) and not _overflows(model)
+        )
         self.has_masks, self.has_joints = heads.has_mask(), heads.has_keypoint()
         self._backbone = self._made(model.backbone)
         if model.rpn is not None:
             self._proposer = self._made_proposer(model.rpn)
-            self._box_pool, self._box_head = RoiPool(heads.box_roi_pool), self._made(heads.box_head)
+            self._box_pool, self._box_head = self._pool(heads.box_roi_pool), self._made(heads.box_head)
             self._box_predictor = heads.box_predictor
         if self.has_masks:
-            self._mask_pool, self._mask_head = RoiPool(heads.mask_roi_pool), self._made(heads.mask_head)
+            self._mask_pool, self._mask_head = self._pool(heads.mask_roi_pool), self._made(heads.mask_head)
             up, last = heads.mask_predictor.conv5_mask, heads.mask_predictor.mask_fcn_logits
             # A 2 x 2 transposed convolution of stride 2 is one linear layer for each of the four cells it makes.
             self._up_weight_4OC = up.weight.detach().permute(2, 3, 1, 0).flatten(0, 2).to(dtype)
@@ -130,13 +137,16 @@ class FastParts:
             self._mask_bias_K = last.bias.detach().float()
         if self.has_joints:
             self._joint_pool, self._joint_head = (
-                RoiPool(heads.keypoint_roi_pool),
+                self._pool(heads.keypoint_roi_pool),
                 self._made(heads.keypoint_head),
             )
             self._joint_predictor = heads.keypoint_predictor
 
     def backbone(self, images_NCHW: Tensor) -> Features:
         return dict(self._backbone(images_NCHW))
+
+    def _pool(self, pool: MultiScaleRoIAlign) -> RoiPool:
+        return RoiPool(pool, at_once=self.on_gpu)
 
     def _made(self, module: nn.Module) -> Callable[..., Any]:
         layers = [one for one in module.modules() if self._fused and with_bias(one)]
@@ -150,21 +160,21 @@ class FastParts:
     def _made_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
         convs = list(rpn.head.conv)
         last = next(m for m in convs[-1].modules() if isinstance(m, nn.Conv2d))
-        again = None if self.dtype == torch.float32 else SparseConv(last)
+        again = None if self.dtype == torch.float32 else SparseConv(last, once=not self.on_gpu)
         return Proposer(rpn, [self._made(one) for one in convs], again)
 
-    def propose(self, features: Features, batch: ImageList) -> tuple[list[Tensor], Tensor]:
-        return self._proposer(features, batch)
+    def propose(self, features: Features, batch: ImageList, selection: Selection) -> tuple[Rois, Tensor]:
+        return self._proposer(features, batch, selection)
 
-    def classify(self, features: Features, boxes: list[Tensor], batch: ImageList) -> tuple[Tensor, Tensor]:
-        x = self._box_head(self._box_pool(features, boxes))
+    def classify(self, features: Features, rois: Rois, batch: ImageList) -> tuple[Tensor, Tensor]:
+        x = self._box_head(self._box_pool(features, rois))
         logits, deltas = self._box_predictor(x.float())
         return logits, deltas
 
     def masks(
-        self, features: Features, boxes: list[Tensor], batch: ImageList, output_R: Tensor
+        self, features: Features, rois: Rois, batch: ImageList, output_R: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x_RCHW = self._mask_head(self._mask_pool(features, boxes))
+        x_RCHW = self._mask_head(self._mask_pool(features, rois))
         side = x_RCHW.shape[-1]
         x_RPC = x_RCHW.permute(0, 2, 3, 1).flatten(1, 2)
         up_RQO = (
@@ -175,9 +185,9 @@ class FastParts:
         probs_RMM = logits_RQ.sigmoid().view(-1, side, side, 2, 2).transpose(2, 3)
         return probs_RMM.reshape(-1, 2 * side, 2 * side), all_finite([logits_RQ])
 
-    def joints(self, features: Features, boxes: list[Tensor], batch: ImageList) -> Tensor:
-        x = self._joint_head(self._joint_pool(features, boxes))
-        return place_joints(self._joint_predictor(x.float()), torch.cat(boxes))
+    def joints(self, features: Features, rois: Rois, batch: ImageList) -> Tensor:
+        x = self._joint_head(self._joint_pool(features, rois))
+        return place_joints(self._joint_predictor(x.float()), rois.boxes, settle=not self.on_gpu)
 
 
 @torch.no_grad()

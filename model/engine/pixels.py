@@ -1,4 +1,4 @@
-"""What a predictor is given: decoded images or encoded ones, made uint8 (3, H, W) tensors on the CPU."""
+"""What a predictor is given: decoded images or encoded ones, made uint8 (H, W, 3) arrays."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ Image = NDArray[np.uint8] | Tensor | bytes
 """RGB pixels, uint8: a numpy array (H, W, 3) or a torch tensor (3, H, W); or the bytes of a file (`model.decode`)."""
 
 
-def to_tensors(images: Sequence[Image]) -> list[Tensor | PredictFailure]:
-    """uint8 (3, H, W) of each image, EXIF orientation applied to encoded ones, which are decoded side by side.
+def to_arrays(images: Sequence[Image]) -> list[NDArray[np.uint8] | PredictFailure]:
+    """uint8 (H, W, 3) of each image: a view of it, or, EXIF orientation applied, what was encoded, decoded side by side.
 
     Bytes that `model.decode` refuses give PredictFailure. Raises ModelError for anything else.
     """
@@ -30,15 +30,15 @@ def to_tensors(images: Sequence[Image]) -> list[Tensor | PredictFailure]:
     ]
 
 
-def _decoded(data: bytes) -> Tensor | PredictFailure:
+def _decoded(data: bytes) -> NDArray[np.uint8] | PredictFailure:
     try:
         pixels, _ = decode(data, DecodeOptions())
     except UndecodableError as error:
         return PredictFailure(f"cannot be decoded: {error}")
-    return _from_array(pixels)
+    return pixels
 
 
-def _checked(image: Image, at: int) -> Tensor:
+def _checked(image: Image, at: int) -> NDArray[np.uint8]:
     if isinstance(image, bytes) or not isinstance(image, np.ndarray | Tensor):
         raise ModelError(f"image {at} is {type(image).__name__}, not a numpy array, torch tensor or bytes")
     is_array = isinstance(image, np.ndarray)
@@ -48,9 +48,4 @@ def _checked(image: Image, at: int) -> Tensor:
         raise ModelError(
             f"image {at} is {dtype} {shape}, not uint8 {wanted} with at least 1 pixel; convert it to RGB"
         )
-    return image.contiguous() if isinstance(image, Tensor) else _from_array(image)
-
-
-def _from_array(image: NDArray[np.uint8]) -> Tensor:
-    # torch has no read-only tensors (arrays from shared memory are read-only) and no negative strides.
-    return torch.from_numpy(np.require(image.transpose(2, 0, 1), requirements=["C", "W"]))
+    return image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image

@@ -7,38 +7,40 @@ rows of a table, which it computes many times faster than torchvision's kernel w
 Shapes: N images, R RoIs, P cells a side of the grid, C channels, S samples a side of a cell.
 """
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.rois import Rois, to_device
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
 
 class RoiPool:
-    """A MultiScaleRoIAlign with fixed scales (`model.networks.build` sets them), on channels-last features."""
+    """A MultiScaleRoIAlign with fixed scales (`model.networks.build` sets them), on channels-last features.
 
-    def __init__(self, pool: MultiScaleRoIAlign) -> None:
+    at_once: gather from all levels at once, which copies them into one table: on a GPU, where going level by level makes the
+        host wait for how many RoIs each has, and a copy is cheap.
+    """
+
+    def __init__(self, pool: MultiScaleRoIAlign, *, at_once: bool = False) -> None:
         if pool.scales is None or pool.map_levels is None:
-            raise ValueError("the pool has no scales yet; model.architecture sets them")
+            raise ValueError("the pool has no scales yet; model.networks.build sets them")
         self._names, self._scales, self._mapper = pool.featmap_names, pool.scales, pool.map_levels
         self._cells, self._samples = pool.output_size[0], pool.sampling_ratio
+        self.at_once = at_once
 
-    def __call__(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """(R, C, P, P) features of all RoIs, image after image, channels last, in the features' dtype.
+    def __call__(self, features: dict[str, Tensor], rois: Rois) -> Tensor:
+        """(R, C, P, P) features of all RoIs, channels last, in the features' dtype.
 
-        features: (N, C, H, W) by level name; boxes: for each image (R_n, 4) float32, x1 y1 x2 y2 in pixels of the
-        resized image.
+        features: (N, C, H, W) by level name.
         """
         levels = [features[name] for name in self._names]
-        boxes_R4 = torch.cat(list(boxes))
-        counts = [len(of) for of in boxes]
-        image_R = torch.arange(len(counts), device=boxes_R4.device).repeat_interleave(
-            torch.tensor(counts, device=boxes_R4.device), output_size=len(boxes_R4)
-        )
+        boxes_R4, image_R = rois.boxes, rois.image
         if len(levels) == 1:
             return self._of_level(levels[0], self._scales[0], image_R, boxes_R4)
-        level_R = self._mapper(list(boxes))
+        level_R = self._mapper([boxes_R4])
+        if self.at_once:
+            return self._of_all(levels, level_R, image_R, boxes_R4)
         pooled = levels[0].new_zeros(len(boxes_R4), self._cells, self._cells, levels[0].shape[1])
         pooled_RCPP = pooled.permute(0, 3, 1, 2)
         for at, (level_NCHW, scale) in enumerate(zip(levels, self._scales, strict=True)):
@@ -47,12 +49,37 @@ class RoiPool:
         return pooled_RCPP
 
     def _of_level(self, level_NCHW: Tensor, scale: float, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
-        channels, height, width = level_NCHW.shape[1:]
-        table = level_NCHW.permute(0, 2, 3, 1).reshape(-1, channels)
-        row_RPV, row_weight_RPV = self._axis(boxes_R4[:, 1], boxes_R4[:, 3], scale, height)
-        column_RPV, column_weight_RPV = self._axis(boxes_R4[:, 0], boxes_R4[:, 2], scale, width)
-        row_RPV = row_RPV + (image_R * height)[:, None, None]
-        at = row_RPV[:, :, None, :, None] * width + column_RPV[:, None, :, None, :]
+        height, width = level_NCHW.shape[2:]
+        rows = self._axis(boxes_R4[:, 1], boxes_R4[:, 3], scale, height)
+        columns = self._axis(boxes_R4[:, 0], boxes_R4[:, 2], scale, width)
+        return self._gathered(_table(level_NCHW), rows, columns, image_R * (height * width), width)
+
+    def _of_all(self, levels: list[Tensor], level_R: Tensor, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
+        heights, widths = (np.asarray([of.shape[axis] for of in levels]) for axis in (2, 3))
+        cells = heights * widths
+        begins = np.concatenate([[0], np.cumsum(cells * len(levels[0]))[:-1]])
+        height_R, width_R, cells_R, begin_R = to_device(
+            np.stack([heights, widths, cells, begins]), boxes_R4.device
+        )[:, level_R]
+        scale_R = to_device(np.asarray(self._scales, np.float32), boxes_R4.device)[level_R]
+        rows = self._axis(boxes_R4[:, 1], boxes_R4[:, 3], scale_R, height_R)
+        columns = self._axis(boxes_R4[:, 0], boxes_R4[:, 2], scale_R, width_R)
+        table = torch.cat([_table(of) for of in levels])
+        return self._gathered(table, rows, columns, begin_R + image_R * cells_R, width_R)
+
+    def _gathered(
+        self,
+        table: Tensor,
+        rows: tuple[Tensor, Tensor],
+        columns: tuple[Tensor, Tensor],
+        begin_R: Tensor,
+        width: int | Tensor,
+    ) -> Tensor:
+        """From the rows of `table`, where each RoI's feature map begins at `begin_R` and is `width` cells wide."""
+        channels = table.shape[1]
+        (row_RPV, row_weight_RPV), (column_RPV, column_weight_RPV) = rows, columns
+        row_RPV = row_RPV * _broadcast(width) + begin_R[:, None, None]
+        at = row_RPV[:, :, None, :, None] + column_RPV[:, None, :, None, :]
         weight = row_weight_RPV[:, :, None, :, None] * column_weight_RPV[:, None, :, None, :]
         corners = row_RPV.shape[-1] ** 2
         pooled = F.embedding_bag(
@@ -63,8 +90,10 @@ class RoiPool:
         )
         return pooled.view(-1, self._cells, self._cells, channels).permute(0, 3, 1, 2)
 
-    def _axis(self, low_R: Tensor, high_R: Tensor, scale: float, size: int) -> tuple[Tensor, Tensor]:
-        """(R, P, 2 S) positions along one axis of a feature map, and their weights.
+    def _axis(
+        self, low_R: Tensor, high_R: Tensor, scale: float | Tensor, size: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(R, P, 2 S) positions along one axis of a feature map, and their weights; scale and size: one, or (R,).
 
         In the order of operations of torchvision's roi_align_common.h, `aligned` off: an RoI has a side of at least
         1, samples more than a cell outside count as 0, others are moved to the edge.
@@ -75,11 +104,22 @@ class RoiPool:
         samples = torch.arange(self._samples, device=low_R.device, dtype=low_R.dtype) + 0.5
         start_RP = start_R[:, None] + cells * cell_R[:, None]
         at_RPS = start_RP[..., None] + samples * cell_R[:, None, None] / self._samples
+        size = _broadcast(size)
         outside_RPS = (at_RPS < -1) | (at_RPS > size)
-        at_RPS = at_RPS.clamp(min=0, max=size - 1)
+        at_RPS = at_RPS.clamp(min=0).clamp(max=size - 1)
         before_RPS = at_RPS.to(torch.int64)
         share_RPS = at_RPS - before_RPS
         after_RPS = (before_RPS + 1).clamp(max=size - 1)
         weight = torch.stack([1 - share_RPS, share_RPS], -1) / self._samples
         weight = weight.masked_fill(outside_RPS[..., None], 0)
         return torch.stack([before_RPS, after_RPS], -1).flatten(2), weight.flatten(2)
+
+
+def _table(level_NCHW: Tensor) -> Tensor:
+    """(N H W, C): a view where channels are last."""
+    return level_NCHW.permute(0, 2, 3, 1).reshape(-1, level_NCHW.shape[1])
+
+
+def _broadcast(of: int | Tensor) -> int | Tensor:
+    """(R,) against (R, P, S)."""
+    return of[:, None, None] if isinstance(of, Tensor) else of

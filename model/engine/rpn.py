@@ -9,13 +9,15 @@ Shapes: N images, A anchors a position, C channels, T positions kept of a level.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from masklake.model.engine.finite import all_finite
+from masklake.model.engine.rois import Rois, to_device
+from masklake.model.engine.select import Rule, Selection
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import boxes as box_ops
 
 _SPARE = 1.25
 """How many times the wanted number are computed again in float32, where the layers run in less."""
@@ -37,30 +39,36 @@ class Proposer:
         self._rpn, self._convolve, self._again = rpn, convolve, again
         self._objectness, self._boxes = _rows(rpn.head.cls_logits), _rows(rpn.head.bbox_pred)
         self._rough: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+        device = self._objectness[0].device
+        self._cells = [cell_A4.to(device) for cell_A4 in rpn.anchor_generator.cell_anchors]
+        self._rule = Rule(
+            min_side=rpn.min_size,
+            min_score=rpn.score_thresh,
+            threshold=rpn.nms_thresh,
+            most=rpn.post_nms_top_n(),
+        )
 
-    def __call__(self, features: dict[str, Tensor], batch: ImageList) -> tuple[list[Tensor], Tensor]:
-        """For each image (R, 4) float32 proposals, best first: x1 y1 x2 y2 in pixels of the resized image.
+    def __call__(
+        self, features: dict[str, Tensor], batch: ImageList, selection: Selection
+    ) -> tuple[Rois, Tensor]:
+        """Float32 proposals, each image's best first.
 
         And (N,) whether the values that they were chosen and made of are finite: those that are not come first in the
         choice, and give no proposal.
         """
-        boxes, scores, kinds, finite = [], [], [], []
-        n, padded = len(batch.image_sizes), batch.tensors.shape[-2:]
-        for level, (feature_NCHW, cell_A4) in enumerate(
-            zip(features.values(), self._rpn.anchor_generator.cell_anchors, strict=True)
-        ):
+        boxes, scores, finite = [], [], []
+        padded = batch.tensors.shape[-2:]
+        for feature_NCHW, cell_A4 in zip(features.values(), self._cells, strict=True):
             before_NCHW = feature_NCHW
             for convolve in self._convolve[:-1]:
                 before_NCHW = convolve(before_NCHW)
-            boxes_NT4, logits_NT, finite_N = self._best(before_NCHW, cell_A4.to(before_NCHW.device), padded)
+            boxes_NT4, logits_NT, finite_N = self._best(before_NCHW, cell_A4, padded)
             boxes.append(boxes_NT4)
             finite.append(finite_N)
             scores.append(logits_NT.sigmoid())
-            kinds.append(torch.full_like(logits_NT, level, dtype=torch.int64))
-        boxes_NT4, scores_NT, kinds_NT = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(kinds, 1)
-        proposals = [
-            self._filtered(boxes_NT4[i], scores_NT[i], kinds_NT[i], batch.image_sizes[i]) for i in range(n)
-        ]
+        boxes_NT4 = clipped(torch.cat(boxes, 1), corners(batch.image_sizes, boxes[0].device)[:, None])
+        levels = [of.shape[1] for of in scores]
+        proposals = selection.proposals(boxes_NT4, torch.cat(scores, 1), levels, self._rule)
         return proposals, torch.stack(finite).all(0)
 
     def _best(
@@ -99,29 +107,27 @@ class Proposer:
             self._rough[hidden_NCHW.dtype] = weight[:, :, None, None], bias
         return F.conv2d(hidden_NCHW, *self._rough[hidden_NCHW.dtype])
 
-    def _filtered(self, boxes_R4: Tensor, scores_R: Tensor, level_R: Tensor, size: tuple[int, int]) -> Tensor:
-        """As filter_proposals: clipped, not too small, NMS in each level."""
-        boxes_R4 = box_ops.clip_boxes_to_image(boxes_R4, size)
-        keep = box_ops.remove_small_boxes(boxes_R4, self._rpn.min_size)
-        keep = keep[scores_R[keep] >= self._rpn.score_thresh]
-        boxes_R4, scores_R, level_R = boxes_R4[keep], scores_R[keep], level_R[keep]
-        best = box_ops.batched_nms(boxes_R4, scores_R, level_R, self._rpn.nms_thresh)
-        return boxes_R4[best[: self._rpn.post_nms_top_n()]]
-
 
 class SparseConv:
-    """A 3 x 3 convolution of stride 1 and its ReLU in float32, at some positions only. `conv` is copied."""
+    """A 3 x 3 convolution of stride 1 and its ReLU in float32, at some positions only. `conv` is copied.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    once: a position that is asked for several times, as it has several anchors, is computed once; a GPU would make the host
+        wait for how many there are.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, once: bool = True) -> None:
+        self.once = once
         self._weight_OK = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).float().clone()  # K = 9 C
         self._bias_O = _bias(conv).clone()
 
     def __call__(self, x_NCHW: Tensor, position_NS: Tensor) -> Tensor:
         """(N, S, O) float32 at positions y * W + x of each image."""
         n, _, height, width = x_NCHW.shape
-        # A position has several anchors: many come more than once.
-        offset_N1 = torch.arange(n, device=x_NCHW.device)[:, None] * (height * width)
-        one_U, which_NS = torch.unique(position_NS + offset_N1, return_inverse=True)
+        one_U = position_NS + torch.arange(n, device=x_NCHW.device)[:, None] * (height * width)
+        which_NS: Tensor | None = None
+        if self.once:
+            one_U, which_NS = torch.unique(one_U, return_inverse=True)
+        one_U = one_U.flatten()
         image_U, at_U = one_U // (height * width), one_U % (height * width)
         step = torch.arange(-1, 2, device=x_NCHW.device)
         y_U3, x_U3 = (at_U // width)[:, None] + step, (at_U % width)[:, None] + step
@@ -130,7 +136,8 @@ class SparseConv:
         place_U33 = image_U[:, None, None] * (height * width) + y_U3[:, :, None] * width + x_U3[:, None]
         rows_PC = x_NCHW.permute(0, 2, 3, 1).flatten(0, 2)
         patch_UKC = rows_PC[place_U33.flatten(1)].float() * inside_U33.flatten(1)[..., None]
-        return F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()[which_NS]
+        made_UO = F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()
+        return made_UO.view(n, -1, made_UO.shape[1]) if which_NS is None else made_UO[which_NS]
 
 
 def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -146,4 +153,16 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 def _take(of_NPC: Tensor, at_NT: Tensor) -> Tensor:
     """(N, T, C): rows of each image."""
-    return torch.stack([rows_PC[at_T] for rows_PC, at_T in zip(of_NPC, at_NT, strict=True)])
+    n, p = of_NPC.shape[:2]
+    first_N1 = torch.arange(n, device=at_NT.device)[:, None] * p
+    return of_NPC.reshape(n * p, -1)[at_NT + first_N1]
+
+
+def corners(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(N, 4) float32: width, height, width, height of images of these heights and widths."""
+    return to_device(np.asarray([(w, h, w, h) for h, w in sizes], np.float32), device)
+
+
+def clipped(boxes: Tensor, corner: Tensor) -> Tensor:
+    """Boxes (..., 4) within images whose lower right `corner` (..., 4) is: torchvision's clip_boxes_to_image."""
+    return boxes.clamp(min=0).minimum(corner)

@@ -60,14 +60,14 @@ def find_changes(grid: Floats, crops: Crops, frame: tuple[int, int]) -> Places:
         # which are at the same place, are told apart by their number.
         of = np.stack([np.searchsorted(place, start), np.searchsorted(place, start + height)])
         of += of & 1
-        old = place[count_up(of[1] - of[0]) + np.repeat(of[0], of[1] - of[0])]
+        old = place[_count_up(of[1] - of[0]) + np.repeat(of[0], of[1] - of[0])]
         found = [
             _changes_by_pixel(grid, crops, unsure_r[some], unsure_column[some], origin, height)
             for some in np.split(first, range(0, len(first), max(1, _BATCH_PIXELS // height))[1:])
         ]
         more = np.sort(np.concatenate([old, *found]).astype(kind))  # of what is there twice, none stays
         place = np.insert(place, np.searchsorted(place, more), more)
-    return odd(place)
+    return _odd(place)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _spans(grid: Floats, crops: Crops) -> tuple[_Spans, Ints]:
 
 def _columns(r: Ints, first: Ints, count: Ints, crops: Crops) -> Ints:
     """(2, C): instances, and the visible ones of `count` columns of their crops from `first` on."""
-    r, column = np.repeat(r, count), np.repeat(first, count) + count_up(count)
+    r, column = np.repeat(r, count), np.repeat(first, count) + _count_up(count)
     of = crops.left[r] + column
     return np.stack([r, column])[:, (of >= crops.first_col[r]) & (of < crops.last_col[r])]
 
@@ -239,7 +239,7 @@ def _crossings(
     cut = np.flatnonzero((top < crops.first_row[r]) | (top + reach > crops.last_row[r]))
     if len(cut):
         of_cut = np.repeat(cut, length[cut])
-        which, of_crop = count_up(length[cut]) + begins[of_cut], r[of_cut]
+        which, of_crop = _count_up(length[cut]) + begins[of_cut], r[of_cut]
         first, last = crops.first_row[of_crop] - top[of_cut], crops.last_row[of_crop] - top[of_cut]
         place[which] = np.clip(place[which], first, last)
     t *= frame_height
@@ -248,7 +248,7 @@ def _crossings(
     return place, r[at], column[at] + near - begins[at], near_row, on, flat
 
 
-def count_up(counts: Ints) -> Ints:
+def _count_up(counts: Ints) -> Ints:
     """0 … counts[0] - 1, 0 … counts[1] - 1, and so on."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
@@ -260,7 +260,7 @@ def _changes_by_pixel(
     """The changes in some columns of the crops, with every pixel computed; not in order of place."""
     first, rows = crops.first_row[r], (crops.last_row - crops.first_row)[r]
     c = np.repeat(np.arange(len(r)), rows)
-    row = count_up(rows) + first[c]
+    row = _count_up(rows) + first[c]
     state = above_half(grid, crops, r[c], row - crops.top[r][c], column[c])
     ends = np.cumsum(rows)
     before = np.concatenate([[False], state[:-1]])
@@ -281,7 +281,7 @@ def _is_wrong(grid: Floats, crops: Crops, r: Ints, column: Ints, row: Ints, on: 
     return wrong
 
 
-def odd(places: Ints) -> Ints:
+def _odd(places: Ints) -> Ints:
     """The places that occur an odd number of times, once each: two changes are none."""
     same = np.flatnonzero(places[1:] == places[:-1])
     if not len(same):

@@ -1,6 +1,6 @@
 """Where torchvision pastes a mask into a frame, and what torch makes of single pixels of it. Free of torch.
 
-Serves `model.masks.crossings` and `model.masks.rle_device`.
+Serves `model.masks.crossings`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HALF = np.float32(0.5)
 
 # torch has another order of operations for outputs of few pixels: `_use_vectorized_kernel_cond_2d` in
 # aten/src/ATen/native/cpu/UpSampleKernel.cpp.
-SMALL_SUM = 128
+_SMALL_SUM = 128
 
 
 @dataclass(frozen=True)
@@ -95,5 +95,5 @@ def _fma(a: Floats, b: Floats, c: Floats | np.float32) -> Floats:
 
 
 def _small(crops: Crops) -> Bools:
-    small: Bools = crops.height + crops.width <= SMALL_SUM
+    small: Bools = crops.height + crops.width <= _SMALL_SUM
     return small

@@ -49,7 +49,6 @@ class TiledPredictor:
     def __init__(self, predictor: TilePredictor, tiling: Tiling) -> None:
         self.tiling = tiling
         self._predictor = predictor
-        self.masks_on_gpu: bool = getattr(predictor, "masks_on_gpu", False)
         self.precision: str | None = getattr(predictor, "precision", None)
 
     @property

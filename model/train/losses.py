@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from masklake.model.engine.roi_pool import RoiPool
+from masklake.model.engine.rois import Rois
 from masklake.model.train.examples import Example
 from masklake.model.train.recipe import Recipe
 from torch import Tensor, nn
@@ -156,7 +157,7 @@ class Losses(nn.Module):
             positives.append(rois_R4[positive_R])
             matches.append(matched_R[positive_R])
             unsearched.append(example.unsearched.to(chosen.device))
-        pooled = self._pools["box"](features, rois)
+        pooled = self._pools["box"](features, Rois.of_images(rois))
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
         logits = _without(logits, labels, unsearched)
         if len(logits):
@@ -183,7 +184,9 @@ class Losses(nn.Module):
             for matched, example in zip(matches, examples, strict=True)
         ]
         boxes, known, unused = _narrowed(rois, matches, wanted)
-        logits_RCMM = heads.mask_predictor(heads.mask_head(self._pools["mask"](features, boxes))).float()
+        logits_RCMM = heads.mask_predictor(
+            heads.mask_head(self._pools["mask"](features, Rois.of_images(boxes)))
+        ).float()
         if unused:
             return logits_RCMM.sum() * 0
         truth, outputs = [], []
@@ -207,7 +210,7 @@ class Losses(nn.Module):
         located = [keypoints_to_heatmap(j, r, cells) for j, r in zip(joints, rois, strict=True)]
         boxes, _, unused = _narrowed(rois, matches, [valid.any(1).cpu() for _, valid in located])
         logits = heads.keypoint_predictor(
-            heads.keypoint_head(self._pools["keypoint"](features, boxes)).contiguous()
+            heads.keypoint_head(self._pools["keypoint"](features, Rois.of_images(boxes))).contiguous()
         ).float()
         if unused:
             return logits.sum() * 0

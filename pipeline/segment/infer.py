@@ -41,7 +41,6 @@ class Predicts(Protocol):
 
 
 PredictorFactory = Callable[[], Predicts]
-"""What it makes may have `masks_on_gpu`: then masks are asked for as RLE, which is made there."""
 
 
 def infer_rows(rows: pa.Table, predictor: Predicts) -> pa.Table:
@@ -53,10 +52,7 @@ def infer_rows(rows: pa.Table, predictor: Predicts) -> pa.Table:
     images = [np.frombuffer(rows["pixels"][i].as_buffer(), np.uint8).reshape(*shapes[i], 3) for i in todo]
     columns: dict[str, list] = {field.name: [None] * len(rows) for field in FOUND}
     if images:
-        on_gpu = {"as_rle": True} if getattr(predictor, "masks_on_gpu", False) else {}
-        for i, found in zip(
-            todo, predictor.predict(images, [frames[i] for i in todo], **on_gpu), strict=True
-        ):
+        for i, found in zip(todo, predictor.predict(images, [frames[i] for i in todo]), strict=True):
             if hasattr(found, "reason"):
                 statuses[i], errors[i] = str(Status.FAILED), found.reason
                 continue

@@ -1,6 +1,6 @@
 """From JPEG bytes to RLE on the device at hand: torchvision eager and ours, with the time of each stage.
 
-    python -m tests.bench.device [--device cuda] [--images 64] [--batches 1,8,32]
+    python -m tests.bench.device [--device cuda] [--images 64] [--batches 1,2,4,8,16,32,64]
 
 maskrcnn_resnet50_fpn at 800 px with random weights that detect much. Parity is checked first: what is fast and wrong
 is of no use. The device is waited for at the end of every stage, so that a stage's time is its own; images per second
@@ -14,6 +14,7 @@ import io
 import shutil
 import subprocess
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,20 +23,19 @@ import numpy as np
 import torch
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import LoadedModel
-from masklake.model.detections import Detections
-from masklake.model.engine.pixels import to_tensors
+from masklake.model.detections import Detections, PredictFailure
+from masklake.model.engine.pixels import to_arrays
 from masklake.model.networks.build import build
 from masklake.model.predictor import Predictor
 from masklake.model.spec import Preprocessing
 from PIL import Image
 from pycocotools import mask as coco_mask
-from torch import Tensor
 from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
 from torchvision.ops import box_iou
 
 from tests.helpers import reference
 
-STAGES = ("decode", "resize", "backbone", "rpn", "box head", "post-process", "masks", "RLE", "transfer")
+STAGES = ("decode", "upload", "resize", "backbone", "rpn", "box head", "choice", "masks", "results, RLE")
 KEEP = 20
 
 
@@ -86,22 +86,33 @@ class Clock:
 def watched(predictor: Predictor, clock: Clock) -> None:
     engine = predictor._engine
     for owner, method, name in (
+        (engine._uploads, "send", "upload"),
         (engine, "_preprocess", "resize"),
-        (engine, "_detect", "post-process"),
-        (engine, "_encode", "RLE"),
-        (engine, "_to_frame", "transfer"),
+        (engine, "_detect", "choice"),
         (engine.detector, "backbone", "backbone"),
         (engine.detector, "propose", "rpn"),
         (engine.detector, "classify", "box head"),
         (engine.detector, "masks", "masks"),
+        (predictor, "predict", "results, RLE"),
     ):
         clock.watch(owner, method, name)
+
+
+def waits(predictor: Predictor, data: Sequence[bytes]) -> int:
+    """How often the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        ours(predictor, data)
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(of.message) for of in seen)
 
 
 @torch.inference_mode()
 def eager(model: FasterRCNN, data: Sequence[bytes], device: torch.device) -> int:
     """torchvision from JPEG bytes to COCO RLE, as its documentation has it."""
-    tensors = [t.to(device).float() / 255 for t in to_tensors(data) if isinstance(t, Tensor)]
+    arrays = [of for of in to_arrays(data) if not isinstance(of, PredictFailure)]
+    tensors = [torch.from_numpy(np.array(of)).permute(2, 0, 1).to(device).float() / 255 for of in arrays]
     instances = 0
     for found in model(tensors):
         masks = (found["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
@@ -114,7 +125,7 @@ def ours(predictor: Predictor, data: Sequence[bytes], clock: Clock | None = None
         found = predictor.predict(data, as_rle=True)
     else:
         with clock.stage("decode"):
-            tensors = [t for t in to_tensors(data) if isinstance(t, Tensor)]
+            tensors = [a for a in to_arrays(data) if not isinstance(a, PredictFailure)]
         found = predictor.predict(tensors, as_rle=True)
     return sum(len(of) for of in found if isinstance(of, Detections))
 
@@ -179,9 +190,15 @@ def main(arguments: Sequence[str] = ()) -> None:
         )
     print(f"{torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'}")
     data = jpegs(args.images or (256 if on_gpu else 6))
-    batches = [int(b) for b in (args.batches or ("1,8,32" if on_gpu else "1,2")).split(",")]
+    batches = [int(b) for b in (args.batches or ("1,2,4,8,16,32,64" if on_gpu else "1,2")).split(",")]
     model = model.to(device)
     check_parity(precisions, device)
+    if on_gpu:
+        for precision, predictor in predictors.items():
+            alone, many = (waits(predictor, [data[0]] * count) for count in (1, 9))
+            print(
+                f"waits {precision:<9} {alone} with one image, {(many - alone) / 8:.2f} for each further one"
+            )
     clock = Clock(device)
     print(
         f"{'':<30}{'images/s':>9}  " + "".join(f"{name:>13}" for name in STAGES) + "   ms/image   peak memory"

@@ -476,13 +476,17 @@ def test_the_model_itself_is_not_changed(demo: LoadedModel, demo_images: Images)
 class Memory:
     """Stands before an engine's run and has room for some images only; says how many were asked of it."""
 
-    def __init__(self, predictor: Predictor, room: int, error: Exception, bad: Tensor | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, room: int, error: Exception, bad: NDArray[np.uint8] | None = None
+    ) -> None:
         self.run, self.room, self.error, self.bad, self.asked = predictor._engine.run, room, error, bad, []
         predictor._engine.run = self  # type: ignore[method-assign, assignment]  # the fault is put in here
 
-    def __call__(self, images: list[Tensor], frames: list[tuple[int, int]], as_rle: bool) -> list[Detections]:
+    def __call__(self, images: Images, frames: list[tuple[int, int]], as_rle: bool) -> list[Detections]:
         self.asked.append(len(images))
-        if len(images) > self.room or any(self.bad is not None and torch.equal(self.bad, i) for i in images):
+        if len(images) > self.room or any(
+            self.bad is not None and np.array_equal(self.bad, i) for i in images
+        ):
             raise self.error
         return self.run(images, frames, as_rle)
 
@@ -518,7 +522,7 @@ def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: 
 
 def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> None:
     images = [scenes.scene(3, at).image for at in range(5)]
-    bad = torch.from_numpy(images[3]).permute(2, 0, 1)
+    bad = images[3]
     predictor = Predictor(demo, device="cpu", precision="float32")
     Memory(predictor, 100, torch.OutOfMemoryError("CUDA out of memory"), bad)
     found = predictor.predict(images)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.engine.inference import Engine
+from masklake.model.engine.rois import Rois
 from masklake.model.networks.build import build
 from masklake.model.predictor import Predictor
 from torch import Tensor
@@ -26,8 +27,12 @@ AT_ONCE = 50
 class Given:
     """In place of an engine's learned parts."""
 
-    def __init__(self, logits_RC: Tensor, deltas_RC4: Tensor) -> None:
+    def __init__(self, proposals: list[Tensor], logits_RC: Tensor, deltas_RC4: Tensor) -> None:
+        self.proposed = Rois.of_images(proposals), torch.ones(len(proposals), dtype=torch.bool)
         self.classified = logits_RC, deltas_RC4
+
+    def propose(self, *_: Any) -> tuple[Rois, Tensor]:
+        return self.proposed
 
     def classify(self, *_: Any) -> tuple[Tensor, Tensor]:
         return self.classified
@@ -99,14 +104,17 @@ def test_crowds_are_torchvisions_to_the_last_box(
     by_shift = by_class = 0
     for seed in range(batches):
         given = crowd(seed, device)
-        ours.detector = Given(*given[1:])  # type: ignore[assignment]  # as if the network had said it
+        ours.detector = Given(*given)  # type: ignore[assignment]  # as if the network had said it
         batch = ImageList(torch.zeros(0), [SIZE] * AT_ONCE)
-        found, finite = ours._detect({}, given[0], batch)
-        assert finite.all()
-        for a, (boxes, scores, labels) in zip(found, theirs(heads, named, 100, given), strict=True):
-            assert torch.equal(ours.labels_K[a.kinds], labels)
-            assert torch.equal(a.boxes, boxes)
-            assert torch.equal(a.scores, scores)
+        finite: dict[str, Tensor] = {}
+        found = ours._detect({}, batch, finite, ours.surely)
+        assert finite["class scores or boxes"].all()
+        expected = theirs(heads, named, 100, given)
+        assert found.rois.counts == [len(boxes) for boxes, _, _ in expected]
+        boxes, scores, labels = (torch.cat(part) for part in zip(*expected, strict=True))
+        assert torch.equal(ours.labels_K[found.kinds], labels)
+        assert torch.equal(found.rois.boxes, boxes)
+        assert torch.equal(found.scores, scores)
         logits_RC = given[1].softmax(1)
         for of in (logits_RC[:, 1:] > 0.05).sum(1).split([len(p) for p in given[0]]):
             by_class += 4 * int(of.sum()) > 4000

@@ -10,6 +10,7 @@ import torch
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.detections import Detections, PredictFailure
+from masklake.model.engine.rois import Rois
 from masklake.model.predictor import Predictor
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -112,11 +113,10 @@ def poison_rows(part: str, which: int) -> Callable[[Predictor, float], None]:
         parts = predictor._engine.detector
         whole = getattr(parts, part)
 
-        def poisoned(features: Any, boxes: list[Tensor], *others: Any) -> Any:
-            results = whole(features, boxes, *others)
-            start = len(boxes[0]) if len(boxes) > 1 else 0
+        def poisoned(features: Any, rois: Rois, *others: Any) -> Any:
+            results = whole(features, rois, *others)
             rows = results[which] if isinstance(results, tuple) else results
-            rows[start : start + len(boxes[1 % len(boxes)])] = value
+            rows[rois.image == 1 % len(rois.counts)] = value
             return results
 
         setattr(parts, part, poisoned)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from masklake.model.engine.roi_pool import RoiPool
+from masklake.model.engine.rois import Rois
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
@@ -43,10 +44,10 @@ def test_as_torchvision(corners: list[tuple[float, ...]], grid: tuple[int, int],
     split = [boxes[: len(boxes) // 2], boxes[len(boxes) // 2 :]]
     pool, maps = pool_of(*grid, levels), features(2, levels)
     expected = pool(maps, split, [(HEIGHT, WIDTH)] * 2)
-    found = RoiPool(pool)(
-        {name: m.contiguous(memory_format=torch.channels_last) for name, m in maps.items()}, split
-    )
+    maps = {name: m.contiguous(memory_format=torch.channels_last) for name, m in maps.items()}
+    found = RoiPool(pool)(maps, Rois.of_images(split))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(RoiPool(pool, at_once=True)(maps, Rois.of_images(split)), found)
 
 
 def test_results_lie_channels_last_in_the_features_dtype() -> None:
@@ -54,7 +55,7 @@ def test_results_lie_channels_last_in_the_features_dtype() -> None:
         name: m.bfloat16().contiguous(memory_format=torch.channels_last) for name, m in features(1).items()
     }
     boxes = [torch.tensor([[3.0, 4.0, 50.0, 60.0], [0.0, 0.0, 150.0, 90.0]])]
-    found = RoiPool(pool_of(7, 2))(maps, boxes)
+    found = RoiPool(pool_of(7, 2))(maps, Rois.of_images(boxes))
     assert found.dtype == torch.bfloat16
     assert found.is_contiguous(memory_format=torch.channels_last)
     expected = pool_of(7, 2)({name: m.float() for name, m in maps.items()}, boxes, [(HEIGHT, WIDTH)])

@@ -113,12 +113,9 @@ def test_memory_layout_and_dtype_of_the_predictor_do_not_matter() -> None:
     assert row["joints"] is None
 
 
-def test_masks_on_a_gpu_are_asked_for_as_rle() -> None:
-    class OnGpu:
-        masks_on_gpu = True
-
-        def predict(self, images: Sequence[Any], frames: Any = None, *, as_rle: bool = False) -> list[Any]:
-            assert as_rle
+def test_masks_that_come_as_rle_give_the_same_rows() -> None:
+    class Tiles:
+        def predict(self, images: Sequence[Any], frames: Any = None) -> list[Any]:
             found = ContentPredictor().predict(images, frames)
             sizes = frames or [image.shape[:2] for image in images]
             return [
@@ -127,7 +124,7 @@ def test_masks_on_a_gpu_are_asked_for_as_rle() -> None:
             ]
 
     rows = decoded(solid((3, 0, 0)), solid((2, 0, 0)))
-    as_rle, as_probs = infer_rows(rows, OnGpu()), infer_rows(rows, ContentPredictor())
+    as_rle, as_probs = infer_rows(rows, Tiles()), infer_rows(rows, ContentPredictor())
     assert as_rle["masks"].null_count == 2
     assert as_probs["rles"].null_count == 2
     a, b = (encode_rows(of, VOCABULARY)["instances"] for of in (as_rle, as_probs))
