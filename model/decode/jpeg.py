@@ -77,8 +77,6 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
             break
         except ValueError as error:
             data = _mended(data, stream, str(error), tried)
-    if planes.shape[:2] != (size[1], size[0]):
-        raise unreadable(f"broken JPEG content: gave {planes.shape[1]}x{planes.shape[0]} pixels")
     # Stored inverted, as Adobe does; other readers take that for granted as well.
     return from_ink(np.subtract(255, planes)) if space == "CMYK" else planes
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 from masklake.model.decode.bmff import boxes
+from masklake.model.decode.exif import SIDEWAYS
 from masklake.model.decode.frame import Frame, Pixels, unreadable
 from masklake.model.decode.rgb import from_channels, from_floats
 
@@ -26,8 +27,6 @@ class JxlFrame(Frame):
         import imagecodecs
 
         values = imagecodecs.jpegxl_decode(self.data, index=0)  # libjxl turns it
-        if values.shape[0] * values.shape[1] != self.width * self.height:
-            raise unreadable(f"broken JPEG XL content: gave {values.shape[1]}x{values.shape[0]} pixels")
         if np.issubdtype(values.dtype, np.floating):
             return from_floats(values)
         return from_channels(values, int(np.iinfo(values.dtype).max))
@@ -52,7 +51,8 @@ def _codestream(data: bytes) -> bytes:
 
 
 def _size(bits: int) -> tuple[int, int]:
-    """Width and height of a SizeHeader, whose bits are read from the lowest on."""
+    """Width and height as libjxl gives them: of the SizeHeader, whose bits are read from the lowest on, turned by the
+    orientation that may follow it."""
 
     def take(count: int) -> int:
         nonlocal bits
@@ -66,7 +66,11 @@ def _size(bits: int) -> tuple[int, int]:
 
     height = side()
     ratio = take(3)
-    if not ratio:
-        return side(), height
-    above, below = _RATIOS[ratio]
-    return height * above // below, height
+    if ratio:
+        above, below = _RATIOS[ratio]
+        width = height * above // below
+    else:
+        width = side()
+    all_default = take(1)
+    orientation = 1 + take(3) if not all_default and take(1) else 1
+    return (height, width) if orientation in SIDEWAYS else (width, height)

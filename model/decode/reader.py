@@ -12,6 +12,7 @@ from masklake.model.decode.frame import (
     Pixels,
     UndecodableError,
     check_pixels,
+    unreadable,
     unsupported,
 )
 from masklake.model.decode.rgb import upright
@@ -43,7 +44,13 @@ def decode(data: bytes | memoryview, options: DecodeOptions) -> tuple[Pixels, tu
     frame = _opened(bytes(data), options.max_pixels)
     size = (frame.width, frame.height)
     try:
-        pixels = upright(frame.pixels(options.scaled_to(*size)), frame.orientation)
+        target = options.scaled_to(*size)
+        stored = frame.pixels(target)
+        if stored.shape[1::-1] != frame.scaled(target):
+            raise unreadable(
+                f"broken {frame.format} content: it gives {stored.shape[1]}x{stored.shape[0]} pixels"
+            )
+        pixels = upright(stored, frame.orientation)
     except UndecodableError as error:
         error.size = error.size or size
         raise

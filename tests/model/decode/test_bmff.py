@@ -12,7 +12,7 @@ import pytest
 from masklake.model.decode import DecodeOptions, Fault, UndecodableError, decode
 from PIL import Image
 
-from tests.helpers.images import oriented, quadrants, save
+from tests.helpers.images import as_stored, oriented, quadrants, save
 
 SCENE = quadrants(96, 64)
 
@@ -61,6 +61,7 @@ def test_heic_is_read_where_its_extra_is() -> None:
     data = _heic(SCENE)
     _close(_pixels(data))
     _close(_pixels(_heic(SCENE, exif=oriented(6).tobytes())), _pixels(_heic(np.rot90(SCENE, -1).copy())))
+    assert decode(_heic(SCENE, exif=oriented(6).tobytes()), DecodeOptions())[1] == (64, 96)
     for share in (0.1, 0.5, 0.95):
         assert _refused(data[: int(len(data) * share)])[0] == Fault.UNREADABLE
 
@@ -114,3 +115,10 @@ def test_jpeg_xl() -> None:
             assert _refused(data[: int(len(data) * share)])[0] == Fault.UNREADABLE
     jpeg = save(SCENE, "JPEG", quality=95, subsampling=0)
     _close(_pixels(imagecodecs.jpegxl_encode_jpeg(jpeg)))
+    for orientation in range(1, 9):
+        stored = np.ascontiguousarray(as_stored(SCENE, orientation))
+        jpeg = save(stored, "JPEG", quality=95, subsampling=0, exif=oriented(orientation))
+        data = imagecodecs.jpegxl_encode_jpeg(jpeg)
+        pixels, size = decode(data, DecodeOptions())
+        assert size == (96, 64)
+        _close(pixels)
