@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _GPU = re.compile(r"(nvidia|cuda)-|triton$")
@@ -57,10 +58,12 @@ def needed(lock: dict[str, str], roots: Iterable[str]) -> set[str]:
     return seen & lock.keys()
 
 
-def parted(lock: str, project: dict[str, dict[str, list[str]]]) -> dict[str, str]:
-    """The files' contents by name; `project` is pyproject.toml."""
+def parted(lock: str, pyproject: dict[str, Any]) -> dict[str, str]:
+    """The files' contents by name."""
     of = blocks(lock)
-    runs = needed(of, project["project"]["dependencies"])
+    project = pyproject["project"]
+    # The extra `demo` too: the image is also the S3 server for development.
+    runs = needed(of, [*project["dependencies"], *project["optional-dependencies"]["demo"]])
     torch = {name for name in runs if name in _TORCH or _GPU.match(name)}
     pins = [of[name].split()[0] for name in _TORCH if name in runs]
 
@@ -71,7 +74,7 @@ def parted(lock: str, project: dict[str, dict[str, list[str]]]) -> dict[str, str
         "torch-cuda.lock": joined(torch),
         "torch-cpu.lock": "\n".join(pins) + "\n",
         "others.lock": joined(runs - torch),
-        "build.lock": joined(needed(of, project["build-system"]["requires"])),
+        "build.lock": joined(needed(of, pyproject["build-system"]["requires"])),
         "uv.lock": of["uv"],
     }
 
