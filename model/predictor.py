@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -68,6 +69,8 @@ class Predictor:
         self._engine = Engine(model.module, model.spec, limits, self.device, precision)
         # An image alone is what torchvision's results are compared with: in a batch convolutions round otherwise.
         whole = _CUDA_PIXELS if self.device.type == "cuda" else _CPU_PIXELS
+        # A GPU computes one batch while the next is sent to it, and detections are made of the one before.
+        self._at_once = 2 if self.device.type == "cuda" else 1
         self._budget = Budget(1 if precision == "exact" else whole)
         self._full: Engine | None = None
         self._make_full = (
@@ -109,7 +112,8 @@ class Predictor:
         by_shape: dict[tuple[int, int], list[int]] = {}
         for at, size in sizes.items():
             by_shape.setdefault(padded(self._engine.resized(*size)), []).append(at)
-        for (height, width), members in by_shape.items():
+
+        def predict_alike(height: int, width: int, members: list[int]) -> None:
             start = 0
             while start < len(members):
                 count = min(len(members) - start, max(1, self._budget.now // (height * width)))
@@ -123,6 +127,19 @@ class Predictor:
                 for at, result in zip(part, found, strict=True):
                     results[at] = self._of(result, (frames or sizes)[at])
                 start += count
+
+        if self._at_once == 1:
+            for shape, members in by_shape.items():
+                predict_alike(*shape, members)
+        else:
+            batches: list[tuple[int, int, list[int]]] = []
+            for (height, width), members in by_shape.items():
+                count = max(1, self._budget.now // (height * width))
+                batches += [(height, width, members[at : at + count]) for at in range(0, len(members), count)]
+            with ThreadPoolExecutor(self._at_once) as pool:
+                list(
+                    pool.map(lambda batch: predict_alike(*batch), batches)
+                )  # raises what one of them has raised
         return [result for result in results if result is not None]
 
     def _of(self, result: Detections | PredictFailure, frame: tuple[int, int]) -> Detections | PredictFailure:

@@ -1,0 +1,105 @@
+"""Batches on their way to a device while others are computed; and that nothing hangs on who comes first."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from masklake.model import presets, scenes
+from masklake.model.checkpoint import LoadedModel
+from masklake.model.detections import Detections
+from masklake.model.engine.uploads import Uploads
+from masklake.model.predictor import Predictor
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return presets.load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return [scenes.scene(11, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(9)]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert isinstance(a, Detections)
+    assert isinstance(b, Detections)
+    for name in ("boxes", "labels", "scores", "masks", "keypoints"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_images_of_one_size_travel_together(images: list[np.ndarray]) -> None:
+    """Read-only ones and views, too."""
+    given = [images[0], images[1], images[3], images[3][:, ::-1], images[0].copy()]
+    given[0].flags.writeable = False
+    uploads = Uploads(CPU)
+    uploads.together = True
+    sent = uploads.send(given)
+    parts = list(sent.parts())
+    assert sorted(at for _, which in parts for at in which) == list(range(5))
+    assert len(parts) == len({of.shape for of in given})
+    for pixels, which in parts:
+        assert pixels.is_contiguous()
+        for image_CHW, at in zip(pixels, which, strict=True):
+            np.testing.assert_array_equal(image_CHW.permute(1, 2, 0), given[at])
+
+
+def test_the_next_batch_is_sent_while_one_is_computed(
+    demo: LoadedModel, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the first batch is not computed before the second is there."""
+    expected = Predictor(demo, device="cpu").predict(images)
+    predictor = Predictor(demo, device="cpu")
+    predictor._at_once = 2
+    engine, second = predictor._engine, threading.Event()
+    send, compute, sent = engine._uploads.send, engine._compute, []
+
+    def sending(batch: Any) -> Any:
+        sent.append(len(batch))
+        if len(sent) == 2:
+            second.set()
+        return send(batch)
+
+    def computing(batch: Any) -> Any:
+        assert second.wait(60)
+        return compute(batch)
+
+    monkeypatch.setattr(engine._uploads, "send", sending)
+    monkeypatch.setattr(engine, "_compute", computing)
+    for a, b in zip(predictor.predict(images), expected, strict=True):
+        assert_same(a, b)
+    assert sum(sent) == len(images)
+
+
+def test_memory_that_runs_out_beside_another_batch(
+    demo: LoadedModel, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image once, whichever of two batches at work has to be halved."""
+    predictor = Predictor(demo, device="cpu", precision="float32")
+    expected = [predictor.predict([image])[0] for image in images]
+    predictor._at_once = 2
+    run = predictor._engine.run
+
+    def small(batch: Any, *others: Any) -> Any:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(batch, *others)
+
+    monkeypatch.setattr(predictor._engine, "run", small)
+    for a, b in zip(predictor.predict(images), expected, strict=True):
+        assert isinstance(a, Detections)
+        assert isinstance(b, Detections)
+        np.testing.assert_array_equal(a.labels, b.labels)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
+
+
+def test_what_a_batch_raises_is_raised(demo: LoadedModel, images: list[np.ndarray]) -> None:
+    predictor = Predictor(demo, device="cpu")
+    predictor._at_once = 2
+    predictor._engine.selection = None  # type: ignore[assignment]  # the fault is put in here
+    with pytest.raises(AttributeError, match="proposals"):
+        predictor.predict(images)
