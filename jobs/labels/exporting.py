@@ -33,7 +33,7 @@ class ExportOptions(Options):
     lake: str = lake_argument()
     file: str = argument("FILE", help="where to write: a local file, s3://…, …; whole or not at all")
     format: str = option(
-        one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="of FILE"
+        one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="what FILE is written as"
     )
     split: str | None = option(one_of("train", "val"), "{train,val}", help="only images of this split")
     interface: str | None = option(str, "FILE", help="also write Label Studio's labelling interface (XML)")

@@ -129,24 +129,15 @@ def _facts(version: Version, registry: Registry) -> dict[str, Any]:
 
 
 def _found(registry: Registry, text: str) -> Version:
+    from masklake.jobs.models.resolve import names_in
+
     found = registry.find(text)
     if found is None:
         raise UserError(
             f"{registry.lake}: has no model or alias {text!r}; write NAME@VERSION or NAME:ALIAS (`masklake models list {registry.lake}`)"
-            f"{did_you_mean(text, _names(registry))}"
+            f"{did_you_mean(text, names_in(registry))}"
         )
     return found
-
-
-def _names(registry: Registry) -> set[str]:
-    """Everything that means a model of the lake."""
-    versions = registry.versions()
-    aliases = {version.name: registry.aliases(version.name).versions for version in versions}
-    return {
-        *map(str, versions),
-        *(f"{name}:{alias}" for name, named in aliases.items() for alias in named),
-        *(alias for named in aliases.values() for alias in named),
-    }
 
 
 def show(options: ShowOptions) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.model import presets
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.errors import ModelError
@@ -110,8 +111,10 @@ def resolve(
         if not path.exists():
             known = ", ".join(presets.PRESETS)
             of_lake = "" if lake is None else f", nor a model or alias of {lake},"
+            nearly = [*presets.PRESETS, *(names_in(Registry(lake, storage)) if lake is not None else ())]
             raise ModelError(
                 f"--model {name}: neither a preset ({known}){of_lake} nor a directory with {WEIGHTS} and {SPEC}"
+                f"{did_you_mean(name, nearly)}"
             )
         name = str(path.absolute())
     source = ModelSource(name=name, storage=storage, weights_dir=weights_dir)
@@ -122,6 +125,17 @@ def resolve(
         fingerprint=presets.fingerprint(local, weights_dir=weights_dir),
         asked=asked,
     )
+
+
+def names_in(registry: Registry) -> set[str]:
+    """Everything that means a model of the lake: name@version, name:alias, alias."""
+    versions = registry.versions()
+    aliases = {version.name: registry.aliases(version.name).versions for version in versions}
+    return {
+        *map(str, versions),
+        *(f"{name}:{alias}" for name, named in aliases.items() for alias in named),
+        *(alias for named in aliases.values() for alias in named),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

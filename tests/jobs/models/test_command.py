@@ -53,6 +53,11 @@ def test_models_are_added_promoted_and_rolled_back(masklake: Masklake, folder: P
         == f"photos:production is {second} now; it was {first}\n"
     )
     assert masklake("models", "promote", lake, "production", "--alias", "staging")[0] == 0
+    listed = json.loads(masklake("models", "list", lake, "--json")[1])
+    assert {one["model"]: one["aliases"] for one in listed} == {first: [], second: ["production", "staging"]}
+    assert "did you mean 'production'?" in masklake("models", "show", lake, "prodution")[2]
+    with pytest.raises(ModelError, match="did you mean 'staging'"):
+        models.resolve("stagging", Storage(), lake=str(lake))
     rows = [line.split() for line in masklake("models", "list", lake)[1].splitlines()[2:]]
     assert sorted(row[:3] for row in rows) == sorted(
         [[first, "-", rows[1][2]], [second, "production,", "staging"]]
