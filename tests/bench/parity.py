@@ -4,7 +4,14 @@
 
 Of the reference's detections above 0.5: the share that has one of the same class at IoU 0.99 or more, and 0.9; then the
 difference in AP, in per cent. `precision="exact"` is the reference; tests hold it to torchvision eager bit by bit.
+
+Before that, what it costs that a JPEG at least twice as large as the network's input is decoded at a fraction (`segment`'s
+default; not with `--precision exact` or `--full-decode`): of scenes, which the demo model knows, and of the COCO sample's
+photos, which it does not, and whose weak scores move more.
 """
+
+import io
+from collections.abc import Iterable
 
 import numpy as np
 from masklake.model import presets, scenes
@@ -13,6 +20,9 @@ from masklake.model.detections import Detections
 from masklake.model.eval.coco_ap import coco_ap
 from masklake.model.predictor import Predictor
 from masklake.model.scenes import Scene
+from masklake.pipeline.decode import DecodeOptions, decode
+from numpy.typing import NDArray
+from PIL import Image
 
 from tests.helpers import reference
 from tests.model.test_demo_weights import as_results
@@ -31,8 +41,44 @@ def predict(model: LoadedModel, made: list[Scene], precision: str) -> list[Detec
     return found  # type: ignore[return-value]  # as asserted
 
 
+def fractions(what: str, model: LoadedModel, files: Iterable[bytes]) -> None:
+    """Print how many of the detections in whole JPEGs are those in JPEGs decoded at a fraction."""
+    predictor = Predictor(model, device="cpu", precision="float32")
+    sizes = model.spec.preprocessing
+    best, smaller = [], 0
+    for data in files:
+        whole, (width, height) = decode(data, DecodeOptions())
+        fraction, _ = decode(data, DecodeOptions(target=(sizes.min_size, sizes.max_size)))
+        if fraction.shape == whole.shape:
+            continue
+        smaller += 1
+        a, b = (predictor.predict([image], [(height, width)])[0] for image in (whole, fraction))
+        assert isinstance(a, Detections)
+        assert isinstance(b, Detections)
+        best += reference.closest(a, b)[0].tolist()
+    shares = [100 * np.mean(np.asarray(best) >= iou) for iou in (0.99, 0.9)]
+    print(
+        f"{smaller:>4} {what} at a fraction {len(best):>5} detections: "
+        f"{shares[0]:6.2f} % at IoU 0.99, {shares[1]:6.2f} % at 0.9",
+        flush=True,
+    )
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
 def main() -> None:
     demo = presets.load_model("demo")
+    fractions(
+        "scenes of 800 x 600", demo, (jpeg(scenes.scene(SEED, at, (600, 800)).image) for at in range(60))
+    )
+    photos = sorted(reference.PHOTOS.glob("*.jpg"))
+    if photos:  # which the demo model was not made for
+        files = (path.read_bytes() for path in photos[:60])
+        fractions("photos, an input of 200", reference.at_size(demo, 200), files)
     for count, size in SETS:
         made = [scenes.scene(SEED, at, size or scenes.DEFAULT_SIZES[at % 3]) for at in range(count)]
         model = demo if size is None else reference.at_size(demo, size[0])
