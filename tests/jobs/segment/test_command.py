@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +12,11 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import torch
+from masklake.jobs.cli import understood
 from masklake.jobs.segment import command
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.engine.precision import fastest
-from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
 from tests.helpers.contract import check_lake
@@ -75,6 +74,8 @@ def test_a_folder_becomes_a_lake(source: Path, tmp_path: Path, run_cli: RunCli) 
     again = run_cli("segment", source, "lake", *DEMO)
     assert again.code == 0
     assert "nothing to do: finished runs with this model cover all 8 images" in again.stdout
+    left = next((tmp_path / "lake" / "runs").glob("*/options.toml"))
+    assert "nothing to do" in run_cli("segment", "--config", left).stdout, "it says the same again"
     planned = run_cli("segment", source, "lake", *DEMO, "--dry-run")
     assert "would run demo@" in planned.stdout
     assert "over 0 images" in planned.stdout
@@ -87,10 +88,8 @@ def test_exact_is_of_whole_jpegs(
     options: tuple[str, ...], target: tuple[int, int] | None, source: Path, tmp_path: Path
 ) -> None:
     """A fraction of a JPEG is another image than the one that torchvision sees."""
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    args = parser.parse_args([str(source), str(tmp_path / "lake"), *DEMO, *options])
-    job, _ = command.new_job(args, str(source), str(tmp_path / "lake"), Storage())
+    line = understood(["segment", str(source), str(tmp_path / "lake"), *DEMO, *options])
+    job, _ = command.new_job(line.options)
     assert job.decode.target == target
     assert job.record.options["full_decode"] == (target is None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +254,13 @@ def test_from_labels_to_a_model(
     assert f"note: {gone} was left out: gone since it was labelled" in result.stdout
     assert record.skipped[str(broken)].startswith("cannot be decoded")
     assert len(record.skipped) == 2
+    used = tomllib.loads((Path(lake) / "runs" / record.run / "options.toml").read_text())
+    assert (used["backbone"], used["epochs"], used["classes"], used["half"]) == (
+        "tiny",
+        1.0,
+        ["person"],
+        True,
+    )
     images = record.data["images"]
     assert record.state == "complete"
     assert record.model
