@@ -91,7 +91,7 @@ def written(options: Options, command: str, comment: str) -> bytes:
     for entry in entries(type(options)):
         value = entry.of(options)
         excluded = entry.declared.instead_of is not None and value == entry.default
-        if value is None or excluded or not entry.declared.kept:
+        if value is None or excluded or entry.declared.hidden or not entry.declared.kept:
             continue
         lines.append(f"{entry.name} = {_toml(value)}")
     # TOML has no form for what is not Unicode (names of files in another encoding): such a line is only to be looked at.

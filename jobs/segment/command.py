@@ -119,8 +119,12 @@ def _leave_options(options: SegmentOptions, job: Job) -> None:
     """Write what the run uses beside its record, as a file that --config reads."""
     uri = join(job.record.lake, "runs", job.record.run, job_file.NAME)
     used = dataclasses.replace(
-        options, source=job.record.source, lake=job.record.lake
-    )  # wherever it is read again
+        options,
+        source=job.record.source,  # wherever the file is read again
+        lake=job.record.lake,
+        model=job.record.model["source"],  # what an alias meant
+        first_model=None,
+    )
     text = job_file.written(used, "segment", f"The options of run {job.record.run}.")
     with explaining(uri, "write the run's options"):
         job.storage.write(uri, text)

@@ -176,7 +176,12 @@ def _new(options: TrainOptions, lake: str, storage: Storage, labels: TrainingSet
     folder = join(lake, "runs", run)
     train_start.keep(start, join(folder, "start"), storage)
     with explaining(folder, "write the training's options"):
-        used = dataclasses.replace(options, lake=lake)
+        used = dataclasses.replace(
+            options,
+            lake=lake,
+            model=None if origin.model is None else origin.model.source.name,
+            learning=_used(learning, recipe, name, epochs),
+        )
         storage.write(
             join(folder, job_file.NAME), job_file.written(used, "train", f"The options of training {run}.")
         )
@@ -207,6 +212,24 @@ def _new(options: TrainOptions, lake: str, storage: Storage, labels: TrainingSet
         },
         data=as_record(labels),
         versions=versions(),
+    )
+
+
+def _used(learning: LearningOptions, recipe: Recipe, name: str, epochs: float | None) -> LearningOptions:
+    """`learning` with what was decided where nothing was said."""
+    return dataclasses.replace(
+        learning,
+        name=name,
+        epochs=epochs,
+        batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        schedule=recipe.schedule,
+        warm_up=recipe.warm_up,
+        average=recipe.average,
+        precision=recipe.precision,
+        jitter=recipe.jitter,
+        colour=recipe.colour,
+        seed=recipe.seed,
     )
 
 

@@ -255,12 +255,8 @@ def test_from_labels_to_a_model(
     assert record.skipped[str(broken)].startswith("cannot be decoded")
     assert len(record.skipped) == 2
     used = tomllib.loads((Path(lake) / "runs" / record.run / "options.toml").read_text())
-    assert (used["backbone"], used["epochs"], used["classes"], used["half"]) == (
-        "tiny",
-        1.0,
-        ["person"],
-        True,
-    )
+    assert (used["backbone"], used["epochs"], used["classes"]) == ("tiny", 1.0, ["person"])
+    assert used["learning-rate"] == record.options["recipe"]["learning_rate"]
     images = record.data["images"]
     assert record.state == "complete"
     assert record.model
