@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masklake.jobs.options import job_file, parser
+from masklake.jobs.options import job_file
 from masklake.jobs.options.declare import Options, build, entries
-from masklake.jobs.options.parser import Parser
+from masklake.jobs.options.parser import Parser, add_options
 from masklake.jobs.terminal.suggestions import did_you_mean
 
 
@@ -50,7 +50,6 @@ class Line:
     """Of the command's options' class."""
     action: str | None = None
     """None where the command has none, or the usual one was meant."""
-    debug: bool = False
     config: str | None = None
     """The file that some of the options are from."""
 
@@ -70,16 +69,16 @@ def understand(
         return replace(line, action=action)
     file = _config_in(arguments) if command.from_file else None
     kept = {} if file is None else job_file.read(file, command.options, name, folder)
-    made = parser_of(name, command, kept)
-    given = vars(made.parse_args(arguments))
-    debug, config = given.pop("debug", False), given.pop("config", None)
+    given = vars(parser_of(name, command, kept).parse_args(arguments))
+    given.pop("debug", None)
+    config = given.pop("config", None)
     values = given | _not_contradicted(command.options, kept, given)
-    return Line(command=command, options=build(command.options, values), debug=debug, config=config)
+    return Line(command=command, options=build(command.options, values), config=config)
 
 
 def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None) -> Parser:
     """The parser of a command; `kept`: what a file of options has said already."""
-    made = Parser(
+    parser = Parser(
         prog=f"masklake {name}",
         usage=f"masklake {name} {command.usage}" if command.usage else None,
         description=command.description or _sentence(command.summary),
@@ -87,8 +86,8 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add(made, command.options, kept or {})
-    common = made.add_argument_group("any command")
+    add_options(parser, command.options, kept or {})
+    common = parser.add_argument_group("any command")
     if command.from_file:
         common.add_argument(
             "--config",
@@ -97,24 +96,24 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
             "as well counts. A run leaves the options it used as such a file",
         )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return made
+    return parser
 
 
 def _action(name: str, group: Group, arguments: list[str]) -> tuple[str | None, list[str]]:
     """The action, None where it is the usual one and not named; and its arguments. Options may stand before it too."""
-    for at, word in enumerate(arguments):
-        if word in group.actions and _only_options(group, arguments[:at]):
-            return word, arguments[:at] + arguments[at + 1 :]
-        if word in ("-h", "--help") and (group.usual is None or at == 0):
+    for position, word in enumerate(arguments):
+        if word in group.actions and _only_options(group, arguments[:position]):
+            return word, arguments[:position] + arguments[position + 1 :]
+        if word in ("-h", "--help") and (group.usual is None or position == 0):
             _group_parser(name, group).parse_args(["--help"])
     if group.usual is not None:
         return None, arguments
-    made = _group_parser(name, group)
+    parser = _group_parser(name, group)
     known = ", ".join(group.actions)
     words = [word for word in arguments if not word.startswith("-")]
     if not words:
-        made.error(f"say what to do: {known}")
-    made.error(
+        parser.error(f"say what to do: {known}")
+    parser.error(
         f"there is no action {words[0]!r}; the actions are {known}{did_you_mean(words[0], group.actions)}"
     )
     raise AssertionError  # error() exits
@@ -138,19 +137,19 @@ def _only_options(group: Group, words: list[str]) -> bool:
 
 
 def _group_parser(name: str, group: Group) -> Parser:
-    made = Parser(
+    parser = Parser(
         prog=f"masklake {name}",
         description=group.description or _sentence(group.summary),
         epilog=group.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     title = f"actions (default {group.usual})" if group.usual else "actions"
-    actions = made.add_subparsers(
+    actions = parser.add_subparsers(
         metavar="ACTION", title=f"{title}; masklake {name} ACTION --help tells more"
     )
     for action, command in group.actions.items():
         actions.add_parser(action, help=command.summary)
-    return made
+    return parser
 
 
 def _config_in(arguments: Sequence[str]) -> str | None:

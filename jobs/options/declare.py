@@ -159,7 +159,7 @@ class Entry:
         """As in messages."""
         return (self.declared.metavar or self.name) if self.declared.positional else f"--{self.name}"
 
-    def of(self, options: Options) -> Any:
+    def value_in(self, options: Options) -> Any:
         """Its value."""
         value: Any = options
         for name in self.path:
@@ -192,4 +192,4 @@ def build(cls: type[Options], said: dict[str, Any]) -> Any:
 
 def values(options: Options) -> dict[str, Any]:
     """The value of every option, by name."""
-    return {entry.name: entry.of(options) for entry in entries(type(options))}
+    return {entry.name: entry.value_in(options) for entry in entries(type(options))}

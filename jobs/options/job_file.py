@@ -68,11 +68,11 @@ def _value(entry: Entry, value: Any, where: str) -> Any:
         return value
     many = entry.declared.nargs is not None or entry.declared.repeated
     if many and isinstance(value, list):
-        return [_one(kind, part, where) for part in value]
-    return _one(kind, value, where)
+        return [_value_of(kind, part, where) for part in value]
+    return _value_of(kind, value, where)
 
 
-def _one(kind: Callable[[str], Any], value: Any, where: str) -> Any:
+def _value_of(kind: Callable[[str], Any], value: Any, where: str) -> Any:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = ",".join(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -89,7 +89,7 @@ def written(options: Options, command: str, comment: str) -> bytes:
     """The file that gives these options again, defaults among them; without credentials."""
     lines = [f"# {comment}", f"# again: masklake {command} --config {NAME}"]
     for entry in entries(type(options)):
-        value = entry.of(options)
+        value = entry.value_in(options)
         excluded = entry.declared.instead_of is not None and value == entry.default
         if value is None or excluded or entry.declared.hidden or not entry.declared.kept:
             continue

@@ -32,15 +32,17 @@ class Parser(argparse.ArgumentParser):
             for name in action.option_strings
             if action.help != argparse.SUPPRESS
         ]
-        told = [
+        options = [
             f"{word.partition('=')[0]}{did_you_mean(word.partition('=')[0], known)}"
             for word in words
             if word.startswith("-")
         ]
-        self.error(f"there is no option {told[0]}" if told else f"unrecognized arguments: {' '.join(words)}")
+        self.error(
+            f"there is no option {options[0]}" if options else f"unrecognized arguments: {' '.join(words)}"
+        )
 
 
-def add(parser: argparse.ArgumentParser, cls: type[Options], kept: Mapping[str, Any]) -> None:
+def add_options(parser: argparse.ArgumentParser, cls: type[Options], kept: Mapping[str, Any]) -> None:
     """Add the options of `cls`. What is in `kept` has been given already, and need not be."""
     sections: dict[str, Any] = {}
     excluding: dict[str, Any] = {}
@@ -97,14 +99,16 @@ def shown(value: Any) -> str:
     """A value as it is typed."""
     if isinstance(value, tuple):
         return (",".join if all(isinstance(part, str) for part in value) else ":".join)(map(shown, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def as_arguments(options: Options, names: frozenset[str] | None = None) -> list[str]:
     """The arguments that say what these options say: all that were given, or only `names`."""
     flags, places = [], []
     for entry in entries(type(options)):
-        value = entry.of(options)
+        value = entry.value_in(options)
         said = entry.name in options.given or (value != entry.default and not entry.required)
         if not (said if names is None else entry.name in names) or value is None or value is False:
             continue
@@ -113,7 +117,7 @@ def as_arguments(options: Options, names: frozenset[str] | None = None) -> list[
         elif value is True:
             flags.append(f"--{entry.name}")
         elif entry.declared.repeated:
-            flags += [f"--{entry.name}={shown(one)}" for one in value]
+            flags += [f"--{entry.name}={shown(part)}" for part in value]
         else:
             flags.append(f"--{entry.name}={shown(value)}")
     dashed = any(place.startswith("-") for place in places)
@@ -125,9 +129,9 @@ def resuming(options: Options, *more: str) -> list[str]:
     again = frozenset(
         entry.name
         for entry in entries(type(options))
-        if entry.declared.again and entry.of(options) != entry.default
+        if entry.declared.again and entry.value_in(options) != entry.default
     )
-    places = [entry.of(options) for entry in entries(type(options)) if entry.declared.positional]
+    places = [entry.value_in(options) for entry in entries(type(options)) if entry.declared.positional]
     return [*places, *more, *as_arguments(options, again)]
 
 

@@ -102,7 +102,7 @@ def _without_address(command: list[str]) -> tuple[list[str], str | None]:
 
 def _refuse_files(options: Options, *, shared: bool) -> None:
     for entry in entries(type(options)):
-        value, holds = entry.of(options), entry.declared.holds
+        value, holds = entry.value_in(options), entry.declared.holds
         if holds is None or not isinstance(value, str) or not _is_file(value, named=holds == "model"):
             continue
         if shared and Path(value).is_absolute():

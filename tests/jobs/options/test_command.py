@@ -11,7 +11,7 @@ from masklake.jobs.options import job_file
 from masklake.jobs.options.command import Command, Group, Line, understand
 from masklake.jobs.options.declare import Options, argument, flag, included, option
 from masklake.jobs.options.kinds import fraction, names, one_of, positive, span
-from masklake.jobs.options.parser import as_arguments, resuming
+from masklake.jobs.options.parser import as_arguments, resuming, shown
 from masklake.pipeline.errors import UserError
 
 
@@ -180,6 +180,21 @@ def test_what_is_not_unicode_does_not_spoil_the_file(tmp_path: Path) -> None:
     file = tmp_path / "options.toml"
     file.write_bytes(job_file.written(Toy(lake="a\udc80", score=0.5), "toy", "The options."))
     assert line("l", "--config", str(file)).options == Toy(lake="l", score=0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (0.123456789, "0.123456789"),
+        ((0.8, 1.2), "0.8:1.2"),
+        (("a", "b"), "a,b"),
+        (7, "7"),
+    ],
+)
+def test_values_are_shown_as_they_are_typed(value: object, text: str) -> None:
+    assert shown(value) == text
 
 
 def test_what_resumes_says_again_what_has_to_be_said() -> None:
