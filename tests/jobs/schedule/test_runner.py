@@ -141,7 +141,7 @@ def test_a_command_that_there_is_no_more_has_failed(due: Make, store: Store) -> 
 
 @pytest.mark.parametrize("what", ["run,sleep=600", "deaf,run,sleep=600"])
 def test_a_job_that_takes_too_long_is_stopped(due: Make, store: Store, what: str, tmp_path: Path) -> None:
-    assert runner(store).attempt(due(what, timeout=1.0).id) == (TIMED_OUT, None)
+    assert runner(store).attempt(due(what, timeout=3.0).id) == (TIMED_OUT, None)
     [firing] = store.history()
     assert (firing.exit_code, firing.run) == (
         -signal.SIGKILL if what.startswith("deaf") else -signal.SIGTERM,
