@@ -9,7 +9,7 @@ from masklake.model.errors import ModelError
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from masklake.model.masks.rle import Rle
+    from masklake.model.masks.rle_text import Rle
     from masklake.model.spec import ModelSpec
     from PIL.Image import Image
 

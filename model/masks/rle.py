@@ -6,25 +6,18 @@ cost follows the width of the box: `model.masks.crossings` finds where the runs 
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from masklake.model.errors import ModelError
-from masklake.model.masks.crossings import Places, find_changes
+from masklake.model.masks.crossings import find_changes
 from masklake.model.masks.pasted import Ints, crop
+from masklake.model.masks.rle_text import Rle, compress
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 _AREAS_AT_ONCE = 255
 """pycocotools' area keeps their number in a uint8, for which NumPy 2 raises OverflowError."""
-
-
-class Rle(TypedDict):
-    """COCO's compressed RLE: size is [height, width] in pixels, counts the run lengths, column-major."""
-
-    size: list[int]
-    counts: bytes
 
 
 def encode_masks(probs: NDArray[Any], boxes: NDArray[Any], size: tuple[int, int]) -> list[Rle]:
@@ -88,59 +81,3 @@ def iou(
         return np.zeros((len(left), len(right)))
     flags = [bool(c) for c in crowd] if crowd is not None else [False] * len(right)
     return np.asarray(coco_mask.iou(list(left), list(right), flags))
-
-
-def compress(changes: Places, n: int, height: int, width: int) -> list[Rle]:
-    """Run lengths of n instances and their text (rleToString in pycocotools' maskApi.c), all at once.
-
-    changes: as from `find_changes`.
-    """
-    frame_ends = np.arange(1, n + 1) * (height * width + 1) - 1
-    before_end = np.searchsorted(changes, frame_ends.astype(changes.dtype))
-    at_end = np.append(changes, -1)[before_end] == frame_ends
-    if at_end.any():  # no run of no pixels at the end
-        changes = np.delete(changes, before_end[at_end])
-        before_end -= np.cumsum(at_end) - at_end
-    bounds = np.insert(changes, before_end, frame_ends)
-    last = before_end + np.arange(n)
-    first = np.concatenate([[0], last[:-1] + 1])
-    runs = bounds.copy()
-    runs[1:] -= bounds[:-1]
-    runs[first[1:]] -= 1
-    # From an instance's fourth run on, the text has the difference to the run before the last.
-    delta = runs.copy()
-    delta[2:] -= runs[:-2]
-    raw = first[:, None] + np.arange(3)
-    raw = raw[raw <= last[:, None]]
-    delta[raw] = runs[raw]
-    # Groups of five bits, the lowest first, until only the sign is left; bit 5 says that more follow. Few have more.
-    groups, which = [], np.arange(len(delta))
-    size = np.ones(len(delta), np.int64)
-    while True:
-        text, more = _group(delta)
-        groups.append((which, text))
-        if not len(more):
-            break
-        which = which[more] if len(groups) > 1 else more
-        size[which] += 1
-        delta = delta[more] >> 5
-    stops = np.cumsum(size)
-    start = stops - size
-    text = np.empty(stops[-1], np.uint8)
-    for group, (which, of) in enumerate(groups):
-        text[start[which] + group if group else start] = of
-    data = text.tobytes()
-    cuts = [0, *stops[last].tolist()]
-    return [{"size": [height, width], "counts": data[a:b]} for a, b in pairwise(cuts)]
-
-
-def _group(delta: Places) -> tuple[NDArray[np.uint8], Ints]:
-    """The characters of the lowest five bits, and of which numbers these are not all."""
-    character = delta.astype(np.uint8)
-    character &= 31
-    character += 48
-    magnitude = delta >> (8 * delta.itemsize - 1)
-    magnitude ^= delta
-    more = np.flatnonzero(magnitude > 15)
-    character[more] += 32
-    return character, more

@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from masklake.model.detections import Detections
-from masklake.model.masks.rle import Rle, area, encode_masks, iou
+from masklake.model.masks.rle import area, encode_masks, iou
+from masklake.model.masks.rle_text import Rle
 from masklake.model.tiles.tiling import Tiling, View
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from masklake.model.boxes import iou_xywh
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import Box, Instance, LabelSet
 
 _AROUND = 0.5
@@ -85,7 +85,7 @@ def _wrong(found: LabelSet, instance: Instance, classes: Collection[str] | None)
         yield f"joints outside the image: {', '.join(outside)}"
 
 
-def _not_around(found: LabelSet, box: Box, mask: Rle) -> Iterator[str]:
+def _not_around(found: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
     """That the box is not the one around the mask, and what it may be instead."""
     around = mask.box
     apart = max(abs(a - b) for a, b in zip(_edges(box), _edges(around), strict=True))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from masklake.model.masks.rle_text import runs_of_text
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
@@ -20,11 +21,8 @@ MAX_PIXELS = 2**31 - 1
 _FAR = 10
 """A polygon may leave its frame, but not by more than this many frames."""
 
-_MAX_GROUPS = 12
-"""Five bits each: more do not fit a 64-bit integer."""
 
-
-class Rle(NamedTuple):
+class LabelMask(NamedTuple):
     """A mask: the frame's height and width in pixels, and COCO's compressed run lengths, as pycocotools writes them."""
 
     height: int
@@ -53,7 +51,7 @@ def check_frame(height: int, width: int) -> None:
         raise ValueError(f"a frame of {width}×{height} pixels is not possible")
 
 
-def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> LabelMask:
     """The pixels of the polygons (x1, y1, x2, y2, … in pixels) together, rasterised by pycocotools.
 
     Raises ValueError for a polygon that is none.
@@ -68,12 +66,12 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
         if not all(math.isfinite(v) and -reach <= v <= reach + max(height, width) for v in points):
             raise ValueError(f"a polygon lies far outside its {width}×{height} frame")
     merged = coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], height, width))
-    return _from_runs(_runs(merged["counts"].decode("ascii")), height, width)
+    return _from_runs(runs_of_text(merged["counts"].decode("ascii")), height, width)
 
 
 def from_ellipse(
     centre: tuple[float, float], radii: tuple[float, float], degrees: float, height: int, width: int
-) -> Rle:
+) -> LabelMask:
     """The pixels whose middle lies in the ellipse (x, y in pixels), whose first radius is turned clockwise from the x axis.
 
     Raises ValueError where no pixel does.
@@ -95,7 +93,7 @@ def from_ellipse(
     return from_pixels(pixels)
 
 
-def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, width: int) -> Rle:
+def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, width: int) -> LabelMask:
     """An RLE of COCO, compressed (text) or not (run lengths), in the one form that pycocotools writes.
 
     Raises ValueError when it is broken, or is not of the frame's size.
@@ -106,7 +104,7 @@ def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, w
             f"the RLE's size is {list(size)}, and the image is {height} high and {width} wide; size is height, width"
         )
     if isinstance(counts, str):
-        runs = _runs(counts)
+        runs = runs_of_text(counts)
     else:
         if any(not 0 <= v <= MAX_PIXELS for v in counts):
             raise ValueError("the RLE has a run length that is negative or longer than any image")
@@ -114,19 +112,19 @@ def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, w
     return _from_runs(runs, height, width)
 
 
-def from_pixels(pixels: NDArray[Any]) -> Rle:
+def from_pixels(pixels: NDArray[Any]) -> LabelMask:
     """The RLE of (H, W) pixels, of which those that are not 0 are in the mask."""
     encoded = coco_mask.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
-    return Rle(pixels.shape[0], pixels.shape[1], encoded["counts"].decode("ascii"))
+    return LabelMask(pixels.shape[0], pixels.shape[1], encoded["counts"].decode("ascii"))
 
 
-def to_pixels(mask: Rle) -> NDArray[np.uint8]:
+def to_pixels(mask: LabelMask) -> NDArray[np.uint8]:
     """(H, W) uint8, 0 or 1."""
     pixels: NDArray[np.uint8] = coco_mask.decode(mask.as_coco())
     return pixels
 
 
-def _from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
+def _from_runs(runs: NDArray[np.int64], height: int, width: int) -> LabelMask:
     pixels = height * width
     if (runs < 0).any() or int(runs.sum()) != pixels:
         raise ValueError(
@@ -137,25 +135,4 @@ def _from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
     bounds = bounds[(times % 2 == 1) & (bounds < pixels)]
     canonical = np.diff(bounds, prepend=0, append=pixels)
     encoded = coco_mask.frPyObjects({"size": [height, width], "counts": canonical.tolist()}, height, width)
-    return Rle(height, width, encoded["counts"].decode("ascii"))
-
-
-def _runs(text: str) -> NDArray[np.int64]:
-    """Run lengths from their text: rleFrString in pycocotools' maskApi.c. Raises ValueError when it is none."""
-    codes = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - 48
-    if not len(codes) or (codes < 0).any() or (codes > 63).any() or codes[-1] & 32:
-        raise ValueError("the RLE's counts are not COCO's compressed text")
-    # Groups of five bits, the lowest first; bit 5 says that more follow, and bit 4 of the last is the sign.
-    last = np.flatnonzero(codes & 32 == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    groups = last - first + 1
-    if groups.max() > _MAX_GROUPS:
-        raise ValueError("the RLE's counts hold a number that is longer than any image")
-    place = np.arange(len(codes)) - np.repeat(first, groups)
-    values = np.add.reduceat((codes & 31) << (5 * place), first)
-    values -= (codes[last] & 16 != 0).astype(np.int64) << (5 * groups)
-    # From the fourth run on, the text has the difference to the run before the last.
-    runs = values
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return runs
+    return LabelMask(height, width, encoded["counts"].decode("ascii"))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.schema import LABELS, with_footer
 
 EMPTY = -1
@@ -46,7 +46,7 @@ class Instance:
     label: str
     label_id: int | None
     box: Box
-    mask: Rle | None = None
+    mask: LabelMask | None = None
     joints: tuple[Joint, ...] = ()
     iscrowd: bool = False
     ignore: bool = False
@@ -277,7 +277,7 @@ def _instance(row: dict[str, Any]) -> Instance:
         label=row["label"],
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
-        mask=mask and Rle(mask["size"][0], mask["size"][1], mask["counts"]),
+        mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
         joints=tuple(Joint(**joint) for joint in row["keypoints"] or ()),
         iscrowd=row["iscrowd"],
         ignore=bool(row["ignore"]),  # null in parts of older versions, as the numbers

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import studio_writer as label_studio_export
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import Instance, Joint, LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review.candidates import Candidates, chosen_rows
@@ -82,7 +82,7 @@ def _instance(row: dict[str, Any]) -> Instance:
         label=row["label"],
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
-        mask=mask and Rle(mask["size"][0], mask["size"][1], mask["counts"]),
+        mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
         # A logit below 0 says that the joint is rather not there: it is left to the annotator.
         joints=tuple(
             Joint(one["name"], one["x"], one["y"], 2 if one["score"] > 0 else 0)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from masklake.model.masks.rle import Rle, encode_masks
+from masklake.model.masks.rle import encode_masks
+from masklake.model.masks.rle_text import Rle
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from masklake.pipeline.labels.masks import Rle, from_pixels
+from masklake.pipeline.labels.masks import LabelMask, from_pixels
 from masklake.pipeline.labels.sets import Instance, Joint, LabelSet
 
 WIDTH, HEIGHT = 64, 48
@@ -15,7 +15,7 @@ JOINTS = ("nose", "left_eye", "right_eye")
 _IDS = {"person": 1, "dog": 18, "cat": 17}
 
 
-def rectangle(x: int, y: int, w: int, h: int, *, width: int = WIDTH, height: int = HEIGHT) -> Rle:
+def rectangle(x: int, y: int, w: int, h: int, *, width: int = WIDTH, height: int = HEIGHT) -> LabelMask:
     """The mask of a filled rectangle."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[y : y + h, x : x + w] = 1

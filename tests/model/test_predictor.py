@@ -14,6 +14,7 @@ from masklake.model.checkpoint import LoadedModel
 from masklake.model.detections import Detections, PredictFailure
 from masklake.model.errors import ModelError
 from masklake.model.masks import rle
+from masklake.model.masks.rle_text import Rle
 from masklake.model.networks.build import build
 from masklake.model.networks.config import BACKBONE_LAYERS, FAMILIES
 from masklake.model.predictor import Predictor
@@ -98,7 +99,7 @@ def test_exact_is_torchvision_to_the_last_bit(make: Callable[[], FasterRCNN]) ->
     assert persons > 3 or "keypoints" not in expected
 
 
-def assert_rles_are(found: list[rle.Rle], pasted: Tensor) -> None:
+def assert_rles_are(found: list[Rle], pasted: Tensor) -> None:
     masks = (pasted[:, 0] > 0.5).numpy().astype(np.uint8)
     expected = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
     assert [of["counts"] for of in found] == [of["counts"] for of in expected]

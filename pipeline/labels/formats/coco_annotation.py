@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from masklake.pipeline.labels import masks as label_masks
 from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind, plain_number
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import Box, Instance, Joint, LabelledImage, Skipped
 
 _T = TypeVar("_T")
@@ -81,7 +81,7 @@ class Annotation:
             self.skipped.append(Skipped(self.node.where, f"{what} left out: {error.problem}"))
             return None
 
-    def _mask(self) -> Rle | None:
+    def _mask(self) -> LabelMask | None:
         given = self.node.value.get("segmentation")
         if isinstance(given, str) and given[:1] in ("[", "{"):
             given = _parsed(self.node, "segmentation", given)
@@ -98,7 +98,7 @@ class Annotation:
             raise self.node.fail(f"{error} (image {self.image.name!r})") from None
         raise self.node.fail(f"segmentation is {kind(given)}, neither polygons nor an RLE")
 
-    def _drawn(self, given: list[Any]) -> Rle | None:
+    def _drawn(self, given: list[Any]) -> LabelMask | None:
         width, height = self.image.width, self.image.height
         if width is None or height is None:
             raise self.node.fail("a polygon needs its image's width and height, which the file does not tell")
@@ -110,7 +110,7 @@ class Annotation:
             self.notes["polygons of fewer than 3 points, or of half a point, left out beside others"] += 1
         return label_masks.from_polygons(drawn, height, width) if drawn else None
 
-    def _box(self, mask: Rle | None, joints: Sequence[Joint]) -> Box:
+    def _box(self, mask: LabelMask | None, joints: Sequence[Joint]) -> Box:
         given = self.node.value.get("bbox")
         around = mask.box if mask is not None else box_around(joints)
         if given not in (None, []):
@@ -133,7 +133,7 @@ class Annotation:
             self.notes["areas that no object can have: counted anew"] += 1
             return None
 
-    def _upright(self, box: Box, mask: Rle | None) -> Box:
+    def _upright(self, box: Box, mask: LabelMask | None) -> Box:
         given = self.node.value.get("attributes")
         if not isinstance(given, dict):
             return box
@@ -211,7 +211,7 @@ def _are_points(given: list[Any]) -> bool:
     )
 
 
-def _rle(node: Node, image: LabelledImage) -> Rle:
+def _rle(node: Node, image: LabelledImage) -> LabelMask:
     given = node.value.get("counts")
     counts: Any = _as_pycocotools_wrote(given) if isinstance(given, str) else node.items("counts")
     if not isinstance(counts, str):

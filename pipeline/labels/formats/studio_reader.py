@@ -31,7 +31,7 @@ from masklake.pipeline.labels.formats.coco_annotation import rotated_box
 from masklake.pipeline.labels.formats.coco_reader import own_fields
 from masklake.pipeline.labels.formats.node import Node, UnreadableError
 from masklake.pipeline.labels.formats.studio_regions import Place, Region, instance_regions
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import (
     Box,
     Instance,
@@ -52,7 +52,7 @@ _SAME_BOX = 0.01
 """Pixels."""
 
 
-def mask_digest(mask: Rle) -> str:
+def mask_digest(mask: LabelMask) -> str:
     """What names a mask in `meta.masklake`."""
     return hashlib.sha256(f"{mask.height} {mask.width} {mask.counts}".encode()).hexdigest()[:16]
 

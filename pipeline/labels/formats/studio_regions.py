@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from masklake.pipeline.labels import masks as label_masks
 from masklake.pipeline.labels.formats import bitmask, brush_rle
 from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind
-from masklake.pipeline.labels.masks import Rle
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import Box, Joint, Skipped
 
 _SHAPES = ("brush", "bitmask", "polygon", "vector", "ellipse", "rectangle", "keypoint")
@@ -89,7 +89,7 @@ class Region:
         return Node(self.meta.get("masklake") or {}, f"{self.node.where}: meta.masklake")
 
     @functools.cached_property
-    def mask(self) -> Rle | None:
+    def mask(self) -> LabelMask | None:
         """The mask of a region that has one: all but rectangles and keypoints."""
         node, height, width = self.node, self.height, self.width
         try:
@@ -110,7 +110,7 @@ class Region:
             raise node.fail(str(error)) from None
         return None
 
-    def _polygon(self, corners: list[list[float]]) -> Rle:
+    def _polygon(self, corners: list[list[float]]) -> LabelMask:
         flat = [v for x, y in corners for v in self._pixels(x, y)]
         return label_masks.from_polygons([flat], self.height, self.width)
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from masklake.model.errors import ModelError
 from masklake.model.masks import rle
+from masklake.model.masks.rle_text import Rle
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -15,7 +16,7 @@ FUSED = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 needs_fused = pytest.mark.skipif(not FUSED, reason="torch rounds otherwise on processors without AVX2")
 
 
-def reference(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]) -> list[rle.Rle]:
+def reference(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]) -> list[Rle]:
     found = []
     for prob, box in zip(probs, boxes, strict=True):
         try:
@@ -194,5 +195,5 @@ def test_it_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, model.rle; sys.exit('torch' in sys.modules)"
+    code = "import sys, masklake.model.masks.rle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

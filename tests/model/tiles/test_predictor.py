@@ -22,6 +22,7 @@ from masklake.model import presets, scenes
 from masklake.model.detections import Detections, PredictFailure
 from masklake.model.errors import ModelError
 from masklake.model.masks import rle
+from masklake.model.masks.rle_text import Rle
 from masklake.model.predictor import Predictor
 from masklake.model.tiles.predictor import TiledPredictor
 from masklake.model.tiles.tiling import Tiling
@@ -80,7 +81,7 @@ class Reader:
 
 def picture(
     height: int, width: int, *things: tuple[int, int, int, int, int]
-) -> tuple[NDArray[np.uint8], list[rle.Rle]]:
+) -> tuple[NDArray[np.uint8], list[Rle]]:
     """An image of ellipses, each x1, y1, x2, y2 and class, later ones in front; and the masks of what shows."""
     image = np.zeros((height, width, 3), np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -99,7 +100,7 @@ def one(predictor: TiledPredictor, image: Any) -> Detections:
     return found
 
 
-def assert_found(found: Detections, truth: list[rle.Rle], labels: Sequence[int], least: float = 0.9) -> None:
+def assert_found(found: Detections, truth: list[Rle], labels: Sequence[int], least: float = 0.9) -> None:
     """Every thing of the truth once, and nothing else."""
     assert found.rles is not None
     assert sorted(found.labels.tolist()) == sorted(labels)
@@ -381,7 +382,7 @@ SIDE, CELL, AS_TRAINED = 8000, 1000, 250
 SURE = 0.5
 
 
-def masks_of(scene: scenes.Scene) -> list[rle.Rle]:
+def masks_of(scene: scenes.Scene) -> list[Rle]:
     return [coco_mask.encode(np.asfortranarray(scene.mask(of), np.uint8)) for of in scene.instances]
 
 
