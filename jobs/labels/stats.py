@@ -41,6 +41,8 @@ _KEYPOINTS = """
     from (select label, [k.name for k in keypoints] as names from labels where keypoints is not null)
     group by all order by label, instances desc
 """
+_NAMED = 8
+"""Keypoints that are named in a line; --json has all."""
 _CLASS_COLUMNS = ("images", "instances", "train", "val", "masks", "with joints", "crowds")
 
 
@@ -142,6 +144,9 @@ def _print(facts: dict[str, Any]) -> None:
     console.print(classes)
     console.print()
     for row in facts["keypoints"]:
+        unpaired = ", ".join(row["unpaired"][:_NAMED])
+        if len(row["unpaired"]) > _NAMED:
+            unpaired += f" and {len(row['unpaired']) - _NAMED} more"
         if row["mirrored"]:
             pairs = ", ".join(f"{a}:{b}" for a, b in row["flip_pairs"]) or "none"
             text = (
@@ -150,7 +155,7 @@ def _print(facts: dict[str, Any]) -> None:
         else:
             text = (
                 f"{row['label']}: {len(row['keypoints'])} keypoints, images are not mirrored in training: the names do not "
-                f"tell what changes places with {', '.join(row['unpaired'])} (train --flip-pairs A:B,… says it)"
+                f"tell what changes places with {unpaired} (train --flip-pairs A:B,… says it)"
             )
         console.print(printable(text), soft_wrap=True)
     if facts["keypoints"]:
