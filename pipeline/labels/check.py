@@ -17,6 +17,10 @@ _AS_MEANT = 0.9
 """From this IoU on another reading of the box is what may be meant, unless the box itself overlaps by _WELL."""
 
 _WELL = 0.75
+_A_PART = 0.25
+"""The IoU that is enough of a mask that lies within its box."""
+_LOW = (True, True, False, False)
+"""Of the edges of a box: which are its lower ones."""
 _ROUNDED = 2.0
 """Pixels by which the edges of a box and of a mask of few pixels may lie apart: polygons become whole pixels."""
 
@@ -106,7 +110,13 @@ def _not_around(found: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
         fx, fy, fw, fh = fractions
         readings["fractions of the image, from its centre"] = (fx - fw / 2, fy - fh / 2, fw, fh)
     meant = [name for name, reading in readings.items() if _overlap(reading, around) >= _AS_MEANT]
-    if overlap >= _AROUND and not meant:
+    # Within its box a mask may be the part of the object that could be seen, or that a model was sure of.
+    within = [
+        abs(a - b) <= _ROUNDED or (a > b) == low
+        for a, b, low in zip(_edges(around), _edges(box), _LOW, strict=True)
+    ]
+    enough = _A_PART if all(within) else _AROUND
+    if not meant and overlap >= enough:
         return
     hint = f"; it may be {meant[0]}, where x, y, width, height belong" if meant else ""
     shown, expected = (", ".join(f"{v:g}" for v in some) for some in (box, around))

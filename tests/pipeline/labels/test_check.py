@@ -71,3 +71,9 @@ def test_classes_that_the_model_does_not_know_are_told() -> None:
 
 def test_without_a_size_nothing_is_outside() -> None:
     assert found(replace(an_instance(mask=None), box=(900, 900, 5, 5)), width=None, height=None) == []
+
+
+def test_a_mask_may_be_a_part_of_its_box() -> None:
+    """What could be seen of the object, or what a model was sure of; but not a small part."""
+    assert found(an_instance(mask=rectangle(8, 4, 8, 8))) == []
+    assert "is not around the mask" in found(an_instance(mask=rectangle(8, 4, 5, 5)))[0][1]
