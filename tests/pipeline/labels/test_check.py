@@ -75,5 +75,5 @@ def test_without_a_size_nothing_is_outside() -> None:
 
 def test_a_mask_may_be_a_part_of_its_box() -> None:
     """What could be seen of the object, or what a model was sure of; but not a small part."""
-    assert found(an_instance(mask=rectangle(8, 4, 8, 8))) == []
-    assert "is not around the mask" in found(an_instance(mask=rectangle(8, 4, 5, 5)))[0][1]
+    assert found(an_instance(mask=rectangle(16, 8, 8, 8))) == []
+    assert "is not around the mask" in found(an_instance(mask=rectangle(16, 8, 5, 5)))[0][1]
