@@ -15,6 +15,7 @@ from typing import TextIO
 
 from masklake.jobs.exit_codes import MEANINGS, ExitCode
 from masklake.jobs.options.command import Command, Group, Line, understand
+from masklake.jobs.options.parser import Parser
 from masklake.jobs.terminal.suggestions import did_you_mean
 
 COMMANDS = {
@@ -45,7 +46,7 @@ A bucket of images in, a lake of instance masks, boxes and keypoints out.
 
 
 def _top_level() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="masklake",
         description=_INTRO,
         epilog=MEANINGS,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.declare import Entry, Options, entries
 from masklake.jobs.terminal.suggestions import did_you_mean
 
@@ -23,6 +24,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.unknown(unknown)
         return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line, as for every mistake."""
+        self.exit(ExitCode.MISTAKE, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")
 
     def unknown(self, words: list[str]) -> NoReturn:
         """Exit for words that are no options."""

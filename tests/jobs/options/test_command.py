@@ -80,7 +80,10 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(SystemExit) as ended:
         line(*arguments)
     assert ended.value.code == ExitCode.MISTAKE
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert told.endswith("(masklake toy --help tells more)\n")
 
 
 def test_python_code_is_checked_too() -> None:
