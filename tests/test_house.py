@@ -148,3 +148,12 @@ def test_tests_stand_as_the_modules_do() -> None:
         if path.parent.relative_to(ROOT / "tests") not in rooms
     ]
     assert strays == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(name)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}

@@ -35,7 +35,7 @@ _MODEL = "NAME@VERSION, NAME:ALIAS or an alias"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(Options):
+class ModelsListOptions(Options):
     """What `masklake models list` is told."""
 
     lake: str = lake_argument()
@@ -44,7 +44,7 @@ class ListOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(Options):
+class ModelsShowOptions(Options):
     """What `masklake models show` is told."""
 
     lake: str = lake_argument()
@@ -54,7 +54,7 @@ class ShowOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddOptions(Options):
+class ModelsAddOptions(Options):
     """What `masklake models add` is told."""
 
     folder: str = argument("DIR", holds="path", help="a folder or URI with model.safetensors and model.json")
@@ -63,7 +63,7 @@ class AddOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteOptions(Options):
+class ModelsPromoteOptions(Options):
     """What `masklake models promote` is told."""
 
     lake: str = lake_argument()
@@ -73,7 +73,7 @@ class PromoteOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollbackOptions(Options):
+class ModelsRollbackOptions(Options):
     """What `masklake models rollback` is told."""
 
     lake: str = lake_argument()
@@ -82,7 +82,13 @@ class RollbackOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
-def _registry(options: ListOptions | ShowOptions | AddOptions | PromoteOptions | RollbackOptions) -> Registry:
+def _registry(
+    options: ModelsListOptions
+    | ModelsShowOptions
+    | ModelsAddOptions
+    | ModelsPromoteOptions
+    | ModelsRollbackOptions,
+) -> Registry:
     from masklake.pipeline.lake.registry import Registry
     from masklake.pipeline.storage.store import normalise_folder
 
@@ -96,7 +102,7 @@ def _say(text: str) -> None:
     plain_console().print(one_line(text), soft_wrap=True)
 
 
-def list_(options: ListOptions) -> int:
+def list_(options: ModelsListOptions) -> int:
     """Every version and alias."""
     registry = _registry(options)
     from masklake.jobs.terminal.json import print_json
@@ -140,7 +146,7 @@ def _found(registry: Registry, text: str) -> Version:
     return found
 
 
-def show(options: ShowOptions) -> int:
+def show(options: ModelsShowOptions) -> int:
     """One version in full. Raises UserError where there is none."""
     registry = _registry(options)
     import json
@@ -166,7 +172,7 @@ def show(options: ShowOptions) -> int:
     return ExitCode.DONE
 
 
-def add(options: AddOptions) -> int:
+def add(options: ModelsAddOptions) -> int:
     """Keep a model in the lake. Raises UserError or ModelError for one that cannot be."""
     registry = _registry(options)
     from pathlib import Path
@@ -193,7 +199,7 @@ def add(options: AddOptions) -> int:
     return ExitCode.DONE
 
 
-def promote(options: PromoteOptions) -> int:
+def promote(options: ModelsPromoteOptions) -> int:
     """Point an alias at a version. Raises UserError where that is not possible."""
     registry = _registry(options)
     from masklake.model.presets import PRESETS
@@ -213,7 +219,7 @@ def promote(options: PromoteOptions) -> int:
     return ExitCode.DONE
 
 
-def rollback(options: RollbackOptions) -> int:
+def rollback(options: ModelsRollbackOptions) -> int:
     """Point an alias where it pointed before. Raises UserError where it never did."""
     registry = _registry(options)
     seen = registry.aliases(options.name)
@@ -229,12 +235,12 @@ COMMAND = Group(
     description=DESCRIPTION,
     epilog=EPILOG,
     actions={
-        "list": Command(summary="every version and alias", options=ListOptions, run=list_),
-        "show": Command(summary="one version in full", options=ShowOptions, run=show),
-        "add": Command(summary="keep a model in the lake", options=AddOptions, run=add),
-        "promote": Command(summary="point an alias at a version", options=PromoteOptions, run=promote),
+        "list": Command(summary="every version and alias", options=ModelsListOptions, run=list_),
+        "show": Command(summary="one version in full", options=ModelsShowOptions, run=show),
+        "add": Command(summary="keep a model in the lake", options=ModelsAddOptions, run=add),
+        "promote": Command(summary="point an alias at a version", options=ModelsPromoteOptions, run=promote),
         "rollback": Command(
-            summary="point an alias where it pointed before", options=RollbackOptions, run=rollback
+            summary="point an alias where it pointed before", options=ModelsRollbackOptions, run=rollback
         ),
     },
 )

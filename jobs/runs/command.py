@@ -27,7 +27,7 @@ COMMAND = Group(
             summary=SUMMARY,
             description=DESCRIPTION,
             epilog=EPILOG,
-            options=listing.ListOptions,
+            options=listing.RunsListOptions,
             run=listing.run,
         ),
         "show": show.COMMAND,

@@ -24,7 +24,7 @@ STATE_STYLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(Options):
+class RunsListOptions(Options):
     """What `masklake runs` is told."""
 
     lake: str = lake_argument()
@@ -32,7 +32,7 @@ class ListOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
-def run(options: ListOptions) -> int:
+def run(options: RunsListOptions) -> int:
     """List the runs. Raises UserError when the lake cannot be read."""
     from masklake.jobs.runs import training_summary
     from masklake.jobs.terminal.tables import plain_console

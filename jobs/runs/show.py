@@ -40,7 +40,7 @@ _FAILURES = """
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(Options):
+class RunsShowOptions(Options):
     """What `masklake runs show` is told."""
 
     lake: str = lake_argument()
@@ -49,7 +49,7 @@ class ShowOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
-def run(options: ShowOptions) -> int:
+def run(options: RunsShowOptions) -> int:
     """Show a run. Raises UserError when there is no such run, or the lake cannot be read."""
     from masklake.jobs.query.database import Database
     from masklake.pipeline.lake.lake import Lake
@@ -77,10 +77,10 @@ def run(options: ShowOptions) -> int:
     return ExitCode.DONE
 
 
-COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ShowOptions, run=run)
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=RunsShowOptions, run=run)
 
 
-def _show_training(lake: Lake, run: str, options: ShowOptions) -> None:
+def _show_training(lake: Lake, run: str, options: RunsShowOptions) -> None:
     from masklake.jobs.runs import training_summary
     from masklake.jobs.terminal.tables import plain_console
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from masklake.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from masklake.jobs.schedule.options import AddOptions
+    from masklake.jobs.schedule.options import ScheduleAddOptions
     from masklake.jobs.schedule.store import Store
 
 
-def add(options: AddOptions, store: Store) -> int:
+def add(options: ScheduleAddOptions, store: Store) -> int:
     """Check a schedule and add it. Raises UserError for what could not work."""
     import dataclasses
 

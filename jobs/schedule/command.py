@@ -10,13 +10,13 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command, Group
 from masklake.jobs.schedule.add import add
 from masklake.jobs.schedule.options import (
-    AddOptions,
-    HistoryOptions,
-    ListOptions,
-    NameOptions,
-    RenderOptions,
-    ServeOptions,
-    ShowOptions,
+    ScheduleAddOptions,
+    ScheduleHistoryOptions,
+    ScheduleListOptions,
+    ScheduleNameOptions,
+    ScheduleRenderOptions,
+    ScheduleServeOptions,
+    ScheduleShowOptions,
 )
 from masklake.jobs.schedule.render.kubernetes import render
 from masklake.jobs.schedule.views import history, list_, local, say, show
@@ -68,7 +68,7 @@ One daemon serves a store. Prints a line of name=value an event.""",
 }
 
 
-def pause(options: NameOptions, store: Store) -> int:
+def pause(options: ScheduleNameOptions, store: Store) -> int:
     """`masklake schedule pause`."""
     store.schedule(options.name)
     changed = store.set_paused(options.name, True, None)
@@ -76,7 +76,7 @@ def pause(options: NameOptions, store: Store) -> int:
     return ExitCode.DONE
 
 
-def resume(options: NameOptions, store: Store) -> int:
+def resume(options: ScheduleNameOptions, store: Store) -> int:
     """`masklake schedule resume`."""
     from masklake.jobs.schedule.runner import utcnow
     from masklake.jobs.schedule.store import utc
@@ -88,7 +88,7 @@ def resume(options: NameOptions, store: Store) -> int:
     return ExitCode.DONE
 
 
-def remove(options: NameOptions, store: Store) -> int:
+def remove(options: ScheduleNameOptions, store: Store) -> int:
     """`masklake schedule remove`."""
     from masklake.jobs.schedule.store import RUNNING
 
@@ -99,7 +99,7 @@ def remove(options: NameOptions, store: Store) -> int:
     return ExitCode.DONE
 
 
-def run_now(options: NameOptions, store: Store) -> int:
+def run_now(options: ScheduleNameOptions, store: Store) -> int:
     """`masklake schedule run-now`."""
     from masklake.jobs.schedule.daemon import report, stopping
     from masklake.jobs.schedule.runner import Runner
@@ -135,7 +135,7 @@ def _through(runner: Runner, firing: Firing) -> int:
     return ExitCode.FAILED
 
 
-def serve(options: ServeOptions, store: Store) -> int:
+def serve(options: ScheduleServeOptions, store: Store) -> int:
     """`masklake schedule serve`."""
     from masklake.jobs.schedule.daemon import Daemon, report, serve_once, stopping
     from masklake.jobs.schedule.metrics import metrics_served
@@ -180,21 +180,26 @@ COMMAND = Group(
         "add": _action(
             "add",
             add,
-            AddOptions,
+            ScheduleAddOptions,
             "add a schedule",
             makes=True,
             usage="NAME (--cron EXPRESSION | --every SPAN) [options] -- COMMAND …",
         ),
-        "list": _action("list", list_, ListOptions, "every schedule, when it fires next, and how it went"),
-        "show": _action("show", show, ShowOptions, "one schedule in full"),
-        "pause": _action("pause", pause, NameOptions, "fire no more until it is resumed"),
-        "resume": _action("resume", resume, NameOptions, "fire again, from the next time on"),
-        "remove": _action("remove", remove, NameOptions, "forget a schedule; its history stays"),
-        "run-now": _action("run-now", run_now, NameOptions, "fire once, now"),
-        "history": _action("history", history, HistoryOptions, "what became of the firings"),
-        "serve": _action("serve", serve, ServeOptions, "the daemon: fire what comes due", makes=True),
+        "list": _action(
+            "list", list_, ScheduleListOptions, "every schedule, when it fires next, and how it went"
+        ),
+        "show": _action("show", show, ScheduleShowOptions, "one schedule in full"),
+        "pause": _action("pause", pause, ScheduleNameOptions, "fire no more until it is resumed"),
+        "resume": _action("resume", resume, ScheduleNameOptions, "fire again, from the next time on"),
+        "remove": _action("remove", remove, ScheduleNameOptions, "forget a schedule; its history stays"),
+        "run-now": _action("run-now", run_now, ScheduleNameOptions, "fire once, now"),
+        "history": _action("history", history, ScheduleHistoryOptions, "what became of the firings"),
+        "serve": _action("serve", serve, ScheduleServeOptions, "the daemon: fire what comes due", makes=True),
         "render": _action(
-            "render", render, RenderOptions, "the schedule as a manifest for Kubernetes, or as systemd units"
+            "render",
+            render,
+            ScheduleRenderOptions,
+            "the schedule as a manifest for Kubernetes, or as systemd units",
         ),
     },
 )

@@ -30,7 +30,7 @@ port = Kind(f"a port; give 1 to {_MOST_PORT}", int, lambda value: 1 <= value <= 
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreOptions(Options):
+class ScheduleStoreOptions(Options):
     """Where the schedules are."""
 
     store: str | None = option(
@@ -41,7 +41,7 @@ class StoreOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AddOptions(Options):
+class ScheduleAddOptions(Options):
     """What `masklake schedule add` is told."""
 
     name: str = argument("NAME", help="what to call it")
@@ -75,7 +75,7 @@ class AddOptions(Options):
         str, "URL", instead_of="hook",
         help="POST the same as JSON; env:NAME takes the URL from the daemon's environment, for one that is a secret",
     )  # fmt: skip
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
     def validate(self) -> None:
         if self.cron is None and self.every is None:
@@ -83,40 +83,40 @@ class AddOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NameOptions(Options):
+class ScheduleNameOptions(Options):
     """What the actions on one schedule are told."""
 
     name: str = argument("NAME", help="the schedule's name")
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(NameOptions):
+class ScheduleShowOptions(ScheduleNameOptions):
     """What `masklake schedule show` is told."""
 
     json: bool = json_flag("what is shown is JSON in any case")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(Options):
+class ScheduleListOptions(Options):
     """What `masklake schedule list` is told."""
 
     json: bool = json_flag("an array with an object per schedule")
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HistoryOptions(Options):
+class ScheduleHistoryOptions(Options):
     """What `masklake schedule history` is told."""
 
     name: str | None = argument("NAME", default=None, help="of one schedule (default: of all)")
     limit: int = option(positive, "N", default=20, help="the newest N")
     json: bool = json_flag("an array with an object per attempt")
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(Options):
+class ScheduleServeOptions(Options):
     """What `masklake schedule serve` is told."""
 
     once: bool = flag(help="fire what is due, one after another, and exit: 1 if one did not end well")
@@ -128,11 +128,11 @@ class ServeOptions(Options):
         str, "HOST", default="127.0.0.1",
         help="the address that answers; others can read schedules' names and times there",
     )  # fmt: skip
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderOptions(Options):
+class ScheduleRenderOptions(Options):
     """What `masklake schedule render` is told."""
 
     name: str = argument("NAME", help="the schedule's name")
@@ -145,4 +145,4 @@ class RenderOptions(Options):
     gpus: int = option(
         zero_or_more, "N", default=0, help="for kubernetes: up to N workers with a GPU (default 0)"
     )
-    where: StoreOptions = included(StoreOptions)
+    where: ScheduleStoreOptions = included(ScheduleStoreOptions)

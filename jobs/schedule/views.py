@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 from masklake.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from masklake.jobs.schedule.options import HistoryOptions, ListOptions, ShowOptions
+    from masklake.jobs.schedule.options import (
+        ScheduleHistoryOptions,
+        ScheduleListOptions,
+        ScheduleShowOptions,
+    )
     from masklake.jobs.schedule.store import Firing, Schedule, Store
 
 _STYLES = {"ok": "green", "running": "cyan", "waiting": "cyan", "coalesced": ""}
@@ -42,7 +46,7 @@ def when(schedule: Schedule) -> str:
     return f"{schedule.cron}" + (f" {schedule.timezone}" if schedule.timezone != "UTC" else "")
 
 
-def list_(options: ListOptions, store: Store) -> int:
+def list_(options: ScheduleListOptions, store: Store) -> int:
     """Every schedule."""
     from masklake.jobs.schedule.serving import server
     from masklake.jobs.terminal.json import print_json
@@ -79,7 +83,7 @@ def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
     plain_console().print(table)
 
 
-def show(options: ShowOptions, store: Store) -> int:
+def show(options: ScheduleShowOptions, store: Store) -> int:
     """One schedule, as JSON."""
     from masklake.jobs.schedule.command_line import lock_uri, parse
     from masklake.jobs.schedule.serving import server
@@ -123,7 +127,7 @@ def _firing_facts(firing: Firing | None) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in ("id", "born", "token")}
 
 
-def history(options: HistoryOptions, store: Store) -> int:
+def history(options: ScheduleHistoryOptions, store: Store) -> int:
     """What became of the firings."""
     from masklake.jobs.terminal.json import print_json
     from masklake.jobs.terminal.tables import plain_console, ruled_table

@@ -33,7 +33,7 @@ _SLACK_S = 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions(Options):
+class JobsListOptions(Options):
     """What `masklake jobs` is told."""
 
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
@@ -41,7 +41,7 @@ class ListOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusOptions(Options):
+class JobsStatusOptions(Options):
     """What `masklake jobs status` is told."""
 
     job: str = argument("ID", help="the job's id")
@@ -50,7 +50,7 @@ class StatusOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogsOptions(Options):
+class JobsLogsOptions(Options):
     """What `masklake jobs logs` is told."""
 
     job: str = argument("ID", help="the job's id")
@@ -59,7 +59,7 @@ class LogsOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopOptions(Options):
+class JobsStopOptions(Options):
     """What `masklake jobs stop` is told."""
 
     job: str = argument("ID", help="the job's id")
@@ -91,7 +91,7 @@ def _seconds(info: Any) -> float | None:
     return round((info.end_time or time.time() * 1000) / 1000 - info.start_time / 1000, 1)
 
 
-def list_(options: ListOptions) -> int:
+def list_(options: JobsListOptions) -> int:
     """Every job, newest first."""
     from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.terminal.json import print_json
@@ -122,7 +122,7 @@ def list_(options: ListOptions) -> int:
     return ExitCode.DONE
 
 
-def status(options: StatusOptions) -> int:
+def status(options: JobsStatusOptions) -> int:
     """One job. Raises UserError where there is none."""
     from masklake.jobs.submit import follow
     from masklake.jobs.submit.job_server import JobServer
@@ -151,7 +151,7 @@ def status(options: StatusOptions) -> int:
     return ExitCode.DONE
 
 
-def logs(options: LogsOptions) -> int:
+def logs(options: JobsLogsOptions) -> int:
     """What a job has printed; the exit code of the job where it is followed."""
     from masklake.jobs.submit import follow
     from masklake.jobs.submit.command import waited
@@ -165,7 +165,7 @@ def logs(options: LogsOptions) -> int:
     return ExitCode.DONE
 
 
-def stop(options: StopOptions) -> int:
+def stop(options: JobsStopOptions) -> int:
     """Ask a job to stop, and wait until it has; FAILED where it has not yet."""
     from masklake.jobs.submit import follow
     from masklake.jobs.submit.job_server import JobServer
@@ -200,12 +200,14 @@ COMMAND = Group(
     description=DESCRIPTION,
     epilog=EPILOG,
     actions={
-        "list": Command(summary="every job, newest first", options=ListOptions, run=list_),
+        "list": Command(summary="every job, newest first", options=JobsListOptions, run=list_),
         "status": Command(
-            summary="one job: its state, its command, its run", options=StatusOptions, run=status
+            summary="one job: its state, its command, its run", options=JobsStatusOptions, run=status
         ),
-        "logs": Command(summary="what a job has printed", options=LogsOptions, run=logs),
-        "stop": Command(summary="ask a job to stop, and wait until it has", options=StopOptions, run=stop),
+        "logs": Command(summary="what a job has printed", options=JobsLogsOptions, run=logs),
+        "stop": Command(
+            summary="ask a job to stop, and wait until it has", options=JobsStopOptions, run=stop
+        ),
     },
     usual="list",
 )

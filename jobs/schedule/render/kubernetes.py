@@ -17,7 +17,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from masklake.jobs.schedule.options import RenderOptions
+    from masklake.jobs.schedule.options import ScheduleRenderOptions
     from masklake.jobs.schedule.store import Schedule, Store
 
 _TIMEOUT_S = 43200
@@ -29,7 +29,7 @@ _TEMPLATE = "masklake-segment"
 """The installed template whose cluster other commands run on."""
 
 
-def render(options: RenderOptions, store: Store) -> int:
+def render(options: ScheduleRenderOptions, store: Store) -> int:
     """Print the manifests. Raises UserError for a schedule that the target cannot have."""
     import yaml
     from masklake.jobs.schedule.render.systemd import render_systemd
