@@ -304,6 +304,7 @@ def test_results_are_written_to_object_storage(s3_bucket: Bucket, masklake: Mask
     assert [key.rpartition("/")[2] for key in keys] == [
         "confusion.png",
         "metrics.json",
+        "options.toml",
         "precision-recall.png",
     ]
 
