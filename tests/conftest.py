@@ -24,6 +24,12 @@ from tests.helpers.paths import SHARED
 from tests.helpers.servers import rgw
 from tests.helpers.servers.moto import Moto, moto
 from tests.helpers.servers.rgw import RGW
+from tests.helpers.share import (  # noqa: F401  # hooks of pytest, by their names
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_setup,
+    pytest_terminal_summary,
+)
 
 
 def pytest_configure() -> None:
