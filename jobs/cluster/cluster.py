@@ -21,6 +21,7 @@ from masklake.pipeline.errors import UserError
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 _MEMORY_SHARE = 0.25
+_WORKERS_KEPT_MS = 600_000
 _ANSWER_S = 10.0
 
 
@@ -52,6 +53,8 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
     if not address:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray's core reads it once a process
+        # Ray ends a worker that was idle for a second, and starts another, which imports everything again.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_WORKERS_KEPT_MS))
     import ray
     import ray.data  # sets its own log levels when imported
 
