@@ -124,10 +124,10 @@ def _run(argv: list[str]) -> int:
             raise
         # What no command has explained: the file is told where the system names it.
         file = getattr(error, "filename", None)
-        told = explain(error, str(file or "standard output"), "go on" if file else "write the result")
+        explained = explain(error, str(file or "standard output"), "go on" if file else "write the result")
         if not file:
             sys.stdout = _nowhere()  # Python flushes it once more when it ends
-        print(f"masklake: error: {told} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
+        print(f"masklake: error: {explained} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
         return ExitCode.MISTAKE
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from masklake.jobs.cluster.gpus import told_of_gpus
+from masklake.jobs.cluster.gpus import noting_missing_gpus
 from masklake.jobs.cluster.start import clearing_session, started_twice
 from masklake.pipeline.errors import UserError
 
@@ -97,19 +97,19 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
         ) from error
     with contextlib.nullcontext() if address else clearing_session():
         try:
-            found = ray.cluster_resources()
-            cpus = max(1, int(found.get("CPU", 1)))
+            resources = ray.cluster_resources()
+            cpus = max(1, int(resources.get("CPU", 1)))
             nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
             cluster = Cluster(
                 cpus=cpus,
-                gpus=int(found.get("GPU", 0)),
-                memory=found.get("memory", math.inf),
+                gpus=int(resources.get("GPU", 0)),
+                memory=resources.get("memory", math.inf),
                 node_cpus=min(filter(None, nodes), default=cpus),
             )
             if gpus is None:
                 yield cluster
             elif address:
-                with told_of_gpus(gpus, lambda: int(ray.cluster_resources().get("GPU", 0))):
+                with noting_missing_gpus(gpus, lambda: int(ray.cluster_resources().get("GPU", 0))):
                     yield replace(cluster, gpus=gpus)
             elif cluster.gpus < gpus:
                 raise UserError(
@@ -161,11 +161,11 @@ def _silent_stderr() -> Iterator[None]:
     """Drop what native code writes to the terminal: Ray's core announces its log level whatever that is.
     Errors of `ray.init` come as exceptions."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -17,28 +17,28 @@ _LOOK_S = 2.0
 
 
 @contextlib.contextmanager
-def told_of_gpus(wanted: int, found: Callable[[], int]) -> Iterator[None]:
+def noting_missing_gpus(wanted: int, count: Callable[[], int]) -> Iterator[None]:
     """Say on standard error, now and ever more rarely, that Ray has fewer than `wanted` GPUs; and when it has them.
 
-    `found` tells how many there are. Nothing waits: the block goes on, and its work starts on the GPUs that come.
+    `count` returns how many there are. Nothing waits: the block goes on, and its work starts on the GPUs that come.
     """
-    if found() >= wanted:
+    if count() >= wanted:
         yield
         return
-    with meanwhile(functools.partial(_tell, wanted, found)):
+    with meanwhile(functools.partial(_tell, wanted, count)):
         yield
 
 
-def _tell(wanted: int, found: Callable[[], int], over: threading.Event) -> None:
+def _tell(wanted: int, count: Callable[[], int], over: threading.Event) -> None:
     began = time.monotonic()
     ahead = list(_TOLD_AFTER_S)
-    while (there := found()) < wanted:
+    while (gpus := count()) < wanted:
         waited = time.monotonic() - began
         if ahead and waited >= ahead[0]:
             del ahead[0]
-            since = f"for {waited / 60:.0f} min " if waited >= _TOLD_AFTER_S[1] else ""
+            waiting = f"for {waited / 60:.0f} min " if waited >= _TOLD_AFTER_S[1] else ""
             note(
-                f"--gpus {wanted}: Ray has {there}; waiting {since}until nodes with GPUs join "
+                f"--gpus {wanted}: Ray has {gpus}; waiting {waiting}until nodes with GPUs join "
                 "(`ray status` tells what is asked for; is there a node group with GPUs, and quota for it?)"
             )
         if over.wait(_LOOK_S):

@@ -44,20 +44,20 @@ def _patient() -> Iterator[None]:
     import ray._private.services as services
 
     nodes: list[Any] = []
-    ask, start = services.get_node, ray_node.Node.start_head_processes
+    get_node, start = services.get_node, ray_node.Node.start_head_processes
 
     def remembered(self: Any) -> None:
         nodes.append(self)
         start(self)
 
-    def patient(*args: Any, **given: Any) -> Any:
+    def patient(*args: Any, **keywords: Any) -> Any:
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return ask(*args, **given)
+                return get_node(*args, **keywords)
             except RuntimeError:  # it is not known yet
-                if ended := [name for node in nodes for name in _ended(node)]:
-                    raise OSError(f"its {', '.join(ended)} ended at once") from None
+                if dead := [name for node in nodes for name in _dead(node)]:
+                    raise OSError(f"its {', '.join(dead)} ended at once") from None
                 if time.monotonic() > end:
                     raise
             time.sleep(_LOOK_S)
@@ -74,7 +74,7 @@ def _patient() -> Iterator[None]:
         raise
 
 
-def _ended(node: Any) -> list[str]:
+def _dead(node: Any) -> list[str]:
     processes: dict[str, list[Any]] = node.all_processes
     return [name for name, infos in processes.items() for info in infos if info.process.poll() is not None]
 

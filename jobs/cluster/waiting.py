@@ -18,32 +18,32 @@ Told = TypeVar("Told")
 
 def telling(
     watch: Callable[[Told], None],
-    begun: Callable[[Told], bool],
-    who: str,
+    started: Callable[[Told], bool],
+    work: str,
     needed: Mapping[str, float],
     console: Console,
 ) -> Callable[[Told], None]:
-    """`watch`, that also says on `console`, ever more rarely until they have `begun`, what `who` need and is not free.
+    """`watch`, that also says on `console`, ever more rarely until it has `started`, what `work` needs and is not free.
 
-    needed: Ray's resources of all of them together, CPU and GPU.
+    needed: Ray's resources of all its workers together, CPU and GPU.
     """
     ahead = list(_TOLD_AFTER_S)
     began = time.monotonic()
 
-    def told(progress: Told) -> None:
+    def watch_and_tell(progress: Told) -> None:
         watch(progress)
         seconds = time.monotonic() - began
         if not ahead or seconds < ahead[0]:
             return
         del ahead[0]
-        if begun(progress):
+        if started(progress):
             ahead.clear()
             return
-        line = lacking(who, needed, *_resources(), seconds)
+        line = lacking(work, needed, *_resources(), seconds)
         if line is not None:
             say(console, line)
 
-    return told
+    return watch_and_tell
 
 
 def _resources() -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -53,20 +53,20 @@ def _resources() -> tuple[Mapping[str, float], Mapping[str, float]]:
 
 
 def lacking(
-    who: str,
+    work: str,
     needed: Mapping[str, float],
     free: Mapping[str, float],
-    there: Mapping[str, float],
+    total: Mapping[str, float],
     seconds: float,
 ) -> str | None:
     """What is needed and the cluster has, but not free, as a line; None where it is free. (GPUs that no node has are told
-    of by jobs.cluster_gpus.)"""
+    of by jobs.cluster.gpus.)"""
     short = [name for name, n in needed.items() if n > free.get(name, 0.0) + 1e-6]
-    if not short or needed.get("GPU", 0.0) > there.get("GPU", 0.0):
+    if not short or needed.get("GPU", 0.0) > total.get("GPU", 0.0):
         return None
     wants = " and ".join(f"{n:g} {name}" for name, n in needed.items() if n)
-    has = ", ".join(f"{free.get(name, 0.0):g} of {there.get(name, 0.0):g} {name}s are free" for name in short)
+    has = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}s are free" for name in short)
     return (
-        f"waiting for the cluster ({duration(seconds)}): {who} needs {wants}, and {has}; other jobs have them, or "
+        f"waiting for the cluster ({duration(seconds)}): {work} needs {wants}, and {has}; other jobs have them, or "
         "nodes are still to come (`masklake jobs`, `ray status`)"
     )

@@ -134,16 +134,16 @@ def _facts(version: Version, registry: Registry) -> dict[str, Any]:
     }
 
 
-def _found(registry: Registry, text: str) -> Version:
+def _version(registry: Registry, text: str) -> Version:
     from masklake.jobs.models.resolve import names_in
 
-    found = registry.find(text)
-    if found is None:
+    version = registry.find(text)
+    if version is None:
         raise UserError(
             f"{registry.lake}: has no model or alias {text!r}; write NAME@VERSION or NAME:ALIAS (`masklake models list {registry.lake}`)"
             f"{did_you_mean(text, names_in(registry))}"
         )
-    return found
+    return version
 
 
 def show(options: ModelsShowOptions) -> int:
@@ -155,8 +155,8 @@ def show(options: ModelsShowOptions) -> int:
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
 
-    found = _found(registry, options.model)
-    uri = join(found.uri, "model.json")
+    version = _version(registry, options.model)
+    uri = join(version.uri, "model.json")
     with explaining(uri, "read the model"):
         data = options.storage.open().read(uri)
     try:
@@ -165,10 +165,10 @@ def show(options: ModelsShowOptions) -> int:
         raise UserError(
             f"{uri}: is not JSON ({error}); remove the version's folder and add it again"
         ) from error
-    aliases = registry.aliases(found.name)
+    aliases = registry.aliases(version.name)
     moves = [{k: v for k, v in move.items() if k != "token"} for move in aliases.log]
-    named = [alias for alias in aliases.versions if aliases.version(alias) == found.version]
-    print_json({"model": str(found), "uri": found.uri, "aliases": named, "moves": moves, "spec": spec})
+    named = [alias for alias in aliases.versions if aliases.version(alias) == version.version]
+    print_json({"model": str(version), "uri": version.uri, "aliases": named, "moves": moves, "spec": spec})
     return ExitCode.DONE
 
 
@@ -206,15 +206,16 @@ def promote(options: ModelsPromoteOptions) -> int:
 
     if options.alias in PRESETS:
         raise UserError(f"--alias {options.alias}: is the name of a preset; choose another")
-    found = _found(registry, options.model)
-    seen = registry.aliases(found.name)
-    before = seen.version(options.alias)
-    if before == found.version:
-        _say(f"{found.name}:{options.alias} is {found} already")
+    version = _version(registry, options.model)
+    aliases = registry.aliases(version.name)
+    before = aliases.version(options.alias)
+    if before == version.version:
+        _say(f"{version.name}:{options.alias} is {version} already")
         return ExitCode.DONE
-    registry.promote(found, options.alias, seen)
+    registry.promote(version, options.alias, aliases)
     _say(
-        f"{found.name}:{options.alias} is {found} now" + (f"; it was {found.name}@{before}" if before else "")
+        f"{version.name}:{options.alias} is {version} now"
+        + (f"; it was {version.name}@{before}" if before else "")
     )
     return ExitCode.DONE
 
@@ -222,10 +223,10 @@ def promote(options: ModelsPromoteOptions) -> int:
 def rollback(options: ModelsRollbackOptions) -> int:
     """Point an alias where it pointed before. Raises UserError where it never did."""
     registry = _registry(options)
-    seen = registry.aliases(options.name)
-    version = registry.rollback(options.name, options.alias, seen)
+    aliases = registry.aliases(options.name)
+    version = registry.rollback(options.name, options.alias, aliases)
     _say(
-        f"{options.name}:{options.alias} is {options.name}@{version} again; it was {options.name}@{seen.version(options.alias)}"
+        f"{options.name}:{options.alias} is {options.name}@{version} again; it was {options.name}@{aliases.version(options.alias)}"
     )
     return ExitCode.DONE
 

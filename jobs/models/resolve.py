@@ -65,7 +65,7 @@ class Resolved:
     source: ModelSource
     spec: ModelSpec
     fingerprint: str
-    asked: str | None = None
+    requested: str | None = None
     """What the lake's registry was asked for, an alias or a version, where the model is from there."""
 
     def vocabulary(self) -> Vocabulary:
@@ -77,13 +77,13 @@ class Resolved:
 
     def record(self) -> dict[str, Any]:
         """What the run's record says of the model."""
-        asked = {} if self.asked is None else {"asked": self.asked}
+        extra = {} if self.requested is None else {"asked": self.requested}
         return {
             "name": self.spec.name,
             "source": self.source.name,
             "fingerprint": self.fingerprint,
             "classes": [c.name for c in self.spec.classes],
-            **asked,
+            **extra,
         }
 
 
@@ -100,20 +100,20 @@ def resolve(
 
     Raises ModelError or UserError.
     """
-    asked = None
-    kept = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
-    if kept is None and first is not None and name not in presets.PRESETS and "://" not in name:
+    requested = None
+    version = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
+    if version is None and first is not None and name not in presets.PRESETS and "://" not in name:
         return resolve(first, storage, weights_dir, lake=lake)
-    if kept is not None:
-        asked, name = name, kept.uri
+    if version is not None:
+        requested, name = name, version.uri
     elif "://" not in name and name not in presets.PRESETS:
         path = Path(name).expanduser()
         if not path.exists():
-            known = ", ".join(presets.PRESETS)
+            known_presets = ", ".join(presets.PRESETS)
             of_lake = "" if lake is None else f", nor a model or alias of {lake},"
             nearly = [*presets.PRESETS, *(names_in(Registry(lake, storage)) if lake is not None else ())]
             raise ModelError(
-                f"--model {name}: neither a preset ({known}){of_lake} nor a directory with {WEIGHTS} and {SPEC}"
+                f"--model {name}: neither a preset ({known_presets}){of_lake} nor a directory with {WEIGHTS} and {SPEC}"
                 f"{did_you_mean(name, nearly)}"
             )
         name = str(path.absolute())
@@ -123,7 +123,7 @@ def resolve(
         source=source,
         spec=presets.describe(local, weights_dir=weights_dir),
         fingerprint=presets.fingerprint(local, weights_dir=weights_dir),
-        asked=asked,
+        requested=requested,
     )
 
 
@@ -161,10 +161,10 @@ class PredictorFactory:
         if self.threads:
             torch.set_num_threads(self.threads)
         local = self.source.local()
-        found = presets.fingerprint(local, weights_dir=self.source.weights_dir)
-        if found != self.fingerprint:
+        fingerprint = presets.fingerprint(local, weights_dir=self.source.weights_dir)
+        if fingerprint != self.fingerprint:
             raise UserError(
-                f"model {self.source.name}: is {found} on this worker, the run was planned with {self.fingerprint}; "
+                f"model {self.source.name}: is {fingerprint} on this worker, the run was planned with {self.fingerprint}; "
                 "give every node the same weights"
             )
         predictor = Predictor(

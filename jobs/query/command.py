@@ -78,15 +78,15 @@ def run(options: QueryOptions) -> int:
     if sql is None:
         _print_views(lake)
         return ExitCode.DONE
-    out = None if options.out is None else Path(options.out)
-    format_ = _format("json" if options.json else options.format, out)
+    output = None if options.out is None else Path(options.out)
+    format_ = _format("json" if options.json else options.format, output)
     from masklake.jobs.query.database import Database
 
     with Database(lake, run=options.run) as database:
         query = database.prepare(sql)
         if query.explain and format_ != "table":
             raise UserError("EXPLAIN prints a plan, not rows; leave --format out")
-        with _sink(out) as sink:
+        with _sink(output) as sink:
             _interruptible(database, lambda: _write(database, query, format_, sink, options))
     return ExitCode.DONE
 
@@ -104,9 +104,9 @@ COMMAND = Command(
 def _interruptible(database: Database, work: Callable[[], None]) -> None:
     """`work()` in a thread, so that Ctrl-C reaches this one: while DuckDB streams it does not look for signals."""
     with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(work)
+        future = thread.submit(work)
         try:
-            done.result()
+            future.result()
         except KeyboardInterrupt:
             database.connection.interrupt()
             raise

@@ -75,7 +75,7 @@ class Database:
         lake.require()
         self.lake = lake
         self._run = None if run is None else lake.resolve(run)
-        self._made: set[str] = set()
+        self._made_views: set[str] = set()
         self._files: LakeFiles | None = None
         # Large sorts and joins spill here; DuckDB would take a folder of the working directory.
         self._spill = tempfile.TemporaryDirectory(prefix="masklake-query-")
@@ -142,9 +142,9 @@ class Database:
         return explain(error, uri, "read it")
 
     def _make(self, view: str) -> None:
-        if view in self._made:
+        if view in self._made_views:
             return
-        self._made.add(view)
+        self._made_views.add(view)
         if view in _SOURCES:
             self._make(_SOURCES[view])
         if view == "runs":
@@ -251,8 +251,8 @@ class Database:
             run
             for run, low, high, unknown in ranges
             if any(
-                other != run and (unknown or unknown2 or (low <= high2 and low2 <= high))
-                for other, low2, high2, unknown2 in ranges
+                other_run != run and (unknown or other_unknown or (low <= other_high and other_low <= high))
+                for other_run, other_low, other_high, other_unknown in ranges
             )
         ]
 

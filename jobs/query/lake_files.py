@@ -38,7 +38,7 @@ class LakeFiles(AbstractFileSystem):
         """What is to live as long as the connection that these files are registered with."""
         self._arrow_fs = arrow_fs
         self._root = root.rstrip("/")
-        self._kept: dict[str, Any] = {}
+        self._open_files: dict[str, Any] = {}
         self._sizes: dict[str, int | None] = {}
         self._memory: dict[str, bytes] = {}
 
@@ -79,11 +79,11 @@ class LakeFiles(AbstractFileSystem):
         """`path` as an open pyarrow file."""
         if path in self._memory:
             return pa.BufferReader(self._memory[path])
-        file = self._kept.get(path)
+        file = self._open_files.get(path)
         if file is None:
             file = self._arrow_fs.open_input_file(f"{self._root}/{path.removeprefix(ROOT)}")
             if self.keep_open:
-                self._kept[path] = file
+                self._open_files[path] = file
         return file
 
 

@@ -122,12 +122,12 @@ def print_table(database: Database, query: Query, console: Console, limit: int |
     for cells in zip(*(column[1:] for column in columns), strict=True):
         table.add_row(*cells)
     console.print(table)
-    shown = len(rows[:limit])
-    plural = "" if shown == 1 else "s"
+    shown_rows = len(rows[:limit])
+    plural = "" if shown_rows == 1 else "s"
     console.print(
-        Text(f"the first {shown:,} row{plural}; there are more (--limit-rows 0 shows all)", "dim")
+        Text(f"the first {shown_rows:,} row{plural}; there are more (--limit-rows 0 shows all)", "dim")
         if more
-        else Text(f"{shown:,} row{plural}", "dim")
+        else Text(f"{shown_rows:,} row{plural}", "dim")
     )
 
 

@@ -95,7 +95,7 @@ class _Walk:
     """Looks through a syntax tree as DuckDB's json_serialize_sql gives it."""
 
     views: Collection[str]
-    found: set[str]
+    tables: set[str]
     """The views that the tree reads; filled on the way."""
 
     def visit(self, node: Any, ctes: frozenset[str]) -> None:
@@ -146,7 +146,7 @@ class _Walk:
                 )
         elif type_ == "SHOW_REF":
             if node["show_type"] == "SHOW_SPECIAL" and node["table_name"] == '"tables"':
-                self.found.update(self.views)
+                self.tables.update(self.views)
             elif node["show_type"] not in ("DESCRIBE", "SUMMARY") or node.get("query") is None:
                 raise UserError("only SHOW TABLES, DESCRIBE and SUMMARIZE are allowed of the SHOW statements")
         elif type_ not in ("SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY", "PIVOT"):
@@ -162,7 +162,7 @@ class _Walk:
                 f"there is no table {printable('.'.join(path))!r}{f'; did you mean {near[0]}?' if near else ''} "
                 f"(the tables are {', '.join(sorted(self.views))})"
             )
-        self.found.add(name)
+        self.tables.add(name)
 
 
 def _name(node: dict[str, Any], key: str) -> list[str]:
@@ -187,5 +187,5 @@ def _without_semicolon(text: str) -> str:
 def message(error: duckdb.Error) -> str:
     """DuckDB's message on one line, its candidates included, its picture of the place left out."""
     text = str(error)
-    told = re.split(r"\n\s*LINE \d+:|Traceback \(most recent call last\):", text)[0]
-    return one_line(told if told.strip() else text.strip().splitlines()[-1])
+    cause = re.split(r"\n\s*LINE \d+:|Traceback \(most recent call last\):", text)[0]
+    return one_line(cause if cause.strip() else text.strip().splitlines()[-1])

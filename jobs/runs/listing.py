@@ -41,18 +41,18 @@ def run(options: RunsListOptions) -> int:
 
     lake = Lake(options.lake, options.storage.open())
     lake.require()
-    summaries = [RunSummary.of(found) for found in lake.runs()]
-    trained = training_summary.of_lake(lake)
+    summaries = [RunSummary.of(run) for run in lake.runs()]
+    trainings = training_summary.of_lake(lake)
     if options.json:
         from masklake.jobs.terminal.json import print_json
 
-        print_json([as_json(one) for one in summaries] + [one.as_json() for one in trained])
+        print_json([as_json(summary) for summary in summaries] + [summary.as_json() for summary in trainings])
         return ExitCode.DONE
     console = plain_console()
-    if summaries or not trained:
+    if summaries or not trainings:
         _print_runs(console, summaries)
-    if trained:
-        _print_trainings(console, trained)
+    if trainings:
+        _print_trainings(console, trainings)
     return ExitCode.DONE
 
 
@@ -89,17 +89,17 @@ def _print_trainings(console: Console, summaries: list[TrainingSummary]) -> None
     )
     for summary in summaries:
         record = summary.record
-        at, started = (record.position, moment(record.created_at)) if record else ({}, None)
+        position, started = (record.position, moment(record.created_at)) if record else ({}, None)
         ap = ((record.figures if record else {}).get("mask") or {}).get("AP")
         table.add_row(
             printable(summary.run),
             Text(printable(summary.state), STATE_STYLES.get(summary.state, "red")),
             printable((record and record.model) or "-"),
             summary.verdict,
-            f"{at.get('step', 0):,}",
+            f"{position.get('step', 0):,}",
             "-" if ap is None else f"{ap:.3f}",
             "-" if started is None else f"{started:%Y-%m-%d %H:%M:%S}",
-            duration(at["seconds"]) if "seconds" in at else "-",
+            duration(position["seconds"]) if "seconds" in position else "-",
         )
     console.print(table)
     for summary in summaries:

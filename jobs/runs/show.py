@@ -62,18 +62,18 @@ def run(options: RunsShowOptions) -> int:
         _show_training(lake, id_, options)
         return ExitCode.DONE
     id_ = lake.resolve(id_ or "last")
-    [found] = lake.runs([id_])
-    summary = RunSummary.of(found)
+    [run] = lake.runs([id_])
+    summary = RunSummary.of(run)
     with Database(lake, run=id_) as database:
         failures = (
             database.rows(f"{_FAILURES} limit {_REASONS + 1}")
-            if summary.failures or found.record is None
+            if summary.failures or run.record is None
             else []
         )
     if options.json:
-        print_json(_as_json(summary, found.record, failures))
+        print_json(_as_json(summary, run.record, failures))
     else:
-        _print_run(lake, summary, found.record, failures, as_arguments(options.storage))
+        _print_run(lake, summary, run.record, failures, as_arguments(options.storage))
     return ExitCode.DONE
 
 

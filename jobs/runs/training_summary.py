@@ -54,15 +54,15 @@ class TrainingSummary:
     def as_json(self) -> dict[str, Any]:
         """For `--json`; durations in seconds."""
         record = self.record
-        at = record.position if record else {}
+        position = record.position if record else {}
         return {
             "run": self.run,
             "kind": "train",
             "state": self.state,
             "model": record and record.model,
-            "step": at.get("step"),
-            "images": at.get("images"),
-            "seconds": at.get("seconds"),
+            "step": position.get("step"),
+            "images": position.get("images"),
+            "seconds": position.get("seconds"),
             "figures": record.figures if record else {},
             "decision": record and record.decision,
             "created_at": record and record.created_at,
@@ -79,7 +79,7 @@ class TrainingSummary:
         record = self.record
         if record is None:
             return
-        data, at = record.data, record.position
+        data, position = record.data, record.position
         yield "command", shlex.join(record.command)
         yield "from", str(record.start.get("from", "-"))
         if record.start.get("fresh"):
@@ -95,7 +95,7 @@ class TrainingSummary:
         yield "started", record.created_at
         yield (
             "trained",
-            f"{at.get('step', 0):,} steps, {at.get('images', 0):,} images, {duration(at.get('seconds', 0.0))}",
+            f"{position.get('step', 0):,} steps, {position.get('images', 0):,} images, {duration(position.get('seconds', 0.0))}",
         )
         if record.skipped:
             yield "left out", f"{len(record.skipped):,} images, such as {_first(record.skipped)}"

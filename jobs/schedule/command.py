@@ -128,8 +128,8 @@ def _through(runner: Runner, firing: Firing) -> int:
         wait = (moment(following.due_at) - runner.now()).total_seconds()
         if runner.stop.wait(max(0.0, wait)):
             return ExitCode.STOPPED
-        ended = runner.attempt(following.id)
-        state, following = ended or ("", None)
+        result = runner.attempt(following.id)
+        state, following = result or ("", None)
         if state == OK:
             return ExitCode.DONE
     return ExitCode.FAILED
@@ -161,11 +161,11 @@ def _action(
 ) -> Command:
     """An action on the store; `makes`: it is made where there is none."""
 
-    def run(given: Any) -> int:
+    def run(options: Any) -> int:
         from masklake.jobs.schedule.store import Store, default_path
 
-        path = given.where.store
-        return action(given, Store(Path(path) if path else default_path(), make=makes))
+        path = options.where.store
+        return action(options, Store(Path(path) if path else default_path(), make=makes))
 
     return Command(
         summary=summary, description=_DESCRIPTIONS.get(name), options=options, run=run, usage=usage

@@ -36,7 +36,7 @@ class ScheduledCommand:
     storage: Storage
     options: frozenset[str]
     """What its parser knows, set or not: `address`, `resume`, …"""
-    given: frozenset[str]
+    explicit: frozenset[str]
     """Those that were given another value than their default."""
 
     def text(self) -> str:
@@ -54,33 +54,33 @@ def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
 
     text = redact(shlex.join(["masklake", *command]))
     name = command[0] if command else ""
-    known = [one for one in cli.COMMANDS if one not in _NOT_JOBS]
+    schedulable = [entry for entry in cli.COMMANDS if entry not in _NOT_JOBS]
     if name in _NOT_JOBS:
         raise UserError(f"{text}: cannot be scheduled: {_NOT_JOBS[name]}")
     if cli.ALIASES.get(name, name) not in cli.COMMANDS:
         raise UserError(
-            f"the job {text}: there is no command {name!r}; after --, write a command as after `masklake`: {', '.join(known)}"
-            f"{did_you_mean(name, known)}"
+            f"the job {text}: there is no command {name!r}; after --, write a command as after `masklake`: {', '.join(schedulable)}"
+            f"{did_you_mean(name, schedulable)}"
         )
     if any(redact(argument) != argument for argument in command):
         raise UserError(
             f"{text}: carries a credential, which a store of schedules must not keep; give it to the daemon's environment"
         )
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
             line = cli.understood(command, cwd)
-            sent = (
+            submitted = (
                 understood(list(line.options.command), shared_files=line.options.shared_files, folder=cwd)
                 if name == "submit"
                 else None
             )
     except SystemExit as end:
-        last = said.getvalue().strip().rpartition("\n")[2] if end.code else "it only shows its help"
+        last = printed.getvalue().strip().rpartition("\n")[2] if end.code else "it only shows its help"
         raise UserError(f"{text}: cannot be scheduled: {redact(last)}") from None
     values = declared_values(line.options)
-    if sent is not None:
-        work = parse(sent.command, cwd)
+    if submitted is not None:
+        work = parse(submitted.command, cwd)
         lake_there = work.lake if work.takes_lock else None
         return replace(
             work,
@@ -88,7 +88,7 @@ def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
             lake=lake_there,
             elsewhere=True,
             options=frozenset(values),
-            given=frozenset(),
+            explicit=frozenset(),
         )
     if values.get("lock") is not None:
         raise UserError(
@@ -103,7 +103,7 @@ def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
         elsewhere=False,
         storage=getattr(line.options, "storage", StorageOptions()).open(),
         options=frozenset(values),
-        given=line.options.given,
+        explicit=line.options.given,
     )
 
 

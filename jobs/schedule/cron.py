@@ -51,7 +51,7 @@ class _Field:
 
     def values(self, text: str, expression: str) -> tuple[int, ...]:
         """The numbers that `text` names. Raises UserError."""
-        found: set[int] = set()
+        numbers: set[int] = set()
         for part in text.split(","):
             span, slash, step = part.partition("/")
             first, dash, last = span.partition("-")
@@ -67,10 +67,10 @@ class _Field:
                 raise self._bad(part, expression, "ranges that go up; part others in two with a comma")
             if slash and (not re.fullmatch(r"[1-9][0-9]{0,3}", step) or not (dash or span == "*")):
                 raise self._bad(part, expression, "steps of a range or of *: */15, 9-17/2")
-            found.update(range(low, high + 1, int(step) if slash else 1))
+            numbers.update(range(low, high + 1, int(step) if slash else 1))
         if self.names == _DAYS:
-            found = {day % 7 for day in found}
-        return tuple(sorted(found))
+            numbers = {day % 7 for day in numbers}
+        return tuple(sorted(numbers))
 
     def _bad(self, part: str, expression: str, remedy: str) -> UserError:
         return UserError(f"--cron {expression!r}: {part!r} is no {self.name}; it takes {remedy}")
@@ -168,15 +168,15 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         import difflib
 
-        known = zoneinfo.available_timezones()
-        if not known:
+        zones = zoneinfo.available_timezones()
+        if not zones:
             raise UserError(
                 f"--timezone {name!r}: this machine has no time zones; install tzdata (the system's package, or pip's)"
             ) from error
         near = difflib.get_close_matches(
-            name.split("/")[-1].title(), {n.split("/")[-1] for n in known}, 1, 0.75
+            name.split("/")[-1].title(), {n.split("/")[-1] for n in zones}, 1, 0.75
         )
-        like = sorted(n for n in known if near and n.split("/")[-1] == near[0])
+        like = sorted(n for n in zones if near and n.split("/")[-1] == near[0])
         meant = f"did you mean {like[0]}?" if like else "write one as Europe/Berlin"
         raise UserError(f"--timezone {name!r}: there is no such time zone; {meant}") from error
 
@@ -192,9 +192,9 @@ def due(timing: Timing, first: datetime.datetime, now: datetime.datetime) -> tup
         if following is None or following > now:
             return last, before
         last = following
-    back = datetime.timedelta(minutes=1)
-    while (found := timing.after(now - back)) is None or found > now:
-        back *= 8
-    while found is not None and found <= now:
-        last, found = found, timing.after(found)
+    step_back = datetime.timedelta(minutes=1)
+    while (later := timing.after(now - step_back)) is None or later > now:
+        step_back *= 8
+    while later is not None and later <= now:
+        last, later = later, timing.after(later)
     return last, _COUNTED

@@ -36,12 +36,12 @@ _AGAIN_S = 30.0
 def report(**values: Any) -> None:
     """A line of `name=value` on standard output, for people and for journald."""
 
-    def shown(value: Any) -> str:
+    def quoted(value: Any) -> str:
         text = str(value)
         plain = text and not set(text) & set(' "=\\') and text == printable(text)
         return text if plain else printable_json(json.dumps(text, ensure_ascii=False))
 
-    line = " ".join(f"{name}={shown(value)}" for name, value in values.items() if value is not None)
+    line = " ".join(f"{name}={quoted(value)}" for name, value in values.items() if value is not None)
     with contextlib.suppress(OSError):  # that nobody reads it any more does not stop the daemon
         sys.stdout.write(f"time={utc()} {line}\n")
         sys.stdout.flush()
@@ -54,7 +54,7 @@ class Daemon:
         self._runner = runner
         self._store = runner.store
         self._now = runner.now
-        self._begun: set[str] = set()
+        self._in_work: set[str] = set()
         """What a thread is at work on, or will be."""
 
     def serve(self) -> None:
@@ -95,30 +95,30 @@ class Daemon:
         """Begin what is due; the seconds until there may be more. Once too often does no harm: a time is claimed once, and
         an attempt begun once."""
         now, pause = self._now(), _LOOK_S
-        for id_, (due, function, argument) in self._wanted():
+        for id_, (due, function, argument) in self._due_work():
             if due > now:
                 pause = min(pause, (due - now).total_seconds())
-            elif id_ not in self._begun:
-                self._begun.add(id_)
-                threads.submit(function, argument).add_done_callback(functools.partial(self._ended, id_))
+            elif id_ not in self._in_work:
+                self._in_work.add(id_)
+                threads.submit(function, argument).add_done_callback(functools.partial(self._work_ended, id_))
         return pause
 
-    def _ended(self, id_: str, work: Future[Any]) -> None:
-        self._begun.discard(id_)
+    def _work_ended(self, id_: str, work: Future[Any]) -> None:
+        self._in_work.discard(id_)
         if not work.cancelled() and (error := work.exception()) is not None:
             self._runner.say(event="warning", detail=f"{id_}: {error!r}")
             logging.getLogger(__name__).error("%s", id_, exc_info=error)
 
-    def _wanted(self) -> Iterator[tuple[str, tuple[datetime.datetime, Callable[..., Any], Any]]]:
+    def _due_work(self) -> Iterator[tuple[str, tuple[datetime.datetime, Callable[..., Any], Any]]]:
         paused = set()
         for schedule in self._store.schedules():
             if schedule.paused:
                 paused.add(schedule.name)
             elif schedule.next_at:
-                at = moment(schedule.next_at)
+                next_at = moment(schedule.next_at)
                 yield (
                     f"time {schedule.name} {schedule.next_at} {schedule.created_at}",
-                    (at, self._fire, schedule),
+                    (next_at, self._fire, schedule),
                 )
         for firing in self._store.in_state(WAITING):
             if firing.manual or firing.schedule not in paused:
@@ -155,8 +155,8 @@ def serve_once(runner: Runner) -> int:
         for firing in runner.store.in_state(WAITING):
             due = moment(firing.due_at) <= runner.now()
             if due and (firing.manual or firing.schedule not in paused):
-                ended = runner.attempt(firing.id)
-                bad += ended is not None and ended[0] != OK
+                result = runner.attempt(firing.id)
+                bad += result is not None and result[0] != OK
     return bad
 
 

@@ -33,15 +33,15 @@ def check(command: str | None, webhook: str | None) -> None:
         return
     if "@" in _parts(webhook).netloc or redact(webhook) != webhook:
         raise UserError(
-            f"--on-failure-webhook {shown(webhook)!r}: carries a credential; put the URL into the daemon's environment, and write env:NAME"
+            f"--on-failure-webhook {without_path(webhook)!r}: carries a credential; put the URL into the daemon's environment, and write env:NAME"
         )
     _check_url(webhook, "--on-failure-webhook")
 
 
-def _check_url(url: str, what: str) -> None:
+def _check_url(url: str, option: str) -> None:
     parts = _parts(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{what} {shown(url)!r}: is no http:// or https:// URL")
+        raise UserError(f"{option} {without_path(url)!r}: is no http:// or https:// URL")
 
 
 def _parts(url: str) -> SplitResult:
@@ -51,7 +51,7 @@ def _parts(url: str) -> SplitResult:
         return urlsplit("")
 
 
-def shown(webhook: str) -> str:
+def without_path(webhook: str) -> str:
     """A webhook for people: what follows its host may be what authorises it."""
     if webhook.startswith(_ENVIRONMENT):
         return webhook
@@ -74,12 +74,12 @@ def facts(schedule: Schedule, firing: Firing, log: str | None) -> dict[str, Any]
     }
 
 
-def tell(schedule: Schedule, told: dict[str, Any]) -> str:
+def tell(schedule: Schedule, values: dict[str, Any]) -> str:
     """Run the hook; what became of it, in a few words. Nothing that a hook does is an error here."""
     if schedule.on_failure_command is not None:
-        return _command(schedule.on_failure_command, told, schedule.cwd)
+        return _command(schedule.on_failure_command, values, schedule.cwd)
     if schedule.on_failure_webhook is not None:
-        return _webhook(schedule.on_failure_webhook, told)
+        return _webhook(schedule.on_failure_webhook, values)
     return "none"
 
 
@@ -95,12 +95,12 @@ def _split(command: str) -> list[str]:
     return arguments
 
 
-def _command(command: str, told: dict[str, Any], cwd: str) -> str:
+def _command(command: str, values: dict[str, Any], cwd: str) -> str:
     environment = {
-        f"MASKLAKE_{name.upper()}": "" if value is None else str(value) for name, value in told.items()
+        f"MASKLAKE_{name.upper()}": "" if value is None else str(value) for name, value in values.items()
     }
     try:
-        done = subprocess.run(  # noqa: S603  # what the user asked to be run, without a shell
+        process = subprocess.run(  # noqa: S603  # what the user asked to be run, without a shell
             _split(command),
             cwd=cwd,
             env=os.environ | environment,
@@ -114,8 +114,8 @@ def _command(command: str, told: dict[str, Any], cwd: str) -> str:
         return f"command ran past {_TIMEOUT_S:.0f} s and was killed"
     except (OSError, ValueError) as error:  # ValueError: a NUL in what it would be told
         return f"command failed: {_short(str(error))}"
-    if done.returncode:
-        return f"command failed: exit code {done.returncode}: {_short(done.stderr.decode(errors='replace'))}"
+    if process.returncode:
+        return f"command failed: exit code {process.returncode}: {_short(process.stderr.decode(errors='replace'))}"
     return "command ran"
 
 
@@ -126,14 +126,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _webhook(webhook: str, told: dict[str, Any]) -> str:
+def _webhook(webhook: str, values: dict[str, Any]) -> str:
     name = webhook.removeprefix(_ENVIRONMENT)
     url = os.environ.get(name, "") if webhook.startswith(_ENVIRONMENT) else webhook
     try:
         _check_url(url, "the webhook")
         request = urllib.request.Request(  # noqa: S310  # http and https only, as was just checked
             url,
-            data=json.dumps(told, ensure_ascii=False).encode(),
+            data=json.dumps(values, ensure_ascii=False).encode(),
             headers={"Content-Type": "application/json", "User-Agent": "masklake-schedule"},
             method="POST",
         )

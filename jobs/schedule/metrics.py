@@ -44,7 +44,9 @@ class Collector:
         seconds = _gauge(
             "last_firing_seconds", "how long the last firing that ended so took", "schedule", "outcome"
         )
-        kept = _gauge("firings", "firings in the history, which keeps the last 1,000", "schedule", "outcome")
+        firings = _gauge(
+            "firings", "firings in the history, which keeps the last 1,000", "schedule", "outcome"
+        )
         with self._store.transaction() as db:
             schedules = db.execute("select name, paused, next_at from schedules").fetchall()
             under_way = db.execute(
@@ -52,12 +54,12 @@ class Collector:
                 (RUNNING,),
             ).fetchall()
             # SQLite takes a bare column from the row that has the max().
-            ended = db.execute(
+            ended_rows = db.execute(
                 "select schedule, state, count(*) as n, max(id), ended_at, seconds from firings "
                 "where ended_at is not null group by schedule, state"
             ).fetchall()
         names = {row["name"] for row in schedules}
-        found = {(row["schedule"], row["state"]): row for row in ended}
+        ended_by_outcome = {(row["schedule"], row["state"]): row for row in ended_rows}
         for row in schedules:
             paused.add_metric([row["name"]], row["paused"])
             if row["next_at"] and not row["paused"]:
@@ -67,12 +69,12 @@ class Collector:
                 running.add_metric([row["schedule"]], moment(row["at"]).timestamp())
         for name in sorted(names):
             for outcome in OUTCOMES:
-                of_it = found.get((name, outcome))
-                kept.add_metric([name, outcome], of_it["n"] if of_it else 0)
-                if of_it:
-                    last.add_metric([name, outcome], moment(of_it["ended_at"]).timestamp())
-                    seconds.add_metric([name, outcome], of_it["seconds"] or 0.0)
-        yield from (paused, following, running, last, seconds, kept)
+                row = ended_by_outcome.get((name, outcome))
+                firings.add_metric([name, outcome], row["n"] if row else 0)
+                if row:
+                    last.add_metric([name, outcome], moment(row["ended_at"]).timestamp())
+                    seconds.add_metric([name, outcome], row["seconds"] or 0.0)
+        yield from (paused, following, running, last, seconds, firings)
 
 
 def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:

@@ -55,11 +55,11 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def wait(self, until: Callable[[], str | None]) -> tuple[int, str | None]:
-        """The exit code, once it ended; and why it was stopped, where `until` gave a reason to."""
+    def wait(self, stop_reason: Callable[[], str | None]) -> tuple[int, str | None]:
+        """The exit code, once it ended; and why it was stopped, where `stop_reason` returned a reason."""
         reason = None
         while self._popen.poll() is None:
-            reason = until()
+            reason = stop_reason()
             if reason is not None:
                 _end(self.pid, lambda: self._popen.poll() is None, GRACE_S)
                 break
@@ -120,7 +120,7 @@ def last_line(log: Path) -> str:
     return ""
 
 
-def told(code: int) -> str:
+def exit_code_text(code: int) -> str:
     """An exit code in words."""
     if code >= 0:
         return f"exit code {code}"

@@ -15,7 +15,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.schedule import hooks as schedule_hooks
 from masklake.jobs.schedule import transitions as schedule_ledger
 from masklake.jobs.schedule.command_line import ScheduledCommand, parse
-from masklake.jobs.schedule.process import Process, born, end_orphan, last_line, prune, run_of, told
+from masklake.jobs.schedule.process import Process, born, end_orphan, exit_code_text, last_line, prune, run_of
 from masklake.jobs.schedule.store import (
     FAILED,
     INTERRUPTED,
@@ -107,7 +107,7 @@ class Runner:
     ) -> _Outcome:
         command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
-        if run and "resume" in job.options - job.given:
+        if run and "resume" in job.options - job.explicit:
             outcome = self._process(firing, schedule, lease, [*command, "--resume", run], run)
             if outcome.exit_code != ExitCode.MISTAKE:
                 return outcome
@@ -147,7 +147,7 @@ class Runner:
         if stopped is None and code == ExitCode.REFUSED:
             return _Outcome(REFUSED, line, code)
         if stopped is None:
-            return _Outcome(FAILED, f"{told(code)}: {line}", code, run_of(log))
+            return _Outcome(FAILED, f"{exit_code_text(code)}: {line}", code, run_of(log))
         why = {
             STOPPED: "the daemon was stopped",
             LOST: "the lock could not be kept, and another may hold it",

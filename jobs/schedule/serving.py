@@ -25,14 +25,14 @@ class StoreServedError(UserError):
 def serving(store: Store) -> Iterator[None]:
     """Be the one who serves the store. Raises StoreServedError while another does."""
     with store.lock.open("a+") as file:
-        for left in reversed(range(_TRIES)):
+        for tries_left in reversed(range(_TRIES)):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
-                if not left:
+                if not tries_left:
                     raise StoreServedError(
-                        f"{store.path}: is served by {_told(store.lock)}; stop that one first, or give --store another PATH"
+                        f"{store.path}: is served by {_server_line(store.lock)}; stop that one first, or give --store another PATH"
                     ) from error
             time.sleep(0.1)
         file.seek(0)
@@ -48,9 +48,9 @@ def server(store: Store) -> str | None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return _told(store.lock)
+            return _server_line(store.lock)
     return None
 
 
-def _told(lock: Path) -> str:
+def _server_line(lock: Path) -> str:
     return lock.read_text(errors="replace")[:200] or "another process"

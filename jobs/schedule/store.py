@@ -193,11 +193,11 @@ class Store:
 
     def schedule(self, name: str) -> Schedule:
         """The schedule of that name. Raises UserError when there is none."""
-        for one in (found := self.schedules()):
-            if one.name == name:
-                return one
-        known = ", ".join(one.name for one in found) or "none yet"
-        raise UserError(f"{self.path}: has no schedule {name!r}; it has {known}")
+        for schedule in (schedules := self.schedules()):
+            if schedule.name == name:
+                return schedule
+        names = ", ".join(schedule.name for schedule in schedules) or "none yet"
+        raise UserError(f"{self.path}: has no schedule {name!r}; it has {names}")
 
     def add(self, schedule: Schedule) -> None:
         """Add a schedule. Raises UserError when the name is taken."""

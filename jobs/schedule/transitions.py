@@ -45,9 +45,9 @@ def claim(store: Store, schedule: Schedule, now: datetime.datetime) -> Firing | 
     if schedule.paused or not schedule.next_at or moment(schedule.next_at) > now:
         return None
     timing = schedule.timing
-    at, before = due(timing, moment(schedule.next_at), now)
+    scheduled_at, missed = due(timing, moment(schedule.next_at), now)
     following = timing.after(now)
-    late = (now - at).total_seconds() > schedule.deadline
+    late = (now - scheduled_at).total_seconds() > schedule.deadline
     with store.transaction() as db:
         moved = db.execute(
             "update schedules set next_at = ? where name = ? and next_at = ? and not paused",
@@ -55,32 +55,39 @@ def claim(store: Store, schedule: Schedule, now: datetime.datetime) -> Firing | 
         )
         if not moved.rowcount:
             return None
-        made = _insert(db, schedule.name, at, 1, missed=before, state=MISSED if late else WAITING)
-        if made is None:
+        id_ = _insert(db, schedule.name, scheduled_at, 1, missed=missed, state=MISSED if late else WAITING)
+        if id_ is None:
             return None
         if late:
             detail = f"nobody served the store until {utc(now)}, later than the deadline allows"
-            set_columns(db, made, {"ended_at": utc(now), "detail": detail, "hook": _hook(schedule)})
+            set_columns(db, id_, {"ended_at": utc(now), "detail": detail, "hook": _hook(schedule)})
         db.execute(
             "update firings set state = ?, ended_at = ?, detail = ? where schedule = ? and state = ? and not manual and id != ?",
-            (COALESCED, utc(now), f"the firing of {utc(at)} stands for it", schedule.name, WAITING, made),
+            (
+                COALESCED,
+                utc(now),
+                f"the firing of {utc(scheduled_at)} stands for it",
+                schedule.name,
+                WAITING,
+                id_,
+            ),
         )
-        return read_firing(db, made)
+        return read_firing(db, id_)
 
 
 def ask(store: Store, name: str, now: datetime.datetime) -> Firing:
     """Record a firing by hand, due now. Raises UserError when one of this second is there."""
     with store.transaction() as db:
-        made = _insert(db, name, now, 1, manual=True)
-        if made is None:
+        id_ = _insert(db, name, now, 1, manual=True)
+        if id_ is None:
             raise UserError(f"schedule {name!r}: fires this very second already; ask again in a second")
-        return read_firing(db, made)
+        return read_firing(db, id_)
 
 
 def _insert(
     db: sqlite3.Connection,
     name: str,
-    at: datetime.datetime,
+    scheduled_at: datetime.datetime,
     attempt: int,
     *,
     due_at: datetime.datetime | None = None,
@@ -91,7 +98,7 @@ def _insert(
     try:
         return db.execute(
             "insert into firings (schedule, scheduled_at, attempt, manual, missed, state, due_at) values (?, ?, ?, ?, ?, ?, ?)",
-            (name, utc(at), attempt, manual, missed, state, utc(due_at or at)),
+            (name, utc(scheduled_at), attempt, manual, missed, state, utc(due_at or scheduled_at)),
         ).lastrowid
     except sqlite3.IntegrityError:
         return None
@@ -104,12 +111,12 @@ def begin(store: Store, id_: int, token: str, now: datetime.datetime) -> Firing 
         firing = db.execute("select * from firings where id = ? and state = ?", (id_, WAITING)).fetchone()
         if firing is None:
             return None
-        other = db.execute(
+        running = db.execute(
             "select * from firings where schedule = ? and state = ?", (firing["schedule"], RUNNING)
         ).fetchone()
         values: dict[str, Any] = {"state": RUNNING, "started_at": utc(now), "token": token}
-        if other is not None:
-            detail = f"the firing of {other['scheduled_at']} still runs (process {other['pid']})"
+        if running is not None:
+            detail = f"the firing of {running['scheduled_at']} still runs (process {running['pid']})"
             hook = _hook(read_schedule(db, firing["schedule"]))
             values = {"state": REFUSED, "ended_at": utc(now), "seconds": 0.0, "detail": detail, "hook": hook}
         set_columns(db, id_, values)
@@ -177,5 +184,5 @@ def interrupted_run(store: Store, name: str) -> str | None:
 
 
 def _hook(schedule: Schedule | None) -> str | None:
-    wanted = schedule is not None and (schedule.on_failure_command or schedule.on_failure_webhook)
-    return "due" if wanted else None
+    has_hook = schedule is not None and (schedule.on_failure_command or schedule.on_failure_webhook)
+    return "due" if has_hook else None

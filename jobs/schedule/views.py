@@ -52,10 +52,13 @@ def list_(options: ScheduleListOptions, store: Store) -> int:
     from masklake.jobs.terminal.json import print_json
 
     schedules = store.schedules()
-    last = {one.name: next(iter(store.history(one.name, 1)), None) for one in schedules}
+    last = {schedule.name: next(iter(store.history(schedule.name, 1)), None) for schedule in schedules}
     if options.json:
         print_json(
-            [_facts(one) | {"last": last[one.name] and _firing_facts(last[one.name])} for one in schedules]
+            [
+                _facts(schedule) | {"last": last[schedule.name] and _firing_facts(last[schedule.name])}
+                for schedule in schedules
+            ]
         )
         return ExitCode.DONE
     served_by = server(store)
@@ -71,14 +74,14 @@ def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
     from rich.text import Text
 
     table = ruled_table(("schedule", "when", "next", "last", "command"))
-    for one in schedules:
-        state = (found := last[one.name]) and found.state
+    for schedule in schedules:
+        state = (firing := last[schedule.name]) and firing.state
         table.add_row(
-            one.name,
-            printable(when(one)),
-            local(one),
+            schedule.name,
+            printable(when(schedule)),
+            local(schedule),
             Text(state or "-", _STYLES.get(state or "", "red")),
-            printable(shlex.join(one.command)),
+            printable(shlex.join(schedule.command)),
         )
     plain_console().print(table)
 
@@ -98,27 +101,27 @@ def show(options: ScheduleShowOptions, store: Store) -> int:
     except UserError as error:  # a command that this version has no more
         lock, problem = None, str(error)
     following: list[str] = []
-    at = moment(schedule.next_at) if schedule.next_at else None
-    while at is not None and len(following) < 3:
-        following.append(utc(at))
-        at = schedule.timing.after(at)
+    fires_at = moment(schedule.next_at) if schedule.next_at else None
+    while fires_at is not None and len(following) < 3:
+        following.append(utc(fires_at))
+        fires_at = schedule.timing.after(fires_at)
     print_json(
         _facts(schedule)
         | {"lock": lock, "problem": problem, "next": following, "logs": str(store.logs / schedule.name)}
         | {
             "served_by": server(store),
-            "history": [_firing_facts(one) for one in store.history(schedule.name, 5)],
+            "history": [_firing_facts(firing) for firing in store.history(schedule.name, 5)],
         }
     )
     return ExitCode.DONE
 
 
 def _facts(schedule: Schedule) -> dict[str, Any]:
-    from masklake.jobs.schedule.hooks import shown
+    from masklake.jobs.schedule.hooks import without_path
 
     facts = dataclasses.asdict(schedule)
     if schedule.on_failure_webhook is not None:
-        facts["on_failure_webhook"] = shown(schedule.on_failure_webhook)
+        facts["on_failure_webhook"] = without_path(schedule.on_failure_webhook)
     return facts
 
 
@@ -138,22 +141,23 @@ def history(options: ScheduleHistoryOptions, store: Store) -> int:
     if options.name is not None and not firings:
         store.schedule(options.name)  # of one that was removed there may be a history, of others not
     if options.json:
-        print_json([_firing_facts(one) for one in firings])
+        print_json([_firing_facts(firing) for firing in firings])
         return ExitCode.DONE
     if not firings:
         say("nothing has fired yet")
         return ExitCode.DONE
     table = ruled_table(("schedule", "time (UTC)", "attempt", "outcome", "run", "detail"), ("took",))
-    for one in firings:
-        missed = f" (+{one.missed} missed)" if one.missed else ""
+    for firing in firings:
+        missed = f" (+{firing.missed} missed)" if firing.missed else ""
         table.add_row(
-            printable(one.schedule),
-            f"{one.scheduled_at[:19].replace('T', ' ')}{missed}",
-            f"{one.attempt}{' by hand' if one.manual else ''}",
-            Text(one.state, _STYLES.get(one.state, "red")),
-            one.run or "-",
-            printable(elide(" ".join(filter(None, (one.detail, one.hook and f"[{one.hook}]"))), 120)) or "-",
-            "-" if one.seconds is None else f"{one.seconds:.1f} s",
+            printable(firing.schedule),
+            f"{firing.scheduled_at[:19].replace('T', ' ')}{missed}",
+            f"{firing.attempt}{' by hand' if firing.manual else ''}",
+            Text(firing.state, _STYLES.get(firing.state, "red")),
+            firing.run or "-",
+            printable(elide(" ".join(filter(None, (firing.detail, firing.hook and f"[{firing.hook}]"))), 120))
+            or "-",
+            "-" if firing.seconds is None else f"{firing.seconds:.1f} s",
         )
     plain_console().print(table)
     return ExitCode.DONE

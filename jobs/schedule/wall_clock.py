@@ -27,23 +27,23 @@ def following(
     `hourly` times come as often as a clock shows them. Others come once: those that are shown twice the first time,
     those that are leapt over as much later as the clock was set forward.
     """
-    found = [] if hourly else _leapt_over(zone, next_wall, moment)
-    start, exclusive = moment, True
+    candidates = [] if hourly else _leapt_over(zone, next_wall, moment)
+    start, strictly_after = moment, True
     while True:
         offset = _offset(zone, start)
-        wall = next_wall(start + offset if exclusive else start + offset - _SECOND)
+        wall = next_wall(start + offset if strictly_after else start + offset - _SECOND)
         while wall is not None and not hourly and (wall - offset).astimezone(zone).fold:
             wall = next_wall(wall)
         if wall is None:
             break
         change = _change(zone, start, wall - offset)
         if change is None:
-            found.append(wall - offset)
+            candidates.append(wall - offset)
             break
         if not hourly and wall < change + _offset(zone, change):
-            found.append(wall - offset)  # leapt over; but what comes right after the leap may be earlier
-        start, exclusive = change, False
-    return min(found, default=None)
+            candidates.append(wall - offset)  # leapt over; but what comes right after the leap may be earlier
+        start, strictly_after = change, False
+    return min(candidates, default=None)
 
 
 def _leapt_over(
@@ -69,14 +69,14 @@ def _change(
     offset = _offset(zone, start)
     last = start
     while last < end:
-        here = min(last + _DAY, end)
-        if _offset(zone, here) != offset:
-            while here - last > _SECOND:
-                middle = last + datetime.timedelta(seconds=int((here - last).total_seconds()) // 2 or 1)
+        probe = min(last + _DAY, end)
+        if _offset(zone, probe) != offset:
+            while probe - last > _SECOND:
+                middle = last + datetime.timedelta(seconds=int((probe - last).total_seconds()) // 2 or 1)
                 if _offset(zone, middle) == offset:
                     last = middle
                 else:
-                    here = middle
-            return here.replace(microsecond=0)
-        last = here
+                    probe = middle
+            return probe.replace(microsecond=0)
+        last = probe
     return None

@@ -333,7 +333,7 @@ def execute(
         job = dataclasses.replace(job, predictor=_factory(job.record, model, threads))
     say(
         console,
-        log_lines.begun(
+        log_lines.first_line(
             job.record.run,
             f"{model.spec.name}@{model.fingerprint} over {job.record.source} into {job.record.lake}",
         ),

@@ -49,8 +49,8 @@ _SECRET_NAME = re.compile(r"(?i)key|secret|token|passw|credential|auth")
 
 
 def _setting(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     if _SECRET_NAME.search(name):
         raise argparse.ArgumentTypeError(
@@ -96,12 +96,12 @@ def run(options: SubmitOptions) -> int:
     metadata = {"command": order.text()}
     with tempfile.TemporaryDirectory() as folder:
         server.submit(job, entrypoint, _runtime_env(options, Path(folder)), metadata)
-    here = server.option
+    address_option = server.option
     if not options.wait:
         print(job, flush=True)  # noqa: T201  # for $(…)
         note(f"submitted: {order.text()}")
-        note(f"follow it: masklake jobs logs {job} -f{here}")
-        note(f"stop it: masklake jobs stop {job}{here}")
+        note(f"follow it: masklake jobs logs {job} -f{address_option}")
+        note(f"stop it: masklake jobs stop {job}{address_option}")
         return ExitCode.DONE
     note(f"submitted as {job}: {order.text()}")
     before = signal.signal(signal.SIGTERM, _terminated)
@@ -133,13 +133,13 @@ def _terminated(*_: object) -> None:
     raise _Terminated
 
 
-def _tell_of_gpus(server: JobServer, asked: int) -> None:
+def _tell_of_gpus(server: JobServer, requested: int) -> None:
     """Say that the cluster has fewer GPUs than asked for: that is no mistake where it makes their nodes when a job asks."""
 
-    found, nodes = server.gpus()
-    if found < asked:
+    gpus, nodes = server.gpus()
+    if gpus < requested:
         note(
-            f"--gpus {asked}: the cluster has {found} GPUs on {nodes} nodes; the job waits until nodes with GPUs join (an "
+            f"--gpus {requested}: the cluster has {gpus} GPUs on {nodes} nodes; the job waits until nodes with GPUs join (an "
             "autoscaler's, or `ray start`). If none will: stop it, and submit it with --gpus 0"
         )
 
@@ -158,11 +158,13 @@ def waited(server: JobServer, job: str) -> int:
     """Follow a job to its end: its exit code. Raises UserError when the cluster has gone."""
     from masklake.jobs.submit import follow
 
-    here = server.option
+    address_option = server.option
     try:
         info = follow.follow(server, job)
     except KeyboardInterrupt:
-        note(f"{job} goes on; masklake jobs logs {job} -f{here}, masklake jobs stop {job}{here}")
+        note(
+            f"{job} goes on; masklake jobs logs {job} -f{address_option}, masklake jobs stop {job}{address_option}"
+        )
         return ExitCode.STOPPED
     if info.status == "FAILED":
         note(f"{job} failed: {follow.reason(info)}")

@@ -62,8 +62,8 @@ async def _watched(server: JobServer, job: str, info: Any) -> AsyncIterator[str]
     piece = asyncio.ensure_future(anext(tail, None))
     try:
         while True:
-            done, _ = await asyncio.wait({piece}, timeout=_QUIET_S)
-            if not done:
+            finished, _ = await asyncio.wait({piece}, timeout=_QUIET_S)
+            if not finished:
                 info = server.info(job)
                 if info.status == "PENDING":
                     note(f"waiting for {pending(info)} ({duration(time.monotonic() - began)})")
@@ -92,27 +92,27 @@ class _Lines:
     """Prints whole lines, each once however often the output is read from its start."""
 
     def __init__(self) -> None:
-        self._read = self._printed = 0
-        self._held = ""
+        self._lines_read = self._lines_printed = 0
+        self._unfinished = ""
 
     def again(self) -> None:
-        self._read, self._held = 0, ""
+        self._lines_read, self._unfinished = 0, ""
 
     def add(self, chunk: str) -> None:
-        self._held += chunk
-        *whole, self._held = self._held.split("\n")
-        for line in whole:
-            self._read += 1
-            if self._read > self._printed:
-                self._printed = self._read
+        self._unfinished += chunk
+        *lines, self._unfinished = self._unfinished.split("\n")
+        for line in lines:
+            self._lines_read += 1
+            if self._lines_read > self._lines_printed:
+                self._lines_printed = self._lines_read
                 show(line)
 
     def rest(self, text: str) -> None:
         """All of it, once more: what came after the last piece."""
         self.again()
         self.add(text)
-        if self._held:
-            show(self._held)
+        if self._unfinished:
+            show(self._unfinished)
 
 
 def show(line: str) -> None:
@@ -134,23 +134,23 @@ def reason(info: Any) -> str:
     code = info.driver_exit_code
     if code == 127:
         return "the nodes have no such program on their PATH; leave out --image-has-it, or install Masklake there"
-    said = [line for line in (info.message or "").splitlines() if line.strip()]
+    lines = [line for line in (info.message or "").splitlines() if line.strip()]
     if code is not None and code < 0:
         return f"killed by signal {-code}"
     if code is not None:
-        return f"exit code {code}: {elide(said[-1].strip(), 300)}" if said else f"exit code {code}"
-    return elide(" ".join(said), 300) or "no reason given"
+        return f"exit code {code}: {elide(lines[-1].strip(), 300)}" if lines else f"exit code {code}"
+    return elide(" ".join(lines), 300) or "no reason given"
 
 
 def wait_for_end(server: JobServer, job: str, seconds: float, waiting: Callable[[float], None]) -> Any:
     """What Ray knows of the job once it has ended, or after `seconds`."""
-    began, told = time.monotonic(), 0.0
+    began, last_told = time.monotonic(), 0.0
     while (info := server.info(job)).status not in ENDED:
         spent = time.monotonic() - began
         if spent > seconds:
             break
-        if spent - told > _QUIET_S:
-            told = spent
+        if spent - last_told > _QUIET_S:
+            last_told = spent
             waiting(spent)
         time.sleep(0.5)
     return info

@@ -54,8 +54,8 @@ def checked_address(address: str | None) -> str:
         )
     if port is None and parts.scheme == "http":
         port = _PORT
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + (f":{port}" if port else "") + parts.path.rstrip("/")
+    host_text = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host_text}" + (f":{port}" if port else "") + parts.path.rstrip("/")
 
 
 class JobServer:
@@ -72,7 +72,7 @@ class JobServer:
         if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         self._require_answer()
-        with self._told():
+        with self._explaining():
             self._client = _client(self.address)
             self._versions = self._get("/api/version")
         if not isinstance(self._versions, dict) or "ray_version" not in self._versions:
@@ -102,7 +102,7 @@ class JobServer:
         )
 
     @contextlib.contextmanager
-    def _told(self, job: str | None = None) -> Iterator[None]:
+    def _explaining(self, job: str | None = None) -> Iterator[None]:
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -133,24 +133,24 @@ class JobServer:
         """Raise UserError where the cluster runs another Ray or Python than this machine, whose code would be sent."""
         import ray
 
-        there = str(self._versions["ray_version"])
-        with self._told():
-            python = str(self._get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
-        if there != ray.__version__:
+        cluster_ray = str(self._versions["ray_version"])
+        with self._explaining():
+            cluster_python = str(self._get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
+        if cluster_ray != ray.__version__:
             raise UserError(
-                f"{self.address}: runs Ray {there}, this machine {ray.__version__}; install the same here, or use "
+                f"{self.address}: runs Ray {cluster_ray}, this machine {ray.__version__}; install the same here, or use "
                 "--image-has-it if Masklake is installed there"
             )
-        here = platform.python_version()
-        if python.split(".")[:2] != here.split(".")[:2]:
+        own_python = platform.python_version()
+        if cluster_python.split(".")[:2] != own_python.split(".")[:2]:
             raise UserError(
-                f"{self.address}: runs Python {python}, this machine {here}; use the same here, or --image-has-it if Masklake "
+                f"{self.address}: runs Python {cluster_python}, this machine {own_python}; use the same here, or --image-has-it if Masklake "
                 "is installed there"
             )
 
     def gpus(self) -> tuple[int, int]:
         """How many GPUs the cluster's nodes have now, and how many nodes there are."""
-        with self._told():
+        with self._explaining():
             nodes = self._get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
         alive = [node for node in nodes if node["state"] == "ALIVE"]
         return int(sum(node["resources_total"].get("GPU", 0) for node in alive)), len(alive)
@@ -159,25 +159,25 @@ class JobServer:
         self, job: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
     ) -> None:
         """Start a job under the name `job`, which none has had. Raises UserError when it is refused."""
-        with self._told():
+        with self._explaining():
             self._client.submit_job(
                 submission_id=job, entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata
             )
 
     def info(self, job: str) -> Any:
         """What Ray knows of a job (its JobDetails). Raises UserError when there is no such job."""
-        with self._told(job):
+        with self._explaining(job):
             return self._client.get_job_info(_named(job))
 
     def all(self) -> list[Any]:
         """Every job that was submitted, newest first."""
-        with self._told():
-            found = [one for one in self._client.list_jobs() if one.submission_id]
-        return sorted(found, key=lambda one: one.start_time or 0, reverse=True)
+        with self._explaining():
+            jobs = [job for job in self._client.list_jobs() if job.submission_id]
+        return sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)
 
     def logs(self, job: str) -> str:
         """What a job has printed. Raises UserError when there is no such job."""
-        with self._told(job):
+        with self._explaining(job):
             return self._client.get_job_logs(_named(job))
 
     def tail(self, job: str) -> Any:
@@ -186,7 +186,7 @@ class JobServer:
 
     def stop(self, job: str) -> bool:
         """Ask a job to stop; whether it ran. Raises UserError when there is no such job."""
-        with self._told(job):
+        with self._explaining(job):
             return self._client.stop_job(_named(job))
 
 

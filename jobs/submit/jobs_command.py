@@ -101,16 +101,16 @@ def list_(options: JobsListOptions) -> int:
 
     server = JobServer(options.address)
 
-    found = [_facts(info) for info in server.all()]
+    jobs = [_facts(info) for info in server.all()]
     if options.json:
-        print_json(found)
+        print_json(jobs)
         return ExitCode.DONE
     console = plain_console()
-    if not found:
+    if not jobs:
         console.print(f"no jobs at {server.address}; masklake submit starts one", soft_wrap=True)
         return ExitCode.DONE
     table = ruled_table(("job", "state", "submitted", "time", "command"))
-    for facts in found:
+    for facts in jobs:
         table.add_row(
             one_line(facts["job"]),
             Text(facts["state"], style=_STYLES.get(facts["state"], "red")),

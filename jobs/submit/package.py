@@ -43,8 +43,8 @@ def _files() -> Iterator[tuple[str, bytes]]:
                 yield f"{name.replace('.', '/')}/{path.relative_to(root).as_posix()}", path.read_bytes()
     version = importlib.metadata.version("masklake")
     # By this importlib.metadata, and so a run's record, knows the version there too.
-    said = f"Metadata-Version: 2.1\nName: masklake\nVersion: {version}\n"
-    yield f"masklake-{version}.dist-info/METADATA", said.encode()
+    metadata = f"Metadata-Version: 2.1\nName: masklake\nVersion: {version}\n"
+    yield f"masklake-{version}.dist-info/METADATA", metadata.encode()
 
 
 def _folder(package: str) -> Path:

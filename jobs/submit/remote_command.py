@@ -50,26 +50,26 @@ def understood(command: list[str], *, shared_files: bool, folder: str | None = N
     """
     from masklake.jobs import cli
 
-    known = ", ".join(SUBMITTED)
+    submittable = ", ".join(SUBMITTED)
     if not command:
-        raise UserError(f"submit: no command is given; write one of {known} as after `masklake`")
+        raise UserError(f"submit: no command is given; write one of {submittable} as after `masklake`")
     if command[0] not in SUBMITTED:
         raise UserError(
-            f"submit {printable(command[0])}: is not for a cluster; what can be submitted: {known}"
+            f"submit {printable(command[0])}: is not for a cluster; what can be submitted: {submittable}"
             f"{did_you_mean(command[0], SUBMITTED)}"
         )
     refuse_secrets(command)
-    kept, address = _without_address(command)
-    line = cli.understood(kept, folder)
+    arguments, address = _without_address(command)
+    line = cli.understood(arguments, folder)
     options = line.options
     if line.config is not None:
-        kept = [command[0], *as_arguments(options)]
-        refuse_secrets(kept)
-    there: ClusterOptions = options.cluster
-    if there.address is not None:
-        raise UserError(f"--address {there.address}: is that of the cluster; write it before {command[0]}")
+        arguments = [command[0], *as_arguments(options)]
+        refuse_secrets(arguments)
+    cluster: ClusterOptions = options.cluster
+    if cluster.address is not None:
+        raise UserError(f"--address {cluster.address}: is that of the cluster; write it before {command[0]}")
     _refuse_files(options, shared=shared_files)
-    return RemoteCommand(command=kept, address=address, gpus=there.gpus)
+    return RemoteCommand(command=arguments, address=address, gpus=cluster.gpus)
 
 
 def refuse_secrets(arguments: list[str]) -> None:
@@ -85,19 +85,19 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 def _without_address(command: list[str]) -> tuple[list[str], str | None]:
     """The command without the `--address` that is the cluster's, and that."""
-    kept: list[str] = []
+    arguments: list[str] = []
     address = None
-    rest = iter(command)
-    for argument in rest:
+    remaining = iter(command)
+    for argument in remaining:
         if argument == "--":
-            return [*kept, argument, *rest], address
+            return [*arguments, argument, *remaining], address
         if argument == "--address":
-            address = next(rest, None)
+            address = next(remaining, None)
         elif argument.startswith("--address="):
             address = argument.partition("=")[2]
         else:
-            kept.append(argument)
-    return kept, address
+            arguments.append(argument)
+    return arguments, address
 
 
 def _refuse_files(options: Options, *, shared: bool) -> None:
@@ -115,7 +115,7 @@ def _refuse_files(options: Options, *, shared: bool) -> None:
 
 def _is_file(value: str, *, named: bool) -> bool:
     """Whether it is a path. `named`: a word without slashes is a name, as those of models are."""
-    protocol, found, _ = value.partition("://")
-    if found:
+    protocol, separator, _ = value.partition("://")
+    if separator:
         return protocol in ("file", "local")
     return not named or "/" in value or value.startswith((".", "~"))

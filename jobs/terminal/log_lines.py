@@ -13,7 +13,7 @@ _RUN = re.compile(r"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
 _GO_ON = re.compile(r"go on with:\s+masklake (.+?)\s*$", re.MULTILINE)
 
 
-def begun(run: str, text: str, attempt: str = "") -> str:
+def first_line(run: str, text: str, attempt: str = "") -> str:
     """The first line of a run or training."""
     return f"run {run}{attempt}: {text}"
 

@@ -291,7 +291,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     gone_on = (
         f", attempt {record.attempt} from step {last_step(record, storage):,}" if record.attempt > 1 else ""
     )
-    return log_lines.begun(
+    return log_lines.first_line(
         record.run,
         f"training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
         f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}{notes}",

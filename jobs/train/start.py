@@ -37,7 +37,7 @@ class Origin:
     @property
     def name(self) -> str:
         """The model's name, for the result; "model" where there is none of the user's own."""
-        if self.model is None or self.model.asked is None:
+        if self.model is None or self.model.requested is None:
             return "model"
         return self.model.spec.name
 

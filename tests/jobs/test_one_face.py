@@ -151,7 +151,7 @@ def test_a_schedule_reads_its_file_where_it_was_made(tmp_path: Path) -> None:
     job = parse(["segment", "--config", "job.toml"], str(tmp_path))
     assert job.lake == str(tmp_path / "lake")
     assert job.command == ["segment", "--config", "job.toml"]
-    assert "resume" in job.options - job.given
+    assert "resume" in job.options - job.explicit
 
 
 def test_debug_may_stand_anywhere(masklake: Masklake, tmp_path: Path) -> None:

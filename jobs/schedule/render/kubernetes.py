@@ -82,12 +82,12 @@ def render_kubernetes(
 
 
 def _kubernetes_name(name: str) -> str:
-    made = re.sub(r"[^a-z0-9-]+", "-", f"schedule-{name}".lower()).strip("-")
-    if len(made) > _LONGEST_NAME:
+    kubernetes_name = re.sub(r"[^a-z0-9-]+", "-", f"schedule-{name}".lower()).strip("-")
+    if len(kubernetes_name) > _LONGEST_NAME:
         raise UserError(
-            f"schedule {name!r}: the name {made} leaves KubeRay no room ({_LONGEST_NAME} characters); name it shorter"
+            f"schedule {name!r}: the name {kubernetes_name} leaves KubeRay no room ({_LONGEST_NAME} characters); name it shorter"
         )
-    return made
+    return kubernetes_name
 
 
 def kubernetes_cron(schedule: Schedule) -> str:
@@ -134,17 +134,17 @@ def _entrypoint(schedule: Schedule, gpus: int) -> str:
         raise UserError(
             f"schedule {schedule.name!r}: the lake {job.lake} is a folder, which pods do not have; use s3://…"
         )
-    open_ = job.options - job.given
-    more = ["--address", "auto"] if "address" in open_ else []
-    if gpus and {"address", "gpus"} <= open_:  # else it would count on the one that is there at the start
+    unset = job.options - job.explicit
+    more = ["--address", "auto"] if "address" in unset else []
+    if gpus and {"address", "gpus"} <= unset:  # else it would count on the one that is there at the start
         more += ["--gpus", str(gpus)]
     command = shlex.join(["masklake", *schedule.command, *more, *job.locking(schedule.lock)])
     # A refusal is no failure: KubeRay would make a new cluster to ask again.
-    said = 'echo "nothing done: another holder of the lock is at work"'
+    say_refused = 'echo "nothing done: another holder of the lock is at work"'
     return shlex.join(
         [
             "bash",
             "-c",
-            f'{command}; code=$?; [ "$code" -ne {ExitCode.REFUSED} ] || {{ {said}; code=0; }}; exit "$code"',
+            f'{command}; code=$?; [ "$code" -ne {ExitCode.REFUSED} ] || {{ {say_refused}; code=0; }}; exit "$code"',
         ]
     )

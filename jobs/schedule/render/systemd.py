@@ -70,11 +70,11 @@ def _times(schedule: Schedule) -> list[str]:
     timing = Cron(schedule.cron or "", schedule.timezone)
     second, minute, hour, day, month, weekday = timing.numbers
     days = _listed(day, 31)
-    weekdays = "" if len(weekday) == 7 else ",".join(_DAYS[one] for one in weekday) + " "
+    weekdays = "" if len(weekday) == 7 else ",".join(_DAYS[number] for number in weekday) + " "
     time = f"{_listed(hour, 24)}:{_listed(minute, 60)}:{_listed(second, 60)} {schedule.timezone}"
     pairs = [("", days), (weekdays, "*")] if timing.either_day else [(weekdays, days)]
     return [f"OnCalendar={names}*-{_listed(month, 12)}-{numbers} {time}" for names, numbers in pairs]
 
 
 def _listed(numbers: tuple[int, ...], full: int) -> str:
-    return "*" if len(numbers) == full else ",".join(f"{one:02d}" for one in numbers)
+    return "*" if len(numbers) == full else ",".join(f"{number:02d}" for number in numbers)

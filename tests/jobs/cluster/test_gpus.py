@@ -9,7 +9,7 @@ import pytest
 from masklake.jobs.cluster import cluster
 from masklake.jobs.cluster import gpus as cluster_gpus
 from masklake.jobs.cluster.cluster import ray_cluster
-from masklake.jobs.cluster.gpus import told_of_gpus
+from masklake.jobs.cluster.gpus import noting_missing_gpus
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_wait_that_is_long_is_told_again_and_ends_with_the_block(
 ) -> None:
     monkeypatch.setattr(cluster_gpus, "_LOOK_S", 0.01)
     monkeypatch.setattr(cluster_gpus, "_TOLD_AFTER_S", (0.0, 0.1, 0.2))
-    with told_of_gpus(3, lambda: 1):
+    with noting_missing_gpus(3, lambda: 1):
         seen = _wait_for("waiting for 0 min until", capsys)
     assert "--gpus 3: Ray has 1; waiting until" in seen
     assert "`ray status`" in seen

@@ -17,7 +17,7 @@ import pytest
 from masklake.jobs.schedule import process as schedule_process
 from masklake.jobs.schedule import runner as schedule_fire
 from masklake.jobs.schedule import transitions as schedule_ledger
-from masklake.jobs.schedule.hooks import check, shown
+from masklake.jobs.schedule.hooks import check, without_path
 from masklake.jobs.schedule.process import born, end_orphan, last_line, run_of, told
 from masklake.jobs.schedule.serving import serving
 from masklake.jobs.schedule.store import (
@@ -459,9 +459,9 @@ def test_bad_hooks_are_refused_without_their_secrets(
 
 
 def test_webhooks_are_shown_up_to_their_host() -> None:
-    assert shown("https://hooks.example/services/T0/B0/key?x=1") == "https://hooks.example/…"
-    assert shown("https://hooks.example") == "https://hooks.example"
-    assert shown("env:HOOK") == "env:HOOK"
+    assert without_path("https://hooks.example/services/T0/B0/key?x=1") == "https://hooks.example/…"
+    assert without_path("https://hooks.example") == "https://hooks.example"
+    assert without_path("env:HOOK") == "env:HOOK"
 
 
 def test_words_for_codes_and_last_lines(tmp_path: Path) -> None:

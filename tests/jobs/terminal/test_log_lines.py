@@ -10,7 +10,7 @@ def test_what_is_written_is_read_again() -> None:
     log = "\n".join(
         [
             "x",
-            log_lines.begun("20261125T020000-abcdef", "demo over s3://p", ", attempt 2"),
+            log_lines.first_line("20261125T020000-abcdef", "demo over s3://p", ", attempt 2"),
             log_lines.go_on(again),
         ]
     )
