@@ -25,13 +25,13 @@ def blocks(lock: str) -> dict[str, str]:
 
     A package may be there several times, in versions for different Pythons.
     """
-    found: dict[str, str] = {}
+    blocks_by_name: dict[str, str] = {}
     name = ""
     for line in lock.splitlines(keepends=True):
         if line[0].isalnum():
             name = name_of(line)
-        found[name] = found.get(name, "") + line
-    return found
+        blocks_by_name[name] = blocks_by_name.get(name, "") + line
+    return blocks_by_name
 
 
 def name_of(requirement: str) -> str:
@@ -48,34 +48,34 @@ def needed(lock: dict[str, str], roots: Iterable[str]) -> set[str]:
     for name, block in lock.items():
         for parent in re.findall(r"^ +#(?: via)? +([A-Za-z0-9._-]+)", block, re.MULTILINE):
             asks.setdefault(name_of(parent), set()).add(name)
-    seen: set[str] = set()
+    names: set[str] = set()
     todo = [name_of(root) for root in roots]
     while todo:
         name = todo.pop()
-        if name not in seen:
-            seen.add(name)
+        if name not in names:
+            names.add(name)
             todo.extend(asks.get(name, ()))
-    return seen & lock.keys()
+    return names & lock.keys()
 
 
 def parted(lock: str, pyproject: dict[str, Any]) -> dict[str, str]:
     """The files' contents by name."""
-    of = blocks(lock)
+    packages = blocks(lock)
     project = pyproject["project"]
     # The extra `demo` too: the image is also the S3 server for development.
-    runs = needed(of, [*project["dependencies"], *project["optional-dependencies"]["demo"]])
+    runs = needed(packages, [*project["dependencies"], *project["optional-dependencies"]["demo"]])
     torch = {name for name in runs if name in _TORCH or _GPU.match(name)}
-    pins = [of[name].split()[0] for name in _TORCH if name in runs]
+    pins = [packages[name].split()[0] for name in _TORCH if name in runs]
 
     def joined(names: set[str]) -> str:
-        return "".join(of[name] for name in sorted(names))
+        return "".join(packages[name] for name in sorted(names))
 
     return {
         "torch-cuda.lock": joined(torch),
         "torch-cpu.lock": "\n".join(pins) + "\n",
         "others.lock": joined(runs - torch),
-        "build.lock": joined(needed(of, pyproject["build-system"]["requires"])),
-        "uv.lock": of["uv"],
+        "build.lock": joined(needed(packages, pyproject["build-system"]["requires"])),
+        "uv.lock": packages["uv"],
     }
 
 

@@ -21,7 +21,7 @@ from masklake.pipeline.schema import MODEL_KEY, SCHEMA_VERSION, VERSION_KEY, Sta
 from pycocotools import mask as coco_mask
 
 _DUCKDB_RLE = "STRUCT(size INTEGER[], counts VARCHAR)"
-_DUCKDB_JOINTS = 'STRUCT("name" VARCHAR, x FLOAT, y FLOAT, {})[]'
+_DUCKDB_KEYPOINTS = 'STRUCT("name" VARCHAR, x FLOAT, y FLOAT, {})[]'
 _POLARS_RLE = pl.Struct({"size": pl.Array(pl.Int32, 2), "counts": pl.String})
 _POLARS_TIME = pl.Datetime("us", "UTC")
 
@@ -35,20 +35,20 @@ DUCKDB = {
     "instances": {
         "run": "VARCHAR", "image_id": "BIGINT", "uri": "VARCHAR", "instance": "INTEGER", "label_id": "INTEGER",
         "label": "VARCHAR", "score": "FLOAT", "area": "INTEGER", "x": "FLOAT", "y": "FLOAT", "w": "FLOAT",
-        "h": "FLOAT", "mask": _DUCKDB_RLE, "keypoints": _DUCKDB_JOINTS.format("score FLOAT"), "model": "VARCHAR",
+        "h": "FLOAT", "mask": _DUCKDB_RLE, "keypoints": _DUCKDB_KEYPOINTS.format("score FLOAT"), "model": "VARCHAR",
     },
     "labels": {
         "uri": "VARCHAR", "width": "INTEGER", "height": "INTEGER", "instance": "INTEGER", "label_id": "INTEGER",
         "label": "VARCHAR", "area": "INTEGER", "x": "FLOAT", "y": "FLOAT", "w": "FLOAT", "h": "FLOAT",
         "mask": _DUCKDB_RLE,
-        "keypoints": _DUCKDB_JOINTS.format("visibility TINYINT"), "iscrowd": "BOOLEAN", "source": "VARCHAR",
+        "keypoints": _DUCKDB_KEYPOINTS.format("visibility TINYINT"), "iscrowd": "BOOLEAN", "source": "VARCHAR",
         "split": "VARCHAR", "labelled_at": "TIMESTAMP WITH TIME ZONE",
         "ignore": "BOOLEAN", "given_area": "DOUBLE", "num_keypoints": "INTEGER", "absent": "VARCHAR[]", "not_exhaustive": "VARCHAR[]",
     },
 }  # fmt: skip
 
 
-def _polars_joints(last: str, type_: Any) -> pl.List:
+def _polars_keypoints(last: str, type_: Any) -> pl.List:
     return pl.List(pl.Struct({"name": pl.Categorical(), "x": pl.Float32, "y": pl.Float32, last: type_}))
 
 
@@ -61,14 +61,14 @@ POLARS = {
     "instances": {
         "run": pl.Categorical(), "image_id": pl.Int64, "uri": pl.String, "instance": pl.Int32, "label_id": pl.Int32,
         "label": pl.Categorical(), "score": pl.Float32, "area": pl.Int32, "x": pl.Float32, "y": pl.Float32,
-        "w": pl.Float32, "h": pl.Float32, "mask": _POLARS_RLE, "keypoints": _polars_joints("score", pl.Float32),
+        "w": pl.Float32, "h": pl.Float32, "mask": _POLARS_RLE, "keypoints": _polars_keypoints("score", pl.Float32),
         "model": pl.String,
     },
     "labels": {
         "uri": pl.String, "width": pl.Int32, "height": pl.Int32, "instance": pl.Int32, "label_id": pl.Int32,
         "label": pl.Categorical(), "area": pl.Int32, "x": pl.Float32, "y": pl.Float32, "w": pl.Float32,
         "h": pl.Float32, "mask": _POLARS_RLE,
-        "keypoints": _polars_joints("visibility", pl.Int8), "iscrowd": pl.Boolean, "source": pl.String,
+        "keypoints": _polars_keypoints("visibility", pl.Int8), "iscrowd": pl.Boolean, "source": pl.String,
         "split": pl.String, "labelled_at": _POLARS_TIME,
         "ignore": pl.Boolean, "given_area": pl.Float64, "num_keypoints": pl.Int32, "absent": pl.List(pl.String),
         "not_exhaustive": pl.List(pl.String),
@@ -170,18 +170,18 @@ def check_rows(path: Path) -> None:
             assert (row["error"] is None) == (row["status"] == Status.OK)
             assert row["n_instances"] == 0 or row["status"] == Status.OK
             assert "@" in row["model"]
-    found: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    instances: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for file in sorted(path.glob("images/run=*/part-*.parquet")):
         part = path / "instances" / file.parent.name / file.name
         rows = pq.read_table(part).to_pylist() if part.exists() else []
         order = [(row["label"], -row["score"]) for row in rows]
         assert order == sorted(order), f"{part}: is not sorted by label and falling score"
         for row in rows:
-            found[row["run"], row["image_id"]].append(row)
+            instances[row["run"], row["image_id"]].append(row)
     assert {key: row["n_instances"] for key, row in images.items() if row["n_instances"]} == Counter(
-        {key: len(rows) for key, rows in found.items()}
+        {key: len(rows) for key, rows in instances.items()}
     )
-    for key, rows in found.items():
+    for key, rows in instances.items():
         _check_instances(images[key], sorted(rows, key=lambda row: row["instance"]))
 
 
@@ -192,8 +192,8 @@ def check_labels(path: Path) -> None:
         for row in pq.read_table(file).to_pylist():
             sets[row["uri"], row["labelled_at"]].append(row)
     for rows in sets.values():
-        whole = {tuple(row[name] for name in ("width", "height", "source", "split")) for row in rows}
-        assert len(whole) == 1
+        of_set = {tuple(row[name] for name in ("width", "height", "source", "split")) for row in rows}
+        assert len(of_set) == 1
         assert rows[0]["split"] in ("train", "val")
         positions = sorted(row["instance"] for row in rows)
         assert positions in ([-1], list(range(len(rows))))
@@ -202,10 +202,10 @@ def check_labels(path: Path) -> None:
             assert {row[name] is None for name in own} == {row["instance"] == -1}
             if row["mask"] is not None:
                 check_mask(row, row)
-            for joint in row["keypoints"] or ():
-                assert joint["visibility"] in (0, 1, 2)
-                assert joint["visibility"] or joint["x"] == joint["y"] == 0
-            assert row["keypoints"] is None or any(joint["visibility"] for joint in row["keypoints"])
+            for keypoint in row["keypoints"] or ():
+                assert keypoint["visibility"] in (0, 1, 2)
+                assert keypoint["visibility"] or keypoint["x"] == keypoint["y"] == 0
+            assert row["keypoints"] is None or any(keypoint["visibility"] for keypoint in row["keypoints"])
 
 
 def _check_instances(image: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -220,8 +220,8 @@ def _check_instances(image: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         if row["mask"] is not None:
             check_mask(row, image)
         if row["keypoints"] is not None:
-            assert len({joint["name"] for joint in row["keypoints"]}) == len(row["keypoints"]) > 0
-            assert all(joint["name"] and joint["score"] is not None for joint in row["keypoints"])
+            assert len({keypoint["name"] for keypoint in row["keypoints"]}) == len(row["keypoints"]) > 0
+            assert all(keypoint["name"] and keypoint["score"] is not None for keypoint in row["keypoints"])
 
 
 def check_mask(row: dict[str, Any], image: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ def rle(height: int, width: int, box: tuple[int, int, int, int]) -> dict[str, An
     return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
-def image(uri: str, **given: Any) -> dict[str, Any]:
-    """A row of images, 64×48, ok; `given` replaces any field."""
+def image(uri: str, **fields: Any) -> dict[str, Any]:
+    """A row of images, 64×48, ok; `fields` replace any of it."""
     row = {
         "uri": uri,
         "etag": f"etag-{uri}",
@@ -46,15 +46,15 @@ def image(uri: str, **given: Any) -> dict[str, Any]:
         "error": None,
         "processed_at": WHEN,
     }
-    return row | given
+    return row | fields
 
 
 def instance(
-    label: str, score: float, box: tuple[int, int, int, int] = (8, 4, 16, 12), **given: Any
+    label: str, score: float, box: tuple[int, int, int, int] = (8, 4, 16, 12), **fields: Any
 ) -> dict[str, Any]:
     """A row of instances in a 64×48 image: a rectangle for a mask, 17 joints on a person."""
     x, y, w, h = box
-    joints = [
+    keypoints = [
         {"name": name, "x": x + w * (i + 0.5) / 17, "y": y + h / 2, "score": 3.0 + i}
         for i, name in enumerate(KEYPOINT_NAMES)
     ]
@@ -65,20 +65,20 @@ def instance(
         "area": w * h,
         **dict(zip("xywh", map(float, box), strict=True)),
         "mask": rle(48, 64, box),
-        "keypoints": joints if label == "person" else None,
+        "keypoints": keypoints if label == "person" else None,
     }
-    return row | given
+    return row | fields
 
 
-def label_row(uri: str, label: str, **given: Any) -> dict[str, Any]:
+def label_row(uri: str, label: str, **fields: Any) -> dict[str, Any]:
     """A row of labels."""
     row: dict[str, Any] = {
         name: value for name, value in instance(label, 1.0).items() if name in LABELS.names
     }
     if row["keypoints"]:
-        row["keypoints"] = [{**joint, "visibility": 2} for joint in row["keypoints"]]
-        for joint in row["keypoints"]:
-            del joint["score"]
+        row["keypoints"] = [{**keypoint, "visibility": 2} for keypoint in row["keypoints"]]
+        for keypoint in row["keypoints"]:
+            del keypoint["score"]
     own = {
         "uri": uri,
         "width": 64,
@@ -89,16 +89,16 @@ def label_row(uri: str, label: str, **given: Any) -> dict[str, Any]:
         "split": "train",
         "labelled_at": WHEN,
     }
-    return row | own | given
+    return row | own | fields
 
 
-def empty_label_row(uri: str, **given: Any) -> dict[str, Any]:
+def empty_label_row(uri: str, **fields: Any) -> dict[str, Any]:
     """The one row of labels of an image that was looked at and has no instances."""
     row = dict.fromkeys(LABELS.names) | {name: label_row(uri, "dog")[name] for name in _OF_THE_SET}
-    return row | {"instance": -1} | given
+    return row | {"instance": -1} | fields
 
 
-def record(run: str, lake: str, **given: Any) -> RunRecord:
+def record(run: str, lake: str, **fields: Any) -> RunRecord:
     """A run record of a finished run."""
     base = RunRecord(
         run=run,
@@ -116,7 +116,7 @@ def record(run: str, lake: str, **given: Any) -> RunRecord:
         updated_at="2026-11-22T23:55:16+00:00",
         finished_at="2026-11-22T23:55:16+00:00",
     )
-    return replace(base, **given)
+    return replace(base, **fields)
 
 
 @dataclass
@@ -143,14 +143,15 @@ class LakeBuilder:
         part is written, as by a job that is killed between the two.
         """
         image_rows, instance_rows = [], []
-        for key, found in images.items() if isinstance(images, Mapping) else images:
-            ranked = sorted(found, key=lambda row: -row["score"])
+        for key, rows in images.items() if isinstance(images, Mapping) else images:
+            ranked = sorted(rows, key=lambda row: -row["score"])
             id_ = self._ids[run] = self._ids.get(run, -1) + 1
             row = image(key) if isinstance(key, str) else dict(key)
             common = {"run": run, "image_id": id_, "model": MODEL}
             image_rows.append({**row, **common, "n_instances": len(ranked)})
             instance_rows += [
-                {**one, **common, "uri": row["uri"], "instance": i} for i, one in enumerate(ranked)
+                {**instance_row, **common, "uri": row["uri"], "instance": i}
+                for i, instance_row in enumerate(ranked)
             ]
         instance_rows.sort(key=lambda row: (row["label"], -row["score"]))
         name = f"part-001-{self._parts:010d}-0123456789ab.parquet"
@@ -170,11 +171,11 @@ class LakeBuilder:
         self._parts += 1
         self._write(join(self.uri, "labels", name), rows, with_footer(LABELS, None), version, None)
 
-    def record(self, run: str, **given: Any) -> RunRecord:
+    def record(self, run: str, **fields: Any) -> RunRecord:
         """Write a run.json."""
-        made = record(run, self.uri, **given)
-        self.storage.write(join(self.uri, "runs", run, "run.json"), made.to_json())
-        return made
+        run_record = record(run, self.uri, **fields)
+        self.storage.write(join(self.uri, "runs", run, "run.json"), run_record.to_json())
+        return run_record
 
     def raw_record(self, run: str, **changed: Any) -> None:
         """Write a run.json with fields that no RunRecord could have."""

@@ -60,9 +60,9 @@ def keypoint_v1() -> FasterRCNN:
 def joint() -> FasterRCNN:
     """torchvision has no builder for it, but its RoIHeads run both heads."""
     model = mask_v2()
-    other = keypoint()
+    keypoint_model = keypoint()
     for part in ("keypoint_roi_pool", "keypoint_head", "keypoint_predictor"):
-        setattr(model.roi_heads, part, getattr(other.roi_heads, part))
+        setattr(model.roi_heads, part, getattr(keypoint_model.roi_heads, part))
     return model
 
 
@@ -134,12 +134,12 @@ def _settle_norms(model: FasterRCNN) -> None:
 
 
 def closest(
-    expected: Detections, found: Detections, above: float = 0.5
+    expected: Detections, detections: Detections, above: float = 0.5
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """For each expected detection that scores `above` this: the highest IoU with one found of its class, and which it is."""
     sure = expected.scores > above
-    overlap_AB = box_iou(torch.from_numpy(expected.boxes[sure]), torch.from_numpy(found.boxes)).numpy()
-    overlap_AB = overlap_AB * (expected.labels[sure][:, None] == found.labels)
+    overlap_AB = box_iou(torch.from_numpy(expected.boxes[sure]), torch.from_numpy(detections.boxes)).numpy()
+    overlap_AB = overlap_AB * (expected.labels[sure][:, None] == detections.labels)
     return overlap_AB.max(1), overlap_AB.argmax(1)
 
 
@@ -173,8 +173,8 @@ def eager(model: FasterRCNN, image: NDArray[np.uint8], threshold: float, most: i
     """torchvision's result for one image, with its mask probabilities (`probs`) before they are pasted."""
     heads = model.roi_heads
     heads.score_thresh, heads.detections_per_img = threshold, most
-    found = []
-    hook = heads.register_forward_hook(lambda *args: found.append(args[2][0][0].get("masks")))
+    mask_probabilities = []
+    hook = heads.register_forward_hook(lambda *args: mask_probabilities.append(args[2][0][0].get("masks")))
     result = model([as_input(image)])[0]
     hook.remove()
-    return result | {"probs": found[0]}
+    return result | {"probs": mask_probabilities[0]}

@@ -19,19 +19,19 @@ def picture(seed: int, size: tuple[int, int] = (64, 48), format_: str = "PNG", *
     return save(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC), format_, **options)
 
 
-def on_disk(folder: Path, name: str, seed: int, **given: Any) -> dict[str, Any]:
+def on_disk(folder: Path, name: str, seed: int, **fields: Any) -> dict[str, Any]:
     """Write a picture, and give its row of `images`."""
     folder.mkdir(exist_ok=True)
     file = folder / name
     file.write_bytes(picture(seed))
-    return row_of(str(file), **given)
+    return row_of(str(file), **fields)
 
 
-def row_of(uri: str, **given: Any) -> dict[str, Any]:
+def row_of(uri: str, **fields: Any) -> dict[str, Any]:
     """The row of `images` of an object as it is now."""
     info = Storage().stat(uri)
     assert info is not None
-    return image(uri, etag=info.etag, size_bytes=info.size, **given)
+    return image(uri, etag=info.etag, size_bytes=info.size, **fields)
 
 
 def dogs(*scores: float) -> list[dict[str, Any]]:

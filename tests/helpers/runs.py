@@ -55,7 +55,7 @@ def resume_job(lake: str, run_id: str, *, seconds: float = 0.0) -> Job:
     return _job(record, seconds, limit=record.selection["limit"], resume=True)
 
 
-def _job(record: RunRecord, seconds: float, **given: Any) -> Job:
+def _job(record: RunRecord, seconds: float, **fields: Any) -> Job:
     return Job(
         record=record,
         storage=Storage(),
@@ -63,7 +63,7 @@ def _job(record: RunRecord, seconds: float, **given: Any) -> Job:
         vocabulary=VOCABULARY,
         decode=DecodeOptions(max_pixels=1_000_000),
         max_bytes=1_000_000,
-        **given,
+        **fields,
     )
 
 
@@ -103,10 +103,10 @@ def assert_exactly_once(lake: str, run_id: str, uris: Sequence[str]) -> Counter[
     """One row for each of `uris`, with the instances that it counts; statuses and how often they came."""
     images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
     assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
-    found = Counter(images["uri"].to_pylist())
-    doubled = [uri for uri, n in found.items() if n > 1]
+    rows_by_uri = Counter(images["uri"].to_pylist())
+    doubled = [uri for uri, n in rows_by_uri.items() if n > 1]
     assert not doubled, f"{len(doubled)} images have several rows"
-    lacking, strange = set(uris) - set(found), set(found) - set(uris)
+    lacking, strange = set(uris) - set(rows_by_uri), set(rows_by_uri) - set(uris)
     assert not lacking, f"{len(lacking)} images have no row: {sorted(lacking)[:3]}"
     assert not strange, f"rows of images that were not asked for: {strange}"
     assert sorted(images["image_id"].to_pylist()) == list(range(len(uris)))

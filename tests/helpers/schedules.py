@@ -34,12 +34,12 @@ def use_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def schedule(folder: Path, what: str = "run", **values: Any) -> Schedule:
+def schedule(folder: Path, steps: str = "run", **values: Any) -> Schedule:
     """A schedule of that job, in the lake `folder`/lake, that was due at noon."""
     (folder / "lake").mkdir(exist_ok=True)
-    command = ["segment", what, str(folder / "lake")]
-    given = {"name": "s", "command": command, "every": 30, "cwd": str(folder), "next_at": utc(NOON)} | values
-    return Schedule(**given, created_at=utc(NOON))
+    command = ["segment", steps, str(folder / "lake")]
+    fields = {"name": "s", "command": command, "every": 30, "cwd": str(folder), "next_at": utc(NOON)} | values
+    return Schedule(**fields, created_at=utc(NOON))
 
 
 class Events:
@@ -52,21 +52,21 @@ class Events:
         self.all.append({name: value for name, value in values.items() if value is not None})
 
     def names(self) -> list[str]:
-        return [one["event"] for one in self.all]
+        return [event["event"] for event in self.all]
 
 
 class Clock:
     """A clock that tests set."""
 
-    def __init__(self, at: datetime.datetime = NOON) -> None:
-        self.at = at
+    def __init__(self, time: datetime.datetime = NOON) -> None:
+        self.time = time
 
     def __call__(self) -> datetime.datetime:
-        return self.at
+        return self.time
 
     def set(self, seconds: float) -> None:
         """That many seconds after noon."""
-        self.at = NOON + datetime.timedelta(seconds=seconds)
+        self.time = NOON + datetime.timedelta(seconds=seconds)
 
 
 def runner(store: Store, clock: Callable[[], datetime.datetime] | None = None, **more: Any) -> Runner:
@@ -74,14 +74,14 @@ def runner(store: Store, clock: Callable[[], datetime.datetime] | None = None, *
     return Runner(store=store, say=Events(), now=clock or Clock(), **more)
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `true` returns once it is true."""
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `condition` returns once that is true."""
     end = time.monotonic() + seconds
-    while not (found := true()):
+    while not (value := condition()):
         if time.monotonic() > end:
             pytest.fail(f"waited {seconds} s")
         time.sleep(0.02)
-    return found
+    return value
 
 
 def in_thread(function: Callable[[], Any]) -> Iterator[threading.Thread]:
@@ -104,13 +104,13 @@ def _write(lake: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
-def _job(what: str, lake: str) -> int:
+def _job(steps: str, lake: str) -> int:
     _write(lake, f"begin {os.getpid()}")
     code = 0
-    for step in what.split(","):
+    for step in steps.split(","):
         name, _, value = step.partition("=")
         if name == "run":
-            print(f"run {RUN}: demo over {what}", flush=True)
+            print(f"run {RUN}: demo over {steps}", flush=True)
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         elif name == "sleep":

@@ -26,18 +26,18 @@ def scenes_lake(folder: Path, images: int = 48, seed: int = 3) -> str:
 def truths(folder: Path) -> dict[str, Path]:
     """The scenes' annotations, a file for each split: by their URIs, which tests cannot choose, it would be chance."""
     content = json.loads((folder / "scenes" / "annotations.json").read_text())
-    made = {}
+    files = {}
     for split in ("train", "val"):
-        images = [one for one in content["images"] if (one["id"] % 6 == 0) == (split == "val")]
-        ids = {one["id"] for one in images}
-        annotations = [one for one in content["annotations"] if one["image_id"] in ids]
-        made[split] = folder / f"{split}.json"
-        made[split].write_text(json.dumps(content | {"images": images, "annotations": annotations}))
-    return made
+        images = [entry for entry in content["images"] if (entry["id"] % 6 == 0) == (split == "val")]
+        ids = {entry["id"] for entry in images}
+        annotations = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        files[split] = folder / f"{split}.json"
+        files[split].write_text(json.dumps(content | {"images": images, "annotations": annotations}))
+    return files
 
 
-def a_record(lake: str, **given: object) -> TrainingRecord:
-    """The record of a training of `lake`, with what is `given`."""
+def a_record(lake: str, **fields: object) -> TrainingRecord:
+    """The record of a training of `lake`, with these fields."""
     base = TrainingRecord(
         run="20261101T000000-aaaaaa",
         lake=lake,
@@ -56,7 +56,7 @@ def a_record(lake: str, **given: object) -> TrainingRecord:
         data={"as_of": "2026-11-01T00:00:00+00:00", "images": 4, "instances": 9, "classes": {"dog": 9}},
         versions={},
     )
-    return replace(base, **given)  # type: ignore[arg-type]  # fields by name
+    return replace(base, **fields)  # type: ignore[arg-type]  # fields by name
 
 
 def only(lake: str) -> TrainingRecord:
@@ -68,25 +68,25 @@ def only(lake: str) -> TrainingRecord:
 def checkpoints(record: TrainingRecord) -> list[str]:
     """The names of the training's checkpoints, oldest first."""
     root = f"{record.lake}/runs/{record.run}/checkpoints"
-    found = {uri.removeprefix(root).split("/")[1] for uri in Storage().list(root)}
-    return sorted(name for name in found if name.startswith("step-"))
+    names = {uri.removeprefix(root).split("/")[1] for uri in Storage().list(root)}
+    return sorted(name for name in names if name.startswith("step-"))
 
 
 def events(record: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of each tag in the training's TensorBoard files, read as protobuf records."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found: dict[str, list[tuple[int, float]]] = {}
+    by_tag: dict[str, list[tuple[int, float]]] = {}
     storage = Storage()
     for uri in storage.list(f"{record.lake}/runs/{record.run}/tensorboard"):
-        data, at = storage.read(uri), 0
-        while at < len(data):  # TFRecord: length, its CRC, the event, its CRC
-            length = int.from_bytes(data[at : at + 8], "little")
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            at += 16 + length
+        data, offset = storage.read(uri), 0
+        while offset < len(data):  # TFRecord: length, its CRC, the event, its CRC
+            length = int.from_bytes(data[offset : offset + 8], "little")
+            event = Event.FromString(data[offset + 12 : offset + 12 + length])
+            offset += 16 + length
             for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return found
+                by_tag.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return by_tag
 
 
 def weights(record: TrainingRecord) -> dict[str, Any]:
@@ -95,25 +95,27 @@ def weights(record: TrainingRecord) -> dict[str, Any]:
 
     assert record.model is not None
     name, _, version = record.model.partition("@")
-    found: dict[str, Any] = load_tensors(
+    tensors: dict[str, Any] = load_tensors(
         Storage().read(f"{record.lake}/models/{name}/{version}/model.safetensors")
     )
-    return found
+    return tensors
 
 
 def spec(record: TrainingRecord) -> dict[str, Any]:
     """model.json of the model that came of the training."""
     assert record.model is not None
     name, _, version = record.model.partition("@")
-    found: dict[str, Any] = json.loads(Storage().read(f"{record.lake}/models/{name}/{version}/model.json"))
-    return found
+    model_json: dict[str, Any] = json.loads(
+        Storage().read(f"{record.lake}/models/{name}/{version}/model.json")
+    )
+    return model_json
 
 
 def versions(lake: str) -> list[str]:
     """name@version of the lake's models."""
     from masklake.pipeline.lake.registry import Registry
 
-    return sorted(str(one) for one in Registry(lake, Storage()).versions())
+    return sorted(str(version) for version in Registry(lake, Storage()).versions())
 
 
 def lake_of(uri: str) -> Lake:

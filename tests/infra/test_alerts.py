@@ -27,9 +27,9 @@ def _promtool(*args: str | Path, folder: Path = PROMETHEUS) -> str:
     binary = shutil.which("promtool")
     if binary is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    done = subprocess.run([binary, *args], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run([binary, *args], cwd=folder, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def test_every_alert_says_how_bad_what_and_what_to_do() -> None:
@@ -44,7 +44,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
         for check in case["alert_rule_test"]:
             fires[check["alertname"]].add(bool(check["exp_alerts"]))
     # The case of MasklakeScheduleFailed has both in one: a schedule that has mended is not in it.
-    assert {name for name, seen in fires.items() if seen != {True, False}} == {"MasklakeScheduleFailed"}
+    assert {name for name, states in fires.items() if states != {True, False}} == {"MasklakeScheduleFailed"}
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:

@@ -25,8 +25,8 @@ def compose() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = compose["services"]
-    return found
+    loaded: dict[str, dict[str, Any]] = compose["services"]
+    return loaded
 
 
 def problems(compose: dict[str, Any]) -> list[str]:
@@ -55,13 +55,13 @@ def test_ports_are_the_loopbacks(services: dict[str, dict[str, Any]]) -> None:
 
 
 def test_secrets_come_from_the_environment_and_must_be_there(services: dict[str, dict[str, Any]]) -> None:
-    found = 0
+    secrets = 0
     for service in services.values():
         for name, value in service.get("environment", {}).items():
             if re.search("TOKEN|SECRET|PASSWORD|ACCESS_KEY", name):
                 assert re.fullmatch(rf"\$\{{{name}:\?.+\}}", value)
-                found += 1
-    assert found >= 4
+                secrets += 1
+    assert secrets >= 4
 
 
 def test_every_variable_is_in_the_example_and_no_secret_has_a_value() -> None:
@@ -104,10 +104,10 @@ def test_masklakes_containers_run_as_the_images_user(services: dict[str, dict[st
 
 def test_a_service_that_is_waited_for_says_when_it_is_ready(services: dict[str, dict[str, Any]]) -> None:
     waited_for = {
-        other
+        dependency
         for service in services.values()
         if isinstance(service.get("depends_on"), dict)
-        for other, how in service["depends_on"].items()
+        for dependency, how in service["depends_on"].items()
         if how["condition"] == "service_healthy"
     }
     assert waited_for == {"head", "s3"}

@@ -47,20 +47,25 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
 
 def test_panels_do_not_overlap_and_fit_the_width() -> None:
     def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
-        at = panel["gridPos"]
-        return set(itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])))
+        position = panel["gridPos"]
+        return set(
+            itertools.product(
+                range(position["x"], position["x"] + position["w"]),
+                range(position["y"], position["y"] + position["h"]),
+            )
+        )
 
-    taken: dict[tuple[int, int], str] = {}
+    titles: dict[tuple[int, int], str] = {}
     for panel in PANELS:
         for cell in cells(panel):
             assert 0 <= cell[0] < 24, panel["title"]
-            assert cell not in taken, f"{panel['title']} lies over {taken[cell]}"
-            taken[cell] = panel["title"]
+            assert cell not in titles, f"{panel['title']} lies over {titles[cell]}"
+            titles[cell] = panel["title"]
 
 
 def test_every_variable_that_is_used_is_there_and_used() -> None:
     used = {name for panel in CHARTS for t in panel["targets"] for name in re.findall(r"\$(\w+)", t["expr"])}
-    assert used - {"__rate_interval"} == {one["name"] for one in DASHBOARD["templating"]["list"]}
+    assert used - {"__rate_interval"} == {variable["name"] for variable in DASHBOARD["templating"]["list"]}
 
 
 def test_provisioning_finds_the_dashboard_and_prometheus() -> None:

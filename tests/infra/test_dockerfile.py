@@ -44,8 +44,8 @@ def _parts() -> dict[str, str]:
 
 
 def stage(name: str) -> Stage:
-    (found,) = [found for found in stages(DOCKERFILE) if found.name == name]
-    return found
+    (matching,) = [entry for entry in stages(DOCKERFILE) if entry.name == name]
+    return matching
 
 
 def final() -> Stage:
@@ -61,8 +61,8 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 def test_what_is_installed_is_held_to_the_locks_hashes() -> None:
     """But for torch from PyTorch's own index, in the variant cpu."""
-    for found in stages(DOCKERFILE):
-        for arguments in found.all("RUN"):
+    for build_stage in stages(DOCKERFILE):
+        for arguments in build_stage.all("RUN"):
             for command in re.findall(r"pip install .*?(?= && |$)", arguments):
                 if ".whl" not in command:
                     assert "--require-hashes" in command or '"$how"' in command, command
@@ -116,9 +116,9 @@ def test_the_parts_are_what_the_installed_packages_ask_for() -> None:
             continue
         needed.add((name, extra))
         for line in distribution(name).requires or []:
-            asked = Requirement(line)
-            if asked.marker is None or asked.marker.evaluate({"extra": extra}):
-                todo += [(canonicalize_name(asked.name), more) for more in ("", *asked.extras)]
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(requirement.name), more) for more in ("", *requirement.extras)]
     parts = _parts()
     locked = {*locks.blocks(parts["torch-cuda.lock"]), *locks.blocks(parts["others.lock"])}
     assert {name for name, _ in needed} - {"masklake"} <= locked
@@ -127,9 +127,9 @@ def test_the_parts_are_what_the_installed_packages_ask_for() -> None:
 def test_base_images_have_exact_tags() -> None:
     (image,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", image)
-    names = {found.name for found in stages(DOCKERFILE)}
-    for found in stages(DOCKERFILE):
-        assert found.base in {"${PYTHON_IMAGE}"} | names
+    names = {build_stage.name for build_stage in stages(DOCKERFILE)}
+    for build_stage in stages(DOCKERFILE):
+        assert build_stage.base in {"${PYTHON_IMAGE}"} | names
 
 
 def test_it_runs_as_the_user_of_the_manifests() -> None:
@@ -200,11 +200,11 @@ def test_the_install_steps_make_an_environment_that_works(tmp_path: Path) -> Non
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", tools], check=True)
-    said = dict(re.findall(r"(\w+)=(\S+)", " ".join(final().all("ENV"))))
-    folders = {name: str(tmp_path) + said[name] for name in ("VENV", "TOOLS", "LOCKS", "DIST")}
+    settings = dict(re.findall(r"(\w+)=(\S+)", " ".join(final().all("ENV"))))
+    folders = {name: str(tmp_path) + settings[name] for name in ("VENV", "TOOLS", "LOCKS", "DIST")}
     env = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"} | {
         "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYC_INVALIDATION_MODE": said["PYC_INVALIDATION_MODE"],
+        "PYC_INVALIDATION_MODE": settings["PYC_INVALIDATION_MODE"],
         "VARIANT": "cuda",
         **folders,
     }

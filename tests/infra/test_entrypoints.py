@@ -45,11 +45,11 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, list[list[str]]]]:
             env={},
         )
         command = shlex.join(words.stdout.split("\0")[:-1])
-        done = subprocess.run(
+        process = subprocess.run(
             ["sh", "-c", command], env=SETTINGS | {"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False
         )
         lines = calls.read_text().splitlines()
-        return done.returncode, [line.split("\0")[:-1] for line in lines]
+        return process.returncode, [line.split("\0")[:-1] for line in lines]
 
     return run
 

@@ -32,11 +32,11 @@ def check(url: str | None, **env: str) -> int:
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for open_socket in sockets:
+        open_socket.bind(("127.0.0.1", 0))
+    ports = [open_socket.getsockname()[1] for open_socket in sockets]
+    for open_socket in sockets:
+        open_socket.close()
     return ports
 
 
@@ -83,13 +83,15 @@ def test_a_head_as_compose_starts_it_becomes_healthy_with_a_token_set(tmp_path: 
     gcs, dashboard, agent, metrics = free_ports(4)
     # Its ports, as others of this machine's Rays may have them; and the loopback.
     mine = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    kept = [part for part in command if not part.startswith(("--metrics-export-port", "--dashboard-host"))]
+    arguments = [
+        part for part in command if not part.startswith(("--metrics-export-port", "--dashboard-host"))
+    ]
     temporary = Path("/tmp") / f"ml-{os.getpid()}"  # Ray's sockets need a short path
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
     log = (tmp_path / "log").open("w+")
     node = subprocess.Popen(
         [
-            str(Path(sys.executable).parent / kept[0]), *kept[1:], *mine, f"--metrics-export-port={metrics}",
+            str(Path(sys.executable).parent / arguments[0]), *arguments[1:], *mine, f"--metrics-export-port={metrics}",
             "--node-ip-address=127.0.0.1", f"--temp-dir={temporary}", "--object-store-memory=100000000",
         ],
         env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,

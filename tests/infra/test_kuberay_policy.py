@@ -33,9 +33,9 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
 
 
 def all_pods(manifests: list[Manifest]) -> list[Pod]:
-    found = [pod for manifest in manifests for pod in pods(manifest)]
-    assert len(found) >= 10
-    return found
+    every_pod = [pod for manifest in manifests for pod in pods(manifest)]
+    assert len(every_pod) >= 10
+    return every_pod
 
 
 def labels_of(pod: Pod) -> dict[str, str]:
@@ -52,8 +52,8 @@ def labels_of(pod: Pod) -> dict[str, str]:
 
 def selected(selector: dict[str, Any], manifests: list[Manifest]) -> list[Pod]:
     """The pods that a label selector means."""
-    wanted = selector.get("matchLabels", {}).items()
-    return [pod for pod in all_pods(manifests) if wanted <= labels_of(pod).items()]
+    labels = selector.get("matchLabels", {}).items()
+    return [pod for pod in all_pods(manifests) if labels <= labels_of(pod).items()]
 
 
 def test_pods_are_hardened(manifests: list[Manifest]) -> None:
@@ -179,8 +179,8 @@ def test_spot_nodes_have_other_labels_elsewhere(
 
 def test_only_the_head_that_drives_a_job_holds_its_node(manifests: list[Manifest]) -> None:
     for name, spec in ray_cluster_specs(manifests):
-        held = spec["headGroupSpec"]["template"]["metadata"].get("annotations", {})
-        assert (held.get("karpenter.sh/do-not-disrupt") == "true") is (name != "masklake"), name
+        annotations = spec["headGroupSpec"]["template"]["metadata"].get("annotations", {})
+        assert (annotations.get("karpenter.sh/do-not-disrupt") == "true") is (name != "masklake"), name
 
 
 def test_no_cluster_stands_where_no_component_asks_for_one(tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_nothing_reaches_the_nodes_metadata_service(manifests: list[Manifest]) -
 
 
 def test_policies_and_budgets_select_the_pods_they_are_for(manifests: list[Manifest]) -> None:
-    def heads(found: list[Pod]) -> bool:
-        return all("headGroupSpec" in pod.where for pod in found)
+    def heads(selected_pods: list[Pod]) -> bool:
+        return all("headGroupSpec" in pod.where for pod in selected_pods)
 
     for policy in of_kind(manifests, "NetworkPolicy"):
         assert selected(policy["spec"]["podSelector"], manifests), policy["metadata"]["name"]

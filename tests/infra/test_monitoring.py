@@ -29,7 +29,7 @@ def test_the_rules_are_those_of_compose(manifests: list[Manifest]) -> None:
 
 def test_every_ray_node_is_scraped_as_compose_does(manifests: list[Manifest]) -> None:
     monitor = one(manifests, "PodMonitor", "masklake-ray")["spec"]
-    wanted = monitor["selector"]["matchLabels"]
+    selected_labels = monitor["selector"]["matchLabels"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     nodes = [
         pod
@@ -40,7 +40,7 @@ def test_every_ray_node_is_scraped_as_compose_does(manifests: list[Manifest]) ->
     assert len(nodes) == 6
     for pod in nodes:
         labels = pod.metadata["labels"] | {"ray.io/is-ray-node": "yes"}  # KubeRay's
-        assert wanted.items() <= labels.items(), pod.where
+        assert selected_labels.items() <= labels.items(), pod.where
         for container in pod.spec["containers"]:  # KubeRay adds the port where none is named
             assert {"metrics"} >= {
                 port["name"] for port in container.get("ports", []) if port["containerPort"] == 8080
@@ -56,10 +56,10 @@ def test_every_ray_node_is_scraped_as_compose_does(manifests: list[Manifest]) ->
 
 
 def test_grafana_is_given_the_dashboard(manifests: list[Manifest]) -> None:
-    found = one(manifests, "ConfigMap", "masklake-dashboard")
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    config_map = one(manifests, "ConfigMap", "masklake-dashboard")
+    assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
     dashboards = ROOT / "infra" / "grafana" / "dashboards"
-    assert json.loads(found["data"]["masklake.json"]) == json.loads(
+    assert json.loads(config_map["data"]["masklake.json"]) == json.loads(
         (dashboards / "masklake.json").read_text()
     )
 

@@ -60,11 +60,11 @@ class Exported:
 
     def by(self, name: str, *labels: str) -> dict[Any, float]:
         """The last values of a metric, by these labels (one: its value; more: a tuple of theirs)."""
-        found = {}
+        values = {}
         for key, value in self.samples[name].items():
-            at = tuple(dict(key)[label] for label in labels)
-            found[at[0] if len(at) == 1 else at] = value
-        return found
+            label_values = tuple(dict(key)[label] for label in labels)
+            values[label_values[0] if len(label_values) == 1 else label_values] = value
+        return values
 
 
 def _free_port() -> int:
@@ -82,15 +82,15 @@ def _fired(folder: Path) -> Store:
 
     store.add(schedule(folder, name="nightly", every=60, next_at=utc(ago(180))))
     store.add(schedule(folder, name="late", every=60, next_at=utc(ago(180)), deadline=0.0))
-    for at, state in ((180, OK), (120, FAILED), (60, None)):
-        (one,) = [one for one in store.schedules() if one.name == "nightly"]
-        firing = schedule_ledger.claim(store, one, ago(at))
+    for seconds_ago, state in ((180, OK), (120, FAILED), (60, None)):
+        (nightly,) = [entry for entry in store.schedules() if entry.name == "nightly"]
+        firing = schedule_ledger.claim(store, nightly, ago(seconds_ago))
         assert firing is not None
-        begun = schedule_ledger.begin(store, firing.id, "token", ago(at))
-        assert begun is not None
+        started = schedule_ledger.begin(store, firing.id, "token", ago(seconds_ago))
+        assert started is not None
         if state:
-            schedule_ledger.finish(store, begun, state, "as it is", ago(at - 10), seconds=10.0)
-    (late,) = [one for one in store.schedules() if one.name == "late"]
+            schedule_ledger.finish(store, started, state, "as it is", ago(seconds_ago - 10), seconds=10.0)
+    (late,) = [entry for entry in store.schedules() if entry.name == "late"]
     schedule_ledger.claim(store, late, ago(-30))
     return store
 
@@ -101,7 +101,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     folder = tmp_path_factory.mktemp("observed")
     scenes.write(folder / "scenes", IMAGES, seed=5)
     (folder / "scenes" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    found = Exported()
+    exported = Exported()
     command = [sys.executable, "-m", "tests.helpers.infra.metrics_run", folder / "scenes", folder / "lake"]
     schedules = _free_port()
     with (
@@ -115,22 +115,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
         assert run.stdout is not None
         server = None
         try:
-            said = run.stdout.readline()
-            assert said, (folder / "log").read_text()
-            ray = int(said.split()[0])
-            server = _prometheus(folder, {"ray": ray, "masklake-schedule": schedules}, found)
-            while not (done := _line(run.stdout, seconds=1.0)).startswith("done"):
+            first_line = run.stdout.readline()
+            assert first_line, (folder / "log").read_text()
+            ray = int(first_line.split()[0])
+            server = _prometheus(folder, {"ray": ray, "masklake-schedule": schedules}, exported)
+            while not (line := _line(run.stdout, seconds=1.0)).startswith("done"):
                 assert run.poll() is None, (folder / "log").read_text()
-                found.scrape(ray)
-            assert done == "done 0\n", (folder / "log").read_text()
+                exported.scrape(ray)
+            assert line == "done 0\n", (folder / "log").read_text()
             time.sleep(3)  # counters come with the next report
-            found.scrape(ray)
-            found.scrape(schedules)
-            for file in Path(said.split(" ", 1)[1].strip()).glob("worker-*.err"):
+            exported.scrape(ray)
+            exported.scrape(schedules)
+            for file in Path(first_line.split(" ", 1)[1].strip()).glob("worker-*.err"):
                 lines = file.read_text(errors="replace").splitlines()
-                found.logged += [json.loads(line) for line in lines if line.startswith("{")]
-            found.seconds = time.time() - found.began
-            yield found
+                exported.logged += [json.loads(line) for line in lines if line.startswith("{")]
+            exported.seconds = time.time() - exported.began
+            yield exported
         finally:
             run.stdin.close()
             for process in (run, server):
@@ -147,7 +147,7 @@ def _line(stream: Any, seconds: float) -> str:
     return str(stream.readline()) if ready else ""
 
 
-def _prometheus(folder: Path, ports: dict[str, int], found: Exported) -> subprocess.Popen[bytes] | None:
+def _prometheus(folder: Path, ports: dict[str, int], exported: Exported) -> subprocess.Popen[bytes] | None:
     """A Prometheus with the configuration of infra/, but for where its targets are and how often it looks."""
     binary = shutil.which("prometheus")
     if binary is None:
@@ -161,7 +161,7 @@ def _prometheus(folder: Path, ports: dict[str, int], found: Exported) -> subproc
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
     port = _free_port()
-    found.prometheus = f"http://127.0.0.1:{port}"
+    exported.prometheus = f"http://127.0.0.1:{port}"
     command = [
         binary,
         f"--config.file={file}",
@@ -220,19 +220,19 @@ _TARGET = {"ray_io_cluster"}
 @pytest.mark.parametrize("name", QUERIES)
 def test_every_metric_and_label_that_is_asked_for_is_exported(name: str, exported: Exported) -> None:
     expr, legend = QUERIES[name]
-    found = named(expr)
-    assert found.selectors
+    names = named(expr)
+    assert names.selectors
     known: set[str] = set()
-    for metric, labels in found.selectors:
-        of_it = _ELSEWHERE.get(metric) or exported.labels.get(metric)
-        assert of_it is not None, f"{metric} is not exported"
-        of_it = of_it | (_TARGET if metric.startswith("ray_") else set())
-        assert labels <= of_it, f"{metric} has no {sorted(labels - of_it)}"
-        known |= of_it
-    shown = set(re.findall(r"\{\{(\w+)\}\}", legend))
-    assert (found.grouping | shown) <= known
-    if found.grouping:
-        assert shown <= found.grouping
+    for metric, labels in names.selectors:
+        exported_labels = _ELSEWHERE.get(metric) or exported.labels.get(metric)
+        assert exported_labels is not None, f"{metric} is not exported"
+        exported_labels = exported_labels | (_TARGET if metric.startswith("ray_") else set())
+        assert labels <= exported_labels, f"{metric} has no {sorted(labels - exported_labels)}"
+        known |= exported_labels
+    legend_labels = set(re.findall(r"\{\{(\w+)\}\}", legend))
+    assert (names.grouping | legend_labels) <= known
+    if names.grouping:
+        assert legend_labels <= names.grouping
 
 
 def test_what_only_some_nodes_export_is_what_rays_own_dashboard_asks_for() -> None:
@@ -255,11 +255,11 @@ def test_what_only_some_nodes_export_is_what_rays_own_dashboard_asks_for() -> No
 def test_prometheus_has_an_answer_to_every_query(name: str, exported: Exported) -> None:
     if exported.prometheus is None:
         pytest.skip("prometheus is not installed (Debian: prometheus)")
-    values = _asked(exported, _plain(DASHBOARD[name][0]))
+    values = _values(exported, _plain(DASHBOARD[name][0]))
     assert any(not math.isnan(value) for value in values), f"{len(values)} values"
 
 
-def _asked(exported: Exported, expr: str) -> list[float]:
+def _values(exported: Exported, expr: str) -> list[float]:
     """Values of the expression at every second of the run, of all its series."""
     query = {"query": expr, "start": exported.began, "end": exported.began + exported.seconds, "step": 1}
     url = f"{exported.prometheus}/api/v1/query_range?{urllib.parse.urlencode(query)}"
@@ -298,8 +298,8 @@ def test_of_schedules_the_last_firing_of_each_outcome_is_told(exported: Exported
     last = exported.by("masklake_schedule_last_firing_timestamp_seconds", "schedule", "outcome")
     assert last.keys() == {("nightly", "ok"), ("nightly", "failed"), ("late", "missed")}
     assert 60 < now - last["nightly", "failed"] < now - last["nightly", "ok"] < 600
-    kept = exported.by("masklake_schedule_firings", "schedule", "outcome")
-    assert (kept["nightly", "ok"], kept["nightly", "refused"], kept["late", "missed"]) == (1, 0, 1)
+    firings = exported.by("masklake_schedule_firings", "schedule", "outcome")
+    assert (firings["nightly", "ok"], firings["nightly", "refused"], firings["late", "missed"]) == (1, 0, 1)
     assert exported.by("masklake_schedule_running_since_timestamp_seconds", "schedule").keys() == {"nightly"}
     assert exported.by("masklake_schedule_paused", "schedule") == {"nightly": 0, "late": 0}
     assert exported.by("masklake_schedule_next_timestamp_seconds", "schedule").keys() == {"nightly", "late"}
@@ -332,6 +332,6 @@ def test_what_prometheus_drops_is_nothing_that_is_asked_for() -> None:
     config = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
     rules = [rule for job in config["scrape_configs"] for rule in job.get("metric_relabel_configs", [])]
     dropped = [rule["regex"] for rule in rules if rule["action"] == "drop"]
-    asked = {metric for expr, _ in QUERIES.values() for metric, _ in named(expr).selectors}
+    metrics = {metric for expr, _ in QUERIES.values() for metric, _ in named(expr).selectors}
     assert dropped
-    assert not [metric for metric in asked for regex in dropped if re.fullmatch(regex, metric)]
+    assert not [metric for metric in metrics for regex in dropped if re.fullmatch(regex, metric)]

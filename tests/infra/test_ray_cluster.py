@@ -102,8 +102,12 @@ def test_it_installs_as_make_setup_does(config: dict[str, Any]) -> None:
         (command,) = re.findall(r"pip sync (.*?)\S*requirements\.lock", text)
         return set(re.findall(r"--[a-z-]+", command))
 
-    made = sync((ROOT / "Makefile").read_text())
-    assert sync("\n".join(config["setup_commands"])) == made >= {"--require-hashes", "--compile-bytecode"}
+    makefile_options = sync((ROOT / "Makefile").read_text())
+    assert (
+        sync("\n".join(config["setup_commands"]))
+        == makefile_options
+        >= {"--require-hashes", "--compile-bytecode"}
+    )
 
 
 def test_what_the_installation_needs_is_mounted(config: dict[str, Any]) -> None:
@@ -133,15 +137,15 @@ def test_ray_up_gets_as_far_as_a_spot_instance(
     for node_type in config["available_node_types"].values():
         machine = node_type["node_config"]
         name = machine["IamInstanceProfile"]["Arn"].rpartition("/")[2]
-        made = iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]
-        machine |= {"IamInstanceProfile": {"Arn": made["Arn"]}, "SecurityGroupIds": [group]}
+        profile = iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+        machine |= {"IamInstanceProfile": {"Arn": profile["Arn"]}, "SecurityGroupIds": [group]}
 
     ready = bootstrap_aws(prepared(config))
     gpu = ready["available_node_types"]["gpu"]["node_config"]
     provider = AWSNodeProvider(ready["provider"], "masklake")
     (node,) = provider.create_node(gpu, {"ray-node-type": "worker", "ray-node-name": "gpu"}, 1).values()
 
-    (found,) = ec2.describe_instances(InstanceIds=[node.id])["Reservations"][0]["Instances"]
-    assert (found["InstanceType"], found["InstanceLifecycle"]) == ("g6.2xlarge", "spot")
-    assert [g["GroupId"] for g in found["SecurityGroups"]] == [group]
+    (instance,) = ec2.describe_instances(InstanceIds=[node.id])["Reservations"][0]["Instances"]
+    assert (instance["InstanceType"], instance["InstanceLifecycle"]) == ("g6.2xlarge", "spot")
+    assert [g["GroupId"] for g in instance["SecurityGroups"]] == [group]
     assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []

@@ -64,9 +64,9 @@ def test_what_it_uses_is_installed(rendered: Manifest) -> None:
 
 def test_start_rayjob_understands_its_arguments(rendered: Manifest) -> None:
     (container,) = rendered["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    wanted = start_rayjob.parse(container["args"], {"JOB_NAME": "schedule-nightly-1", "JOB_UID": "u"})
-    assert (wanted.series, wanted.changes["backoffLimit"]) == ("schedule-nightly", 2)
-    assert wanted.changes["entrypoint"].startswith("bash -c ")
+    order = start_rayjob.parse(container["args"], {"JOB_NAME": "schedule-nightly-1", "JOB_UID": "u"})
+    assert (order.series, order.changes["backoffLimit"]) == ("schedule-nightly", 2)
+    assert order.changes["entrypoint"].startswith("bash -c ")
 
 
 def test_the_longest_name_that_is_taken_makes_a_rayjob() -> None:

@@ -29,7 +29,7 @@ class Kubernetes(ThreadingHTTPServer):
         template = one(overlay("prod"), "RayCronJob", "masklake-train")
         self.templates: dict[str, dict[str, Any]] = {"masklake-train": template}
         self.rayjobs: dict[str, dict[str, Any]] = {}
-        self.made = 0
+        self.count = 0
         self.fails = False
 
     def add(self, name: str, state: str | None, template: str = "masklake-train") -> None:
@@ -45,8 +45,8 @@ class Kubernetes(ThreadingHTTPServer):
         )
 
     def keep(self, rayjob: dict[str, Any]) -> None:
-        self.made += 1
-        rayjob["metadata"]["creationTimestamp"] = f"2026-11-25T00:00:{self.made:02}Z"
+        self.count += 1
+        rayjob["metadata"]["creationTimestamp"] = f"2026-11-25T00:00:{self.count:02}Z"
         self.rayjobs[rayjob["metadata"]["name"]] = rayjob
 
 
@@ -74,14 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == f"{PATH}/rayjobs":
             (selector,) = urllib.parse.parse_qs(url.query)["labelSelector"]
             key, value = selector.split("=")
-            found = [
+            rayjobs = [
                 j for j in self.server.rayjobs.values() if j["metadata"].get("labels", {}).get(key) == value
             ]
-            self._answer(200, {"items": found})
+            self._answer(200, {"items": rayjobs})
             return
         name = url.path.removeprefix(f"{PATH}/raycronjobs/")
-        found_one = self.server.templates.get(name)
-        self._answer(200 if found_one else 404, found_one or {"message": f"{name} not found"})
+        template = self.server.templates.get(name)
+        self._answer(200 if template else 404, template or {"message": f"{name} not found"})
 
     def do_POST(self) -> None:
         if self._refused():
@@ -124,22 +124,22 @@ MADE = f"{JOB}-ray"
 
 def start(rayjobs: Any, job: str = JOB, uid: str = "6f1c2d3e-0", words: list[str] | None = None) -> int:
     """What the pod of the Kubernetes Job `job` does."""
-    wanted = start_rayjob.parse(words or ["masklake-train"], {"JOB_NAME": job, "JOB_UID": uid})
-    code: int = start_rayjob.start(rayjobs, wanted)
+    order = start_rayjob.parse(words or ["masklake-train"], {"JOB_NAME": job, "JOB_UID": uid})
+    code: int = start_rayjob.start(rayjobs, order)
     return code
 
 
 def test_a_rayjob_is_made_from_the_template_and_runs(kubernetes: Kubernetes, rayjobs: Any) -> None:
     assert start(rayjobs) == 0
-    made = kubernetes.rayjobs[MADE]
+    rayjob = kubernetes.rayjobs[MADE]
     template = kubernetes.templates["masklake-train"]
-    assert made["kind"] == "RayJob"
-    assert made["spec"] == template["spec"]["jobTemplate"]
-    assert made["metadata"]["labels"]["masklake-template"] == "masklake-train"
-    assert made["metadata"]["labels"]["masklake-job-uid"] == "6f1c2d3e-0"
+    assert rayjob["kind"] == "RayJob"
+    assert rayjob["spec"] == template["spec"]["jobTemplate"]
+    assert rayjob["metadata"]["labels"]["masklake-template"] == "masklake-train"
+    assert rayjob["metadata"]["labels"]["masklake-job-uid"] == "6f1c2d3e-0"
     assert "masklake-template" not in template["metadata"]["labels"]
-    del made["metadata"]["creationTimestamp"]
-    assert problems(made) == []
+    del rayjob["metadata"]["creationTimestamp"]
+    assert problems(rayjob) == []
 
 
 def test_queue_and_priority_pass_on_to_the_rayjob(kubernetes: Kubernetes, rayjobs: Any) -> None:
@@ -148,21 +148,21 @@ def test_queue_and_priority_pass_on_to_the_rayjob(kubernetes: Kubernetes, rayjob
     metadata["labels"] |= {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "nightly"}
     metadata["annotations"] = {"cost-centre": "7", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
     assert start(rayjobs) == 0
-    made = kubernetes.rayjobs[MADE]
-    assert made["metadata"]["labels"].items() >= metadata["labels"].items()
-    assert made["metadata"]["annotations"] == {"cost-centre": "7"}
-    assert "suspend" not in made["spec"]
+    rayjob = kubernetes.rayjobs[MADE]
+    assert rayjob["metadata"]["labels"].items() >= metadata["labels"].items()
+    assert rayjob["metadata"]["annotations"] == {"cost-centre": "7"}
+    assert "suspend" not in rayjob["spec"]
 
 
 def test_a_schedule_says_what_differs_from_the_template(kubernetes: Kubernetes, rayjobs: Any) -> None:
     kubernetes.add("masklake-train-29400480-ray", "Running")  # of the template's own series
     words = ["masklake-train", "--series", "schedule-mine", "--entrypoint", "masklake train s3://lake/"]
     assert start(rayjobs, words=[*words, "--backoff-limit", "0", "--active-deadline-seconds", "60"]) == 0
-    made = kubernetes.rayjobs[MADE]
-    assert made["metadata"]["labels"]["masklake-template"] == "schedule-mine"
-    assert made["spec"]["entrypoint"] == "masklake train s3://lake/"
-    assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (0, 60)
-    assert made["spec"]["rayClusterSpec"]
+    rayjob = kubernetes.rayjobs[MADE]
+    assert rayjob["metadata"]["labels"]["masklake-template"] == "schedule-mine"
+    assert rayjob["spec"]["entrypoint"] == "masklake train s3://lake/"
+    assert (rayjob["spec"]["backoffLimit"], rayjob["spec"]["activeDeadlineSeconds"]) == (0, 60)
+    assert rayjob["spec"]["rayClusterSpec"]
 
 
 @pytest.mark.parametrize("state", [None, "Initializing", "Running", "Suspended", "Retrying", "Waiting"])
@@ -192,7 +192,7 @@ def test_a_pod_that_is_tried_again_finds_what_the_first_one_made(
 ) -> None:
     assert start(rayjobs) == 0
     assert start(rayjobs) == 0
-    assert kubernetes.made == 1
+    assert kubernetes.count == 1
 
 
 def test_a_second_job_of_the_same_name_starts_another(kubernetes: Kubernetes, rayjobs: Any) -> None:

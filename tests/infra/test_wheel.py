@@ -16,20 +16,20 @@ SITE_PACKAGES = Path(pytest.__file__).parents[1]
 
 def uv(*args: str | Path, **env: str) -> None:
     """Run uv, which takes nothing from anywhere else."""
-    done = subprocess.run(
+    process = subprocess.run(
         [Path(sys.executable).parent / "uv", "--offline", *args],
         env={"PATH": "/usr/bin:/bin", "HOME": str(Path.home())} | env,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def run(*args: str | Path, cwd: Path) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         args, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,16 @@ def test_installed_as_a_tool_it_works_without_the_repository(wheel: Path, tmp_pa
     } == {"masklake"}
     (installed / "shared.pth").write_text(f"{SITE_PACKAGES}\n")
 
-    here = tmp_path / "here"
-    here.mkdir()
+    folder = tmp_path / "here"
+    folder.mkdir()
     masklake = tmp_path / "bin" / "masklake"
-    assert "segment" in run(masklake, "--help", cwd=here)
+    assert "segment" in run(masklake, "--help", cwd=folder)
     python = tmp_path / "tools" / "masklake" / "bin" / "python"
     lines = run(
         python, "-c",
         "import masklake, masklake.jobs.cli as cli, masklake.model.presets as presets; "
         "print(masklake.__file__); print(cli.__file__); print(len(presets.load_model('demo').spec.classes))",
-        cwd=here,
+        cwd=folder,
     ).splitlines()  # fmt: skip
     assert all(Path(line).is_relative_to(installed) for line in lines[:2])
     assert int(lines[2]) > 1

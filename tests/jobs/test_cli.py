@@ -24,10 +24,10 @@ def _modules_after(*argv: str) -> set[str]:
         f"try:\n    main({list(argv)!r})\nexcept SystemExit:\n    pass\n"
         f"print('LOADED', *[m for m in {HEAVY!r} if m in sys.modules])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    return set(done.stdout.split("LOADED")[1].split())
+    return set(process.stdout.split("LOADED")[1].split())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "code", "said"),
+    ("to", "code", "message"),
     [
         (">/dev/full", 2, "masklake: error: standard output: cannot write the result: no space is left"),
         (">&-", 0, ""),
@@ -79,7 +79,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_an_output_that_is_full_or_closed_is_no_traceback(
-    tmp_path: Path, to: str, code: int, said: str
+    tmp_path: Path, to: str, code: int, message: str
 ) -> None:
     lake = LakeBuilder(str(tmp_path / "lake"))
     lake.record("20261101T000000-aaaaaa")
@@ -88,8 +88,8 @@ def test_an_output_that_is_full_or_closed_is_no_traceback(
         ["sh", "-c", f"{command} {to}"], capture_output=True, text=True, timeout=60, check=False
     )
     assert process.returncode == code
-    assert process.stderr.startswith(said)
-    assert process.stderr.count("\n") == bool(said)
+    assert process.stderr.startswith(message)
+    assert process.stderr.count("\n") == bool(message)
 
 
 def test_scenes_where_no_folder_can_be(tmp_path: Path, masklake: Callable[..., tuple[int, str, str]]) -> None:

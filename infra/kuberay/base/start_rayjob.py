@@ -61,7 +61,7 @@ class RayJobs:
         """The RayCronJob that holds a RayJob's spec as its spec.jobTemplate."""
         return self._call("GET", f"/raycronjobs/{name}")
 
-    def of(self, series: str) -> list[dict[str, Any]]:
+    def in_series(self, series: str) -> list[dict[str, Any]]:
         """Every RayJob of `series`."""
         query = urllib.parse.urlencode({"labelSelector": f"{SERIES}={series}"})
         return self._call("GET", f"/rayjobs?{query}")["items"]
@@ -121,31 +121,31 @@ class Start:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-def start(rayjobs: RayJobs, wanted: Start) -> int:
+def start(rayjobs: RayJobs, order: Start) -> int:
     """Start a RayJob, and forget finished ones beyond the newest KEEP; the exit code."""
-    template = rayjobs.template(wanted.template)
-    made = rayjobs.of(wanted.series)
-    for job in made:
-        if job["metadata"]["labels"].get(STARTED_BY) == wanted.uid:
+    template = rayjobs.template(order.template)
+    jobs = rayjobs.in_series(order.series)
+    for job in jobs:
+        if job["metadata"]["labels"].get(STARTED_BY) == order.uid:
             say(f"{job['metadata']['name']}: an earlier try has started it")
             return STARTED
-    running = [job for job in made if not finished(job)]
+    running = [job for job in jobs if not finished(job)]
     if running:
         states = ", ".join(
             f"{job['metadata']['name']} ({job.get('status', {}).get('jobDeploymentStatus') or 'new'})"
             for job in running
         )
         say(
-            f"{wanted.job}: not started: {states} is not done; look at it with `kubectl describe rayjob`, or delete it"
+            f"{order.job}: not started: {states} is not done; look at it with `kubectl describe rayjob`, or delete it"
         )
         return REFUSED
-    name = wanted.job + SUFFIX
-    if any(job["metadata"]["name"] == name for job in made):  # of a Job of this name that was there before
-        name = f"{wanted.job}-{wanted.uid[:5]}{SUFFIX}"
-    rayjobs.create(made_of(template, name, {SERIES: wanted.series, STARTED_BY: wanted.uid}, wanted.changes))
+    name = order.job + SUFFIX
+    if any(job["metadata"]["name"] == name for job in jobs):  # of a Job of this name that was there before
+        name = f"{order.job}-{order.uid[:5]}{SUFFIX}"
+    rayjobs.create(made_of(template, name, {SERIES: order.series, STARTED_BY: order.uid}, order.changes))
     say(f"{name}: started")
-    made.sort(key=lambda job: job["metadata"]["creationTimestamp"])
-    for job in made[: len(made) - KEEP] if len(made) > KEEP else []:
+    jobs.sort(key=lambda job: job["metadata"]["creationTimestamp"])
+    for job in jobs[: len(jobs) - KEEP] if len(jobs) > KEEP else []:
         rayjobs.delete(job["metadata"]["name"])
     return STARTED
 
@@ -180,13 +180,13 @@ def parse(words: list[str], environment: Mapping[str, str]) -> Start:
 
 def main() -> int:
     """The command."""
-    wanted = parse(sys.argv[1:], os.environ)
+    order = parse(sys.argv[1:], os.environ)
     try:
-        return start(RayJobs.of_this_pod(), wanted)
+        return start(RayJobs.of_this_pod(), order)
     except urllib.error.HTTPError as error:
-        say(f"{wanted.job}: {error.url}: HTTP {error.code}: {error.read(500).decode(errors='replace')}")
+        say(f"{order.job}: {error.url}: HTTP {error.code}: {error.read(500).decode(errors='replace')}")
     except (OSError, ValueError) as error:
-        say(f"{wanted.job}: the Kubernetes API does not answer: {error}")
+        say(f"{order.job}: the Kubernetes API does not answer: {error}")
     return FAILED
 
 

@@ -61,7 +61,7 @@ def main() -> int:
     except UserError as error:
         print(json.dumps({"state": None, "error": str(error)}))
         return 2
-    said = {
+    result = {
         "state": record.state,
         "error": record.error,
         "attempt": record.attempt,
@@ -69,7 +69,7 @@ def main() -> int:
         "skipped": progress.skipped,
         "verification": record.verification,
     }
-    print(json.dumps(said))
+    print(json.dumps(result))
     return EXIT_CODES[record.state]
 
 

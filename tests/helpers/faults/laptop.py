@@ -18,23 +18,23 @@ class Laptop:
     run_cli: Callable[..., CliResult]
 
     def __call__(self, *args: str) -> CliResult:
-        said = self.run_cli(*args, env=self.cluster.env | {"RAY_API_SERVER_ADDRESS": self.cluster.address})
-        print(f"$ masklake {' '.join(args)}\n{said.stdout}{said.stderr}")
-        return said
+        result = self.run_cli(*args, env=self.cluster.env | {"RAY_API_SERVER_ADDRESS": self.cluster.address})
+        print(f"$ masklake {' '.join(args)}\n{result.stdout}{result.stderr}")
+        return result
 
     def submit(self, *args: str) -> str:
         """The job's id."""
-        said = self("submit", *args)
-        assert said.code == 0, said.stderr
-        return said.stdout.strip()
+        result = self("submit", *args)
+        assert result.code == 0, result.stderr
+        return result.stdout.strip()
 
     def run_of(self, job: str) -> str:
         """The run that the job is, once it has said so."""
 
-        def found() -> str | None:
+        def run_id() -> str | None:
             facts = json.loads(self("jobs", "status", job, "--json").stdout)
             assert facts["state"] in ("pending", "running"), facts
             run: str | None = facts["run"]
             return run
 
-        return str(self.cluster.wait_until(found, 120))
+        return str(self.cluster.wait_until(run_id, 120))

@@ -27,13 +27,13 @@ class Driver:
     def __init__(self, *args: str, module: str = "tests.helpers.faults.driver") -> None:
         self._mark = uuid.uuid4().hex
         # A file, not a pipe: what outlives a killed driver would hold the pipe open.
-        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed with the driver
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed with the driver
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *args],
             cwd=ROOT,
             env=os.environ | {_MARK: self._mark},
             stdin=subprocess.DEVNULL,
-            stdout=self._said,
+            stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -48,49 +48,49 @@ class Driver:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(self.family(), timeout=30)
-        self._said.close()
+        self._log.close()
 
     def family(self) -> list[psutil.Process]:
         """The driver, Ray's servers and workers, wherever they hang in the process tree now."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def workers(self, title: str = "ray::") -> list[psutil.Process]:
         """Ray's worker processes whose title begins so: `ray::MapWorker(MapBatches(Infer))`, `ray::Ledger`, …"""
-        found = []
+        processes = []
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 if " ".join(process.cmdline()).startswith(title):
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
-    def wait_until(self, true: Callable[[], Any], seconds: float = 240) -> Any:
-        """What `true` returns once it is true. Fails when the driver ends before."""
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+        """What `condition` returns once that is true. Fails when the driver ends before."""
         end = time.monotonic() + seconds
-        while not (found := true()):
+        while not (value := condition()):
             if self.process.poll() is not None:
                 pytest.fail(f"the driver ended before its time: {self.output()}")
             if time.monotonic() > end:
                 pytest.fail(f"waited {seconds} s")
             time.sleep(0.05)
-        return found
+        return value
 
     def output(self) -> str:
         """All that the driver printed, once it has ended."""
         self.process.wait(timeout=300)
-        self._said.seek(0)
-        return self._said.read()
+        self._log.seek(0)
+        return self._log.read()
 
     def result(self) -> dict[str, Any]:
         """What the driver said at its end."""
         lines = self.output().strip().splitlines()
         assert lines, f"the driver said nothing; exit code {self.process.returncode}"
-        said: dict[str, Any] = json.loads(lines[-1])
-        return said
+        result: dict[str, Any] = json.loads(lines[-1])
+        return result
 
     def kill(self) -> None:
         """SIGKILL, to the driver alone: its children have to notice by themselves."""

@@ -24,14 +24,14 @@ class Stage:
 def stages(path: Path) -> list[Stage]:
     """The stages; what stands before the first FROM is left out."""
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
-    found: list[Stage] = []
+    stages_read: list[Stage] = []
     for logical in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
         if not logical.strip():
             continue
         instruction, _, arguments = logical.partition(" ")
         if instruction == "FROM":
             base, _, name = arguments.partition(" AS ")
-            found.append(Stage(base.strip(), name.strip()))
-        elif found:
-            found[-1].instructions.append((instruction, arguments.strip()))
-    return found
+            stages_read.append(Stage(base.strip(), name.strip()))
+        elif stages_read:
+            stages_read[-1].instructions.append((instruction, arguments.strip()))
+    return stages_read

@@ -18,36 +18,38 @@ _SECCOMP = {"type": "RuntimeDefault"}
 
 def containers(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:
     """Every container, and what KubeRay makes its autoscaler's container of."""
-    found = [container for manifest in manifests for pod in pods(manifest) for container in pod.containers]
+    in_pods = [container for manifest in manifests for pod in pods(manifest) for container in pod.containers]
     autoscalers = [
         (f"{name}: autoscaler", spec["autoscalerOptions"])
         for name, spec in ray_cluster_specs(manifests)
         if spec["enableInTreeAutoscaling"]
     ]
-    return found + autoscalers
+    return in_pods + autoscalers
 
 
 def violations(manifests: list[Manifest]) -> list[str]:
     """Where the manifests break a rule; a line each."""
-    found = [f"{where}: {rule}" for where, one in containers(manifests) for rule in _container(one)]
+    broken = [
+        f"{where}: {rule}" for where, container in containers(manifests) for rule in _container(container)
+    ]
     for manifest in manifests:
         for pod in pods(manifest):
-            found += [f"{pod.where}: {rule}" for rule in _pod(pod)]
+            broken += [f"{pod.where}: {rule}" for rule in _pod(pod)]
     for name, spec in ray_cluster_specs(manifests):
-        found += [f"{name}: {rule}" for rule in _ray_cluster(spec)]
-    return found + [f"{secret['metadata']['name']}: a Secret" for secret in of_kind(manifests, "Secret")]
+        broken += [f"{name}: {rule}" for rule in _ray_cluster(spec)]
+    return broken + [f"{secret['metadata']['name']}: a Secret" for secret in of_kind(manifests, "Secret")]
 
 
 def _container(container: dict[str, Any]) -> Iterator[str]:
     context = container.get("securityContext", {})
-    wanted = {
+    required = {
         "runAsNonRoot": True,
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": _SECCOMP,
     }
-    if context != wanted:
+    if context != required:
         yield f"securityContext is {context}"
 
     writable = {m["mountPath"] for m in container.get("volumeMounts", []) if not m.get("readOnly")}
@@ -76,8 +78,8 @@ def _container(container: dict[str, Any]) -> Iterator[str]:
 
 def _pod(pod: Pod) -> Iterator[str]:
     context = pod.spec.get("securityContext", {})
-    wanted = {"runAsNonRoot": True, "seccompProfile": _SECCOMP}
-    if context != wanted | dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), USER):
+    required = {"runAsNonRoot": True, "seccompProfile": _SECCOMP}
+    if context != required | dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), USER):
         yield f"securityContext is {context}"
     if host := {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys():
         yield f"shares the host's {sorted(host)}"

@@ -48,8 +48,12 @@ def overlay(name: str) -> list[Manifest]:
 
 def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
     """The manifest of that kind and name."""
-    (found,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
-    return found
+    (manifest,) = [
+        candidate
+        for candidate in manifests
+        if candidate["kind"] == kind and candidate["metadata"]["name"] == name
+    ]
+    return manifest
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
@@ -60,8 +64,8 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
 @functools.cache
 def _definitions() -> dict[str, Any]:
     core: dict[str, Any] = json.loads((SCHEMAS / "kubernetes-1.34.json").read_text())["definitions"]
-    others = ("kuberay-1.7.yaml", "prometheus-operator.yaml")
-    for name in others:
+    files = ("kuberay-1.7.yaml", "prometheus-operator.yaml")
+    for name in files:
         core |= yaml.safe_load((SCHEMAS / name).read_text())["definitions"]
     return core
 
@@ -69,13 +73,13 @@ def _definitions() -> dict[str, Any]:
 @functools.cache
 def _validators() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
     definitions = _definitions()
-    found = {}
+    validators = {}
     for name, definition in definitions.items():
         for kind in definition.get("x-kubernetes-group-version-kind", []):
             version = f"{kind['group']}/{kind['version']}" if kind["group"] else kind["version"]
             schema = {"$ref": f"#/definitions/{name}", "definitions": definitions}
-            found[version, kind["kind"]] = jsonschema.Draft202012Validator(schema)
-    return found
+            validators[version, kind["kind"]] = jsonschema.Draft202012Validator(schema)
+    return validators
 
 
 def problems(manifest: Manifest) -> list[str]:
@@ -127,8 +131,8 @@ def _pods(node: Any, where: str) -> Iterator[Pod]:
 
 def ray_cluster_specs(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:
     """The spec of the standing cluster and of every RayJob's cluster."""
-    found = [(m["metadata"]["name"], m["spec"]) for m in of_kind(manifests, "RayCluster")]
-    return found + [(name, job["rayClusterSpec"]) for name, job in job_specs(manifests)]
+    standing = [(m["metadata"]["name"], m["spec"]) for m in of_kind(manifests, "RayCluster")]
+    return standing + [(name, job["rayClusterSpec"]) for name, job in job_specs(manifests)]
 
 
 def job_specs(manifests: list[Manifest]) -> list[tuple[str, dict[str, Any]]]:

@@ -23,7 +23,7 @@ def named(expr: str) -> Named:
     """What `expr` names; metrics of Masklake, Ray and KubeRay begin with their names, and `up` is Prometheus' own."""
     plain = _STRING.sub('""', expr)
     groups = {label.strip() for group in _GROUPING.findall(plain) for label in group.split(",")}
-    found = [
+    selectors = [
         (m[1], frozenset(_MATCHER.findall(m[2] or ""))) for m in _SELECTOR.finditer(_GROUPING.sub("", plain))
     ]
-    return Named(found, frozenset(groups - {""}))
+    return Named(selectors, frozenset(groups - {""}))

@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape
 class _Object:
     data: bytes
     generation: int
-    at: datetime.datetime
+    written_at: datetime.datetime
 
 
 @dataclass
@@ -66,15 +66,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         with self.gcs.lock:
-            there = self.gcs.objects.get(key)
-            wanted = self.headers.get("x-goog-if-generation-match")
-            if wanted is not None and self.gcs.heeds and int(wanted) != (there.generation if there else 0):
+            present = self.gcs.objects.get(key)
+            generation = self.headers.get("x-goog-if-generation-match")
+            if (
+                generation is not None
+                and self.gcs.heeds
+                and int(generation) != (present.generation if present else 0)
+            ):
                 self._answer(412)
                 return
             self.gcs.generations += 1
-            made = _Object(data, self.gcs.generations, datetime.datetime.now(datetime.UTC))
-            self.gcs.objects[key] = made
-        self._answer(200, **_headers(made))
+            stored = _Object(data, self.gcs.generations, datetime.datetime.now(datetime.UTC))
+            self.gcs.objects[key] = stored
+        self._answer(200, **_headers(stored))
 
     def do_GET(self) -> None:
         key, query = self._key()
@@ -83,16 +87,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not key:
             self._answer(200, self._listing(query.get("prefix", [""])[0]))
             return
-        found = self.gcs.objects.get(key)
-        if found is None:
+        stored = self.gcs.objects.get(key)
+        if stored is None:
             self._answer(404)
             return
-        status, data, more = 200, found.data, {}
+        status, data, more = 200, stored.data, {}
         if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, end = int(span[1]), int(span[2] or len(data) - 1)
             status, data = 206, data[start : end + 1]
-            more = {"Content_Range": f"bytes {start}-{start + len(data) - 1}/{len(found.data)}"}
-        self._answer(status, data, **_headers(found) | more | {"Content_Length": str(len(data))})
+            more = {"Content_Range": f"bytes {start}-{start + len(data) - 1}/{len(stored.data)}"}
+        self._answer(status, data, **_headers(stored) | more | {"Content_Length": str(len(data))})
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -103,9 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _listing(self, prefix: str) -> bytes:
         entries = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(one.data)}</Size><ETag>{_etag(one)}</ETag>"
-            f"<LastModified>{one.at:%Y-%m-%dT%H:%M:%S.%fZ}</LastModified></Contents>"
-            for key, one in sorted(self.gcs.objects.items())
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(stored.data)}</Size><ETag>{_etag(stored)}</ETag>"
+            f"<LastModified>{stored.written_at:%Y-%m-%dT%H:%M:%S.%fZ}</LastModified></Contents>"
+            for key, stored in sorted(self.gcs.objects.items())
             if key.startswith(prefix)
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
@@ -114,15 +118,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _etag(one: _Object) -> str:
-    return f'"{hashlib.md5(one.data + str(one.generation).encode()).hexdigest()}"'  # noqa: S324  # as GCS does
+def _etag(stored: _Object) -> str:
+    return f'"{hashlib.md5(stored.data + str(stored.generation).encode()).hexdigest()}"'  # noqa: S324  # as GCS does
 
 
-def _headers(one: _Object) -> dict[str, str]:
+def _headers(stored: _Object) -> dict[str, str]:
     return {
-        "ETag": _etag(one),
-        "x_goog_generation": str(one.generation),
-        "Last_Modified": email.utils.format_datetime(one.at, usegmt=True),
+        "ETag": _etag(stored),
+        "x_goog_generation": str(stored.generation),
+        "Last_Modified": email.utils.format_datetime(stored.written_at, usegmt=True),
     }
 
 

@@ -58,12 +58,12 @@ def unavailable() -> str | None:
             server.settimeout(15)
             with server.accept()[0] as heard:
                 heard.settimeout(5)
-                peer, said = heard.getpeername()[0], heard.recv(4)
+                peer, message = heard.getpeername()[0], heard.recv(4)
             machine.process.wait(timeout=10)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        return f"no network namespaces: {str(said).strip()}"
-    return None if (peer, said) == (machine.address, b"here") else f"heard {said!r} from {peer}"
+        message = getattr(error, "stderr", None) or error
+        return f"no network namespaces: {str(message).strip()}"
+    return None if (peer, message) == (machine.address, b"here") else f"heard {message!r} from {peer}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,18 +164,18 @@ class Network:
 
     def forward(self, port: int) -> int:
         """Have the machines reach what listens at `port` of this machine's loopback: the port of `host` for it."""
-        made = asyncio.run_coroutine_threadsafe(self._forwarding(port), self._loop)
-        return made.result(timeout=10)
+        future = asyncio.run_coroutine_threadsafe(self._forwarding(port), self._loop)
+        return future.result(timeout=10)
 
     async def _forwarding(self, port: int) -> int:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
-                there = await asyncio.open_connection(_LOOPBACK, port)
-                await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+                connection = await asyncio.open_connection(_LOOPBACK, port)
+                await asyncio.gather(_copy(reader, connection[1]), _copy(connection[0], writer))
 
         server = await asyncio.start_server(serve, self.host, 0)
-        found: int = server.sockets[0].getsockname()[1]
-        return found
+        forwarded: int = server.sockets[0].getsockname()[1]
+        return forwarded
 
     def _claimed(self) -> int:
         """A number that no other network of this machine has; it is free again when this process ends."""

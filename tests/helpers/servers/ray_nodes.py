@@ -56,18 +56,18 @@ class Node:
 
     name: str
     process: subprocess.Popen[bytes]
-    said: Path
+    log: Path
     mark: str = field(repr=False)
     machine: Machine | None
 
     def family(self) -> list[psutil.Process]:
         """Those that carry the mark, and their children: Ray's agents overwrite their environment with a title."""
-        found = set()
+        processes = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 if process.environ().get(_MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found |= {process, *process.children(recursive=True)}
-        return list(found)
+                    processes |= {process, *process.children(recursive=True)}
+        return list(processes)
 
     def kill(self) -> None:
         """SIGKILL all of it at once."""
@@ -133,8 +133,8 @@ class RayNodes:
         if self.network is None:
             return self._s3.env
         host, port = self.network.host, urllib.parse.urlsplit(self._s3.endpoint).port or 80
-        there = replace(self._s3, endpoint=f"http://{host}:{self.network.forward(port)}").env
-        return there | {name: f"{there[name]},{host}" for name in ("NO_PROXY", "no_proxy")}
+        environment = replace(self._s3, endpoint=f"http://{host}:{self.network.forward(port)}").env
+        return environment | {name: f"{environment[name]},{host}" for name in ("NO_PROXY", "no_proxy")}
 
     @property
     def host(self) -> str:
@@ -172,27 +172,27 @@ class RayNodes:
 
     def plug(self, name: str) -> None:
         """Give a node its network back. It may end: it was given up."""
-        node = next(one for one in self._unplugged if one.name == name)
+        node = next(node for node in self._unplugged if node.name == name)
         assert node.machine is not None
         node.machine.plug()
 
     def _take(self, name: str) -> Node:
-        node = next(one for one in self.nodes if one.name == name)
+        node = next(node for node in self.nodes if node.name == name)
         self.nodes.remove(node)
         return node
 
     def exposed(self) -> set[str]:
         """Where the cluster's processes wait for connections that others than this machine and the cluster can make."""
-        found = set()
+        addresses = set()
         ours = Path("/proc/self/ns/net").readlink()
-        for process in (one for node in self.nodes for one in node.family()):
+        for process in (process for node in self.nodes for process in node.family()):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
                 # A machine of the network has no way to anywhere else.
                 if self.network is None or Path(f"/proc/{process.pid}/ns/net").readlink() == ours:
-                    found |= {
+                    addresses |= {
                         c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN
                     }
-        return found - {LOOPBACK, f"::ffff:{LOOPBACK}", "::1"}
+        return addresses - {LOOPBACK, f"::ffff:{LOOPBACK}", "::1"}
 
     def ask(self, path: str) -> Any:
         """What the dashboard answers."""
@@ -207,30 +207,28 @@ class RayNodes:
                 raise OSError(f"{path}: HTTP {answer.status}")
             return json.load(answer)
 
-    def listed(self, what: str, **where: str) -> list[dict[str, Any]]:
+    def listed(self, kind: str, **where: str) -> list[dict[str, Any]]:
         """Ray's state of `nodes`, `actors` or `tasks`; of those whose fields are as in `where`."""
         query = [("detail", "1"), ("limit", "10000")]
         for key, value in where.items():
             query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
-        answer = self.ask(f"/api/v0/{what}?{urllib.parse.urlencode(query)}")
-        found: list[dict[str, Any]] = answer["data"]["result"]["result"]
-        return found
+        answer = self.ask(f"/api/v0/{kind}?{urllib.parse.urlencode(query)}")
+        entries: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        return entries
 
     def node_ids(self) -> dict[str, str]:
         """The names of all nodes there ever were, by their ids."""
         return {node["node_id"]: node["node_name"] for node in self.listed("nodes")}
 
-    def wait_until(self, true: Callable[[], Any], seconds: float) -> Any:
-        """What `true` returns once it is true. Fails when a node ends by itself before."""
+    def wait_until(self, condition: Callable[[], Any], seconds: float) -> Any:
+        """What `condition` returns once that is true. Fails when a node ends by itself before."""
         end = time.monotonic() + seconds
-        while not (found := true()):
+        while not (value := condition()):
             for node in self.nodes:
-                assert node.process.poll() is None, (
-                    f"node {node.name} ended:\n{node.said.read_text()[-4000:]}"
-                )
+                assert node.process.poll() is None, f"node {node.name} ended:\n{node.log.read_text()[-4000:]}"
             assert time.monotonic() < end, f"waited {seconds} s"
             time.sleep(0.2)
-        return found
+        return value
 
     def names(self) -> set[str]:
         """Of the nodes that are alive, as the cluster sees it."""
@@ -239,10 +237,12 @@ class RayNodes:
         return set()
 
     def _start(self, name: str, cpus: int) -> Node:
-        mark, said = uuid.uuid4().hex, self._folder / f"{name}.log"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+        mark, log = uuid.uuid4().hex, self._folder / f"{name}.log"
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))
+        }
         env = {
-            **kept,
+            **inherited,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self.env,
             **{f"RAY_health_check_{name}": value for name, value in _HEALTH.items()},
@@ -250,7 +250,7 @@ class RayNodes:
             _MARK: mark,
         }
         machine = None
-        with said.open("wb") as output:
+        with log.open("wb") as output:
             if self.network is not None:
                 machine = self.network.start(
                     name, lambda address: self._command(name, cpus, address), env=env, output=output
@@ -266,7 +266,7 @@ class RayNodes:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        node = Node(name=name, process=process, said=said, mark=mark, machine=machine)
+        node = Node(name=name, process=process, log=log, mark=mark, machine=machine)
         self.nodes.append(node)
         return node
 
@@ -301,9 +301,9 @@ class _Direct(socket.socket):
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
         return port
 
 

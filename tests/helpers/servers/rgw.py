@@ -216,7 +216,7 @@ class RGW:
         return ours | {"CEPH_CONF": f"{self._root}/ceph.conf", "CEPH_ARGS": "--no-mon-config"}
 
     def _run(self, *command: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=self._root,
             env=self._environ(),
@@ -226,9 +226,9 @@ class RGW:
             timeout=120,
             check=False,
         )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} exited {done.returncode}: {done.stderr[-2000:]}")
-        return done.stdout
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} exited {process.returncode}: {process.stderr[-2000:]}")
+        return process.stdout
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self._root / "run" / f"{name}.out").open("ab") as out:

@@ -31,13 +31,13 @@ def _permitted() -> None:
 
 
 def test_a_machine_reaches_the_network_and_nothing_else(tmp_path: Path) -> None:
-    with Network() as made:
-        with (tmp_path / "said").open("wb") as said:
+    with Network() as net:
+        with (tmp_path / "said").open("wb") as output:
             command = "uname -n; ip -o -4 address; ip route; ls -d /proc/[0-9]*"
-            machine = made.start("far", lambda _: ["sh", "-c", command], env=dict(os.environ), output=said)
+            machine = net.start("far", lambda _: ["sh", "-c", command], env=dict(os.environ), output=output)
             machine.process.wait(10)
         lines = (tmp_path / "said").read_text()
-    subnet = made.host.rpartition(".")[0]
+    subnet = net.host.rpartition(".")[0]
     assert lines.startswith("far\n"), lines
     assert [line.split()[3] for line in lines.splitlines() if " inet " in line] == [
         "127.0.0.1/8",
@@ -48,12 +48,12 @@ def test_a_machine_reaches_the_network_and_nothing_else(tmp_path: Path) -> None:
     ] == [f"{subnet}.0/24"]
     assert "/proc/1\n" in lines
     assert f"/proc/{os.getpid()}\n" not in lines
-    assert not Path("/sys/class/net", made.bridge).exists()
+    assert not Path("/sys/class/net", net.bridge).exists()
 
 
 def test_two_networks_at_once_are_two() -> None:
-    with Network() as one, Network() as two:
-        assert one.host != two.host
+    with Network() as first, Network() as second:
+        assert first.host != second.host
 
 
 def test_what_a_killed_test_leaves_is_removed() -> None:
@@ -68,6 +68,6 @@ def test_what_a_killed_test_leaves_is_removed() -> None:
     while Path("/proc", pid, "exe").exists():
         assert time.monotonic() < end, "its machine runs on"
         time.sleep(0.05)
-    with Network() as made:  # takes the first name that nobody uses
-        assert made.bridge == bridge
+    with Network() as net:  # takes the first name that nobody uses
+        assert net.bridge == bridge
     assert not Path("/sys/class/net", bridge).exists()

@@ -86,8 +86,8 @@ def test_a_slow_node_is_waited_for_and_a_dead_one_is_not(monkeypatch: pytest.Mon
             raise answer
         return answer
 
-    ended: list[int | None] = [None]
-    process = SimpleNamespace(process=SimpleNamespace(poll=lambda: ended[0]))
+    exit_codes: list[int | None] = [None]
+    process = SimpleNamespace(process=SimpleNamespace(poll=lambda: exit_codes[0]))
     killed: list[bool] = []
     node = SimpleNamespace(
         all_processes={"raylet": [process]}, kill_all_processes=lambda **_: killed.append(True)
@@ -99,7 +99,7 @@ def test_a_slow_node_is_waited_for_and_a_dead_one_is_not(monkeypatch: pytest.Mon
         ray_node.Node.start_head_processes(node)
         assert services.get_node("address", "id") == {"node": 1}
     assert killed == []
-    answers, ended[0] = iter([RuntimeError("not yet")]), 1
+    answers, exit_codes[0] = iter([RuntimeError("not yet")]), 1
     with pytest.raises(OSError, match="its raylet ended at once"), start._patient():
         ray_node.Node.start_head_processes(node)
         services.get_node("address", "id")

@@ -15,16 +15,16 @@ FULL = ({"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0})
 
 
 @pytest.mark.parametrize(
-    ("free", "there"),
+    ("free", "total"),
     [
         pytest.param({"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}, id="there is room"),
         pytest.param({"CPU": 4.0}, {"CPU": 8.0}, id="there are no GPUs, which is told elsewhere"),
     ],
 )
 def test_nothing_is_said_where_nothing_is_waited_for(
-    free: Mapping[str, float], there: Mapping[str, float]
+    free: Mapping[str, float], total: Mapping[str, float]
 ) -> None:
-    assert lacking("it", NEEDED, free, there, 60) is None
+    assert lacking("it", NEEDED, free, total, 60) is None
 
 
 def test_it_says_what_is_needed_and_what_is_free() -> None:
@@ -39,12 +39,12 @@ def test_it_is_said_ever_more_rarely_until_work_begins(monkeypatch: pytest.Monke
     clock = [0.0]
     monkeypatch.setattr(waiting.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(waiting, "_resources", lambda: FULL)
-    said, watched = io.StringIO(), []
-    tell = telling(watched.append, bool, "it", NEEDED, Console(file=said, width=500))
+    output, watched = io.StringIO(), []
+    tell = telling(watched.append, bool, "it", NEEDED, Console(file=output, width=500))
     lines = []
-    for now, begun in ((5, False), (25, False), (30, False), (65, False), (400, True), (9999, False)):
+    for now, started in ((5, False), (25, False), (30, False), (65, False), (400, True), (9999, False)):
         clock[0] = float(now)
-        tell(begun)
-        lines.append(said.getvalue().count("waiting"))
+        tell(started)
+        lines.append(output.getvalue().count("waiting"))
     assert lines == [0, 1, 1, 2, 2, 2]
     assert watched == [False, False, False, False, True, False]

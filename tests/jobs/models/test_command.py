@@ -22,9 +22,9 @@ from tests.jobs.labels.test_command import Masklake
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint: the demo model under another name."""
-    made = tmp_path / "trained"
-    shutil.copytree(ROOT / "model" / "weights" / "demo", made)
-    return renamed(made, "photos")
+    trained = tmp_path / "trained"
+    shutil.copytree(ROOT / "model" / "weights" / "demo", trained)
+    return renamed(trained, "photos")
 
 
 def renamed(folder: Path, name: str, **preprocessing: int) -> Path:
@@ -54,7 +54,10 @@ def test_models_are_added_promoted_and_rolled_back(masklake: Masklake, folder: P
     )
     assert masklake("models", "promote", lake, "production", "--alias", "staging")[0] == 0
     listed = json.loads(masklake("models", "list", lake, "--json")[1])
-    assert {one["model"]: one["aliases"] for one in listed} == {first: [], second: ["production", "staging"]}
+    assert {entry["model"]: entry["aliases"] for entry in listed} == {
+        first: [],
+        second: ["production", "staging"],
+    }
     assert "did you mean 'production'?" in masklake("models", "show", lake, "prodution")[2]
     with pytest.raises(ModelError, match="did you mean 'staging'"):
         models.resolve("stagging", Storage(), lake=str(lake))
@@ -66,9 +69,9 @@ def test_models_are_added_promoted_and_rolled_back(masklake: Masklake, folder: P
         masklake("models", "rollback", lake, "photos")[1]
         == f"photos:production is {first} again; it was {second}\n"
     )
-    shown = json.loads(masklake("models", "show", lake, "production")[1])
-    assert (shown["model"], shown["aliases"], len(shown["moves"])) == (first, ["production"], 4)
-    assert shown["spec"]["name"] == "photos"
+    facts = json.loads(masklake("models", "show", lake, "production")[1])
+    assert (facts["model"], facts["aliases"], len(facts["moves"])) == (first, ["production"], 4)
+    assert facts["spec"]["name"] == "photos"
 
 
 def test_mistakes_get_one_line(masklake: Masklake, folder: Path, tmp_path: Path) -> None:
@@ -143,5 +146,5 @@ def test_models_in_s3(s3_bucket: Bucket, masklake: Callable[..., object], folder
     lake = f"{s3_bucket.uri}/lake"
     masklake("models", "add", folder, lake)
     masklake("models", "promote", lake, f"photos@{fingerprint(folder)}")
-    found = models.resolve("production", Storage(), lake=lake)
-    assert (found.spec.name, found.fingerprint) == ("photos", fingerprint(folder))
+    resolved = models.resolve("production", Storage(), lake=lake)
+    assert (resolved.spec.name, resolved.fingerprint) == ("photos", fingerprint(folder))

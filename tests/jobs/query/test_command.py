@@ -133,11 +133,11 @@ def test_json_is_one_array_that_gives_back_every_value(ask: Ask, lake: str, host
     code, out, _ = ask("select * from instances order by score", "--lake", lake, "--format", "json")
     assert code == 0
     assert out.startswith("[\n{") and out.endswith("}\n]\n")
-    found = json.loads(out)
-    assert [row["score"] for row in found] == [0.25, 0.7, 0.9]  # not 0.699999988079071
-    assert found[2]["mask"] == {"size": [48, 64], "counts": instance("person", 1.0)["mask"]["counts"]}
-    assert found[2]["keypoints"][0]["name"] == "nose"
-    assert found[0]["keypoints"] is None
+    rows_read = json.loads(out)
+    assert [row["score"] for row in rows_read] == [0.25, 0.7, 0.9]  # not 0.699999988079071
+    assert rows_read[2]["mask"] == {"size": [48, 64], "counts": instance("person", 1.0)["mask"]["counts"]}
+    assert rows_read[2]["keypoints"][0]["name"] == "nose"
+    assert rows_read[0]["keypoints"] is None
     _, out, _ = ask(
         "select uri, error from images order by error nulls last", "--lake", hostile, "--format", "json"
     )
@@ -162,12 +162,12 @@ def test_csv_gives_back_every_value(ask: Ask, lake: str, hostile: str) -> None:
     query = "select label, score, mask, area, processed_at from instances join images using (run, image_id) order by 2"
     code, out, _ = ask(query, "--lake", lake, "--format", "csv")
     assert code == 0
-    found = list(csv.DictReader(io.StringIO(out)))
-    assert [(row["label"], row["score"], row["area"]) for row in found] == [
+    rows_read = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["label"], row["score"], row["area"]) for row in rows_read] == [
         ("cat", "0.25", "192"), ("dog", "0.7", "192"), ("person", "0.9", "192")
     ]  # fmt: skip
-    assert json.loads(found[0]["mask"])["size"] == [48, 64]
-    assert found[0]["processed_at"] == "2026-11-22 23:54:16.000000Z"
+    assert json.loads(rows_read[0]["mask"])["size"] == [48, 64]
+    assert rows_read[0]["processed_at"] == "2026-11-22 23:54:16.000000Z"
     _, out, _ = ask("select uri, error from errors", "--lake", hostile, "--format", "csv")
     assert list(csv.reader(io.StringIO(out, newline=""))) == [
         ["uri", "error"],

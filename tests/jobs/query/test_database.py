@@ -74,8 +74,8 @@ def test_all_tables_hold_every_run(three_runs: LakeBuilder) -> None:
 @pytest.mark.parametrize(("run", "uris"), [(R1, "abc"), (R2, "bcd"), (R3, "c"), ("last", "c")])
 def test_one_run_can_be_chosen(three_runs: LakeBuilder, run: str, uris: str) -> None:
     for table in ("images", "all_images"):
-        found = rows(three_runs, f"select uri from {table} order by 1", run)
-        assert [uri[-1] for (uri,) in found] == list(uris)
+        rows_of_run = rows(three_runs, f"select uri from {table} order by 1", run)
+        assert [uri[-1] for (uri,) in rows_of_run] == list(uris)
     assert rows(three_runs, "select count(*) from runs", run) == [(1,)]
 
 
@@ -94,11 +94,11 @@ def test_newest_rows_agree_with_a_plain_reading_of_all_of_them(builder: LakeBuil
         folder = chance.choice(["x", "x", "y", str(i)])
         for _ in range(chance.randint(1, 3)):
             names = [f"s3://p/{folder}/é{n:03d}" for n in chance.sample(range(12), chance.randint(1, 8))]
-            found = {name: [instance(chance.choice(["dog", "cat"]), chance.random())] for name in names}
+            images = {name: [instance(chance.choice(["dog", "cat"]), chance.random())] for name in names}
             already = {uri for uri, (owner, _) in newest.items() if owner == run}
-            found = {name: rows for name, rows in found.items() if name not in already}
-            builder.part(run, found)
-            newest.update({name: (run, [row["label"] for row in rows]) for name, rows in found.items()})
+            images = {name: rows for name, rows in images.items() if name not in already}
+            builder.part(run, images)
+            newest.update({name: (run, [row["label"] for row in rows]) for name, rows in images.items()})
     expected_images = sorted((uri, run) for uri, (run, _) in newest.items())
     expected_instances = sorted(
         (uri, run, label) for uri, (run, labels) in newest.items() for label in labels
@@ -195,10 +195,10 @@ def test_an_image_labelled_as_empty_is_labelled_and_has_no_labels(builder: LakeB
         [empty_label_row("s3://p/b", labelled_at=later, split="val"), empty_label_row("s3://p/c", width=None)]
     )
     assert rows(builder, "select uri, count(*) from labels group by all") == [("s3://p/a", 2)]
-    found = rows(
+    result = rows(
         builder, "select uri, width, n_instances, source, split, labelled_at from labelled order by uri"
     )
-    assert found == [
+    assert result == [
         ("s3://p/a", 64, 2, "human", "train", WHEN),
         ("s3://p/b", 64, 0, "human", "val", later),
         ("s3://p/c", None, 0, "human", "train", WHEN),
@@ -211,10 +211,10 @@ def test_runs_tell_what_their_records_tell(builder: LakeBuilder) -> None:
                    instances=70, seconds=5.0)  # fmt: skip
     builder.raw_record(R2, counts=None)
     builder.part(R3, {"s3://p/a": []})
-    found = rows(
+    result = rows(
         builder, "select run, state, model, images, done, ok, failures, instances, seconds, attempt from runs"
     )
-    assert found == [
+    assert result == [
         (R3, "unreadable", None, None, 0, 0, 0, None, None, None),
         (R2, "unreadable", None, None, 0, 0, 0, None, None, None),
         (R1, "complete", "demo@0123456789ab", 10, 10, 7, 3, 70, 5.0, 1),
@@ -236,12 +236,12 @@ def test_a_newer_schema_is_refused_wherever_it_shows(builder: LakeBuilder, tmp_p
         with pytest.raises(UserError, match=rf"part-.*\.parquet: was {newer}"):
             rows(builder, f"from {table}")
     assert rows(builder, "select count(*) from instances", R1) == [(1,)]
-    other = LakeBuilder(str(tmp_path / "other"))
-    other.part(R1, {"s3://p/a": [instance("dog", 0.9)]})
-    other.raw_record(R1, schema_version=2)
+    other_lake = LakeBuilder(str(tmp_path / "other"))
+    other_lake.part(R1, {"s3://p/a": [instance("dog", 0.9)]})
+    other_lake.raw_record(R1, schema_version=2)
     for table in ("images", "runs"):
         with pytest.raises(UserError, match=rf"run\.json: was {newer}"):
-            rows(other, f"from {table}")
+            rows(other_lake, f"from {table}")
 
 
 def test_what_is_no_lake_is_named(tmp_path: Path) -> None:
@@ -298,9 +298,9 @@ def test_storage_that_fails_while_it_is_read_is_named(
     monkeypatch.setattr(Lake, "arrow", lambda lake: (Failing(), lake.uri))
     with pytest.raises(
         UserError, match=rf"{three_runs.uri}/images/run=.*parquet: cannot read it: .*{error}"
-    ) as told:
+    ) as caught:
         rows(three_runs, "from all_images")
-    assert "Traceback" not in str(told.value)
+    assert "Traceback" not in str(caught.value)
 
 
 class CountingFile:
@@ -344,8 +344,8 @@ class CountingFilesystem:
                     chunk = file.metadata.row_group(group).column(index)
                     start = chunk.dictionary_page_offset or chunk.data_page_offset
                     end = start + chunk.total_compressed_size
-                    for other, offset, size in self.reads:
-                        if other == path and offset < end and offset + size > start:
+                    for read_path, offset, size in self.reads:
+                        if read_path == path and offset < end and offset + size > start:
                             touched.add((first, chunk.path_in_schema))
         return touched
 

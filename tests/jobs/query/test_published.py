@@ -45,8 +45,8 @@ def test_the_same_rows_as_ours(tmp_path: Path, masklake: Run) -> None:
             assert rows
 
 
-@pytest.mark.parametrize(("table", "made"), [("runs", "images"), ("labels", "labelled")])
-def test_tables_without_files_are_left_out(tmp_path: Path, masklake: Run, table: str, made: str) -> None:
+@pytest.mark.parametrize(("table", "view"), [("runs", "images"), ("labels", "labelled")])
+def test_tables_without_files_are_left_out(tmp_path: Path, masklake: Run, table: str, view: str) -> None:
     builder = LakeBuilder(str(tmp_path / "lake"))
     if table == "runs":
         builder.part(R1, {"s3://p/a.jpg": [instance("person", 0.9)]})
@@ -55,7 +55,7 @@ def test_tables_without_files_are_left_out(tmp_path: Path, masklake: Run, table:
     _, printed, _ = masklake("query", "--views", "--lake", builder.uri)
     with duckdb.connect() as theirs:
         theirs.execute(printed)
-        assert len(theirs.sql(f"from {made}").fetchall()) == 1
+        assert len(theirs.sql(f"from {view}").fetchall()) == 1
 
 
 def test_it_is_of_a_lake(tmp_path: Path, masklake: Run) -> None:

@@ -166,15 +166,15 @@ def test_a_complete_run_says_nothing_of_resuming(builder: LakeBuilder, masklake:
 
 def test_a_run_as_json_holds_record_and_failures(builder: LakeBuilder, masklake: Masklake) -> None:
     builder.part(R1, [(image("s3://p/\x9bd", status="missing", error="gone"), [])])
-    made = builder.record(R1, counts={"missing": 1}, stages=STAGES)
+    written = builder.record(R1, counts={"missing": 1}, stages=STAGES)
     _, out, _ = masklake("run", "show", builder.uri, R1, "--json")
     assert out.isascii()
-    shown = json.loads(out)
-    assert shown["failures"] == [
+    facts = json.loads(out)
+    assert facts["failures"] == [
         {"status": "missing", "error": "gone", "images": 1, "example": "s3://p/\x9bd"}
     ]
-    assert shown["record"]["stages"] == made.stages
-    assert shown["summary"]["failures"] == 1
+    assert facts["record"]["stages"] == written.stages
+    assert facts["summary"]["failures"] == 1
 
 
 @pytest.mark.parametrize("strange", [

@@ -41,8 +41,8 @@ def test_a_schedule_from_its_first_day_to_its_last(do: Do, tmp_path: Path) -> No
     rows = [line.split("  ")[0] for line in do("list")[1].splitlines()]
     assert rows[0].startswith("schedule")
     assert rows[2:4] == ["nightly", "often"]
-    shown = json.loads(do("show", "often")[1])
-    assert (shown["every"], shown["lock"], len(shown["next"])) == (
+    facts = json.loads(do("show", "often")[1])
+    assert (facts["every"], facts["lock"], len(facts["next"])) == (
         900,
         f"{tmp_path}/lake/locks/labels-stats.json",
         3,
@@ -58,7 +58,7 @@ def test_a_schedule_from_its_first_day_to_its_last(do: Do, tmp_path: Path) -> No
     assert (firing["state"], firing["run"], firing["manual"]) == ("ok", "20261125T020000-abcdef", True)
     assert do("remove", "nightly")[1] == "nightly is removed\n"
     assert " by hand " in do("history", "nightly")[1]
-    assert [one["name"] for one in json.loads(do("list", "--json")[1])] == ["often"]
+    assert [entry["name"] for entry in json.loads(do("list", "--json")[1])] == ["often"]
 
 
 def test_once_fires_what_is_due_and_no_more(do: Do, tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_once_fires_what_is_due_and_no_more(do: Do, tmp_path: Path) -> None:
     do("add", "later", "--cron", "0 0 1 1 *", "--", "segment", "run", "lake")
     while not diary(tmp_path / "lake"):
         assert do("serve", "--once")[0] == 0
-    assert {one["schedule"] for one in json.loads(do("history", "--json")[1])} == {"soon"}
+    assert {entry["schedule"] for entry in json.loads(do("history", "--json")[1])} == {"soon"}
     do("add", "bad", "--every", "1s", "--", "segment", "exit=1", "lake")
     while do("serve", "--once")[0] == 0:
         pass
     assert "bad" in {
-        one["schedule"] for one in json.loads(do("history", "--json")[1]) if one["state"] == "failed"
+        entry["schedule"] for entry in json.loads(do("history", "--json")[1]) if entry["state"] == "failed"
     }
 
 
@@ -80,7 +80,7 @@ def test_run_now_tries_again_and_tells_how_it_ended(do: Do) -> None:
     code, out, _ = do("run-now", "bad")
     assert code == 1
     assert [line.split()[1] for line in out.splitlines()] == ["event=started", "event=failed"] * 2
-    assert [one["attempt"] for one in json.loads(do("history", "--json")[1])] == [2, 1]
+    assert [entry["attempt"] for entry in json.loads(do("history", "--json")[1])] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
     )
     assert settings["ExecStart"].endswith("/masklake schedule serve")
-    wanted = {
+    expected = {
         "Restart": "on-failure",
         "KillMode": "mixed",
         "User": "masklake",
@@ -185,12 +185,12 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
     }
-    assert {name: settings.get(name) for name in wanted} == wanted
+    assert {name: settings.get(name) for name in expected} == expected
     if shutil.which("systemd-analyze"):
         unit = tmp_path / "masklake-schedule.service"
         masklake = Path(sys.executable).with_name("masklake")
         unit.write_text(text.replace("/opt/masklake/.venv/bin/masklake", str(masklake)))
-        done = subprocess.run(
+        process = subprocess.run(
             ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (process.returncode, process.stderr) == (0, "")

@@ -12,20 +12,20 @@ from masklake.pipeline.errors import UserError
 BERLIN = "Europe/Berlin"
 
 
-def at(text: str) -> datetime.datetime:
+def utc_time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
 
 
 def times(timing: Timing, start: str, n: int, timezone: str = "UTC") -> list[str]:
     """The next `n` times after `start`, which is UTC, by a clock of `timezone`."""
-    moment, found = at(start), []
+    moment, texts = utc_time(start), []
     for _ in range(n):
         following = timing.after(moment)
         assert following is not None
         assert following > moment
         moment = following
-        found.append(f"{moment.astimezone(zone(timezone)):%a %m-%d %H:%M:%S %Z}")
-    return found
+        texts.append(f"{moment.astimezone(zone(timezone)):%a %m-%d %H:%M:%S %Z}")
+    return texts
 
 
 def test_a_time_that_clocks_leap_over_runs_once_an_hour_later() -> None:
@@ -78,34 +78,39 @@ def test_what_runs_every_hour_runs_in_every_hour_that_passes(timezone: str, expr
     cron, tz = Cron(expression, timezone), zoneinfo.ZoneInfo(timezone)
     minutes = cron.numbers[1]
     # The days around every change of the offset, and one other.
-    start, days = at("2026-01-01T00:00"), []
+    start, days = utc_time("2026-01-01T00:00"), []
     for day in range(365):
-        one = start + datetime.timedelta(days=day)
-        if one.astimezone(tz).utcoffset() != (one + datetime.timedelta(days=1)).astimezone(tz).utcoffset():
-            days.append(one)
-    for one in [*days, start]:
+        midnight = start + datetime.timedelta(days=day)
+        if (
+            midnight.astimezone(tz).utcoffset()
+            != (midnight + datetime.timedelta(days=1)).astimezone(tz).utcoffset()
+        ):
+            days.append(midnight)
+    for midnight in [*days, start]:
         expected = [
             moment
             for minute in range(1440)
-            if (moment := one + datetime.timedelta(minutes=minute)).astimezone(tz).minute in minutes
+            if (moment := midnight + datetime.timedelta(minutes=minute)).astimezone(tz).minute in minutes
             and (moment.astimezone(tz).isoweekday() % 7) in cron.numbers[5]
         ]
-        found, moment = [], one - datetime.timedelta(seconds=1)
-        while (following := cron.after(moment)) is not None and following < one + datetime.timedelta(days=1):
-            found.append(following)
+        fired, moment = [], midnight - datetime.timedelta(seconds=1)
+        while (following := cron.after(moment)) is not None and following < midnight + datetime.timedelta(
+            days=1
+        ):
+            fired.append(following)
             moment = following
-        assert found == expected
+        assert fired == expected
 
 
 @pytest.mark.parametrize("timezone", [BERLIN, "America/New_York", "Pacific/Auckland"])
 def test_a_time_of_the_day_runs_once_on_each_day_of_the_year(timezone: str) -> None:
     # CronTrigger by itself loses the one at midnight on the day after clocks are set forward.
     for expression in ("30 2 * * *", "0 0 * * *", "59 1 * * *", "0 23 * * *"):
-        cron, moment, found = Cron(expression, timezone), at("2025-12-31T12:00"), []
+        cron, moment, dates = Cron(expression, timezone), utc_time("2025-12-31T12:00"), []
         for _ in range(366):
             moment = cron.after(moment) or moment
-            found.append(moment.astimezone(zone(timezone)).date())
-        assert found == [found[0] + datetime.timedelta(days=n) for n in range(366)], expression
+            dates.append(moment.astimezone(zone(timezone)).date())
+        assert dates == [dates[0] + datetime.timedelta(days=n) for n in range(366)], expression
 
 
 @pytest.mark.parametrize(
@@ -125,8 +130,8 @@ def test_a_time_of_the_day_runs_once_on_each_day_of_the_year(timezone: str) -> N
 )
 def test_days_of_the_week_are_crons(expression: str, days: list[str]) -> None:
     """From Sunday, which is 0 and 7."""
-    found = times(Cron(expression), "2026-11-01T00:00", 14)  # a Sunday, at its first moment
-    week = {text[:3]: None for text in found}
+    fired = times(Cron(expression), "2026-11-01T00:00", 14)  # a Sunday, at its first moment
+    week = {text[:3]: None for text in fired}
     assert sorted(week, key=["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].index) == days
 
 
@@ -201,9 +206,12 @@ def test_a_misspelt_time_zone_is_guessed() -> None:
 
 
 def test_times_that_went_by_together_are_one_with_a_count() -> None:
-    first, now = at("2026-11-25T06:00:00"), at("2026-11-25T06:02:10")
-    assert due(Every(30), first, now) == (at("2026-11-25T06:02:00"), 4)
+    first, now = utc_time("2026-11-25T06:00:00"), utc_time("2026-11-25T06:02:10")
+    assert due(Every(30), first, now) == (utc_time("2026-11-25T06:02:00"), 4)
     assert due(Every(30), first, first) == (first, 0)
     # However long ago: counted to a thousand, and found without walking through it all.
-    assert due(Cron("* * * * * *"), at("2016-11-25T06:00:00"), now) == (now, 1000)
-    assert due(Cron("0 0 29 2 *"), at("1996-02-29T00:00:00"), now) == (at("2024-02-29T00:00:00"), 7)
+    assert due(Cron("* * * * * *"), utc_time("2016-11-25T06:00:00"), now) == (now, 1000)
+    assert due(Cron("0 0 29 2 *"), utc_time("1996-02-29T00:00:00"), now) == (
+        utc_time("2024-02-29T00:00:00"),
+        7,
+    )

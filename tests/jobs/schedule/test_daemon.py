@@ -42,27 +42,27 @@ def start(store: Store) -> Iterator[Start]:
     running: list[tuple[Runner, threading.Thread]] = []
 
     def start(**more: Any) -> Runner:
-        one = Runner(store=store, say=Events(), **more)
-        thread = threading.Thread(target=Daemon(one).serve)
+        scheduler = Runner(store=store, say=Events(), **more)
+        thread = threading.Thread(target=Daemon(scheduler).serve)
         thread.start()
-        running.append((one, thread))
-        wait_until(lambda: "serving" in one.say.names())  # type: ignore[attr-defined]
-        return one
+        running.append((scheduler, thread))
+        wait_until(lambda: "serving" in scheduler.say.names())  # type: ignore[attr-defined]
+        return scheduler
 
     yield start
-    for one, thread in running:
-        one.stop.set()
+    for scheduler, thread in running:
+        scheduler.stop.set()
         thread.join(60)
         assert not thread.is_alive()
 
 
-def soon(tmp_path: Path, what: str = "run", **values: Any) -> Any:
+def soon(tmp_path: Path, steps: str = "run", **values: Any) -> Any:
     """A schedule of every second."""
-    return schedule(tmp_path, what, **{"every": 1, "next_at": utc(utcnow())} | values)
+    return schedule(tmp_path, steps, **{"every": 1, "next_at": utc(utcnow())} | values)
 
 
 def outcomes(store: Store, name: str = "s") -> list[str]:
-    return [one.state for one in reversed(store.history(name, 1000))]
+    return [firing.state for firing in reversed(store.history(name, 1000))]
 
 
 def test_schedules_that_are_added_paused_and_removed_count_at_once(
@@ -73,14 +73,14 @@ def test_schedules_that_are_added_paused_and_removed_count_at_once(
     wait_until(lambda: outcomes(store).count(OK) >= 2)
     store.set_paused("s", True, None)
     wait_until(lambda: not {WAITING, "running"} & set(outcomes(store)))
-    made = len(outcomes(store))
+    count = len(outcomes(store))
     store.add(soon(tmp_path, name="other", lock="other"))
     wait_until(lambda: outcomes(store, "other").count(OK) >= 2)
-    assert len(outcomes(store)) == made
+    assert len(outcomes(store)) == count
     store.remove("other")
     store.set_paused("s", False, utc(utcnow()))
-    wait_until(lambda: len(outcomes(store)) > made)
-    times = [(one.schedule, one.scheduled_at, one.attempt) for one in store.history(limit=1000)]
+    wait_until(lambda: len(outcomes(store)) > count)
+    times = [(firing.schedule, firing.scheduled_at, firing.attempt) for firing in store.history(limit=1000)]
     assert len(times) == len(set(times))
 
 
@@ -137,14 +137,14 @@ def test_a_clock_that_is_set_is_noticed_and_fires_nothing_twice(
     store: Store, start: Start, tmp_path: Path
 ) -> None:
     clock = Shifted()
-    one = start(now=clock)
+    scheduler = start(now=clock)
     store.add(soon(tmp_path))
     wait_until(lambda: outcomes(store).count(OK) >= 1)
     clock.seconds = 3600  # forward: an hour of times is one
-    wait_until(lambda: "clock-set" in one.say.names())  # type: ignore[attr-defined]
+    wait_until(lambda: "clock-set" in scheduler.say.names())  # type: ignore[attr-defined]
     wait_until(lambda: any(firing.missed == 1000 for firing in store.history(limit=1000)))
     clock.seconds = 0  # and back: all of that has been
-    wait_until(lambda: one.say.names().count("clock-set") == 2)  # type: ignore[attr-defined]
+    wait_until(lambda: scheduler.say.names().count("clock-set") == 2)  # type: ignore[attr-defined]
     times = [(firing.scheduled_at, firing.attempt) for firing in store.history(limit=1000)]
     assert len(times) == len(set(times))
 
@@ -165,10 +165,10 @@ def test_a_daemon_goes_on_when_the_store_fails_for_a_moment(
     monkeypatch.setattr(Store, "schedules", failing)
     monkeypatch.setattr(schedule_serve, "_AGAIN_S", 0.1)
     failures.clear()
-    one = start()
+    scheduler = start()
     failures += [True, True, True]
     wait_until(lambda: OK in outcomes(store))
-    wait_until(lambda: "warning" in one.say.names())  # type: ignore[attr-defined]
+    wait_until(lambda: "warning" in scheduler.say.names())  # type: ignore[attr-defined]
 
 
 def test_once_does_what_is_due_and_makes_up_for_what_was_missed_once(store: Store, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_once_does_what_is_due_and_makes_up_for_what_was_missed_once(store: Stor
     assert serve_once(runner(store, clock)) == 1
     [firing] = store.history("a")
     assert (firing.state, firing.scheduled_at, firing.missed) == (OK, "2026-11-25T12:10:00+00:00", 20)
-    assert [one.state for one in store.history("late")] == [MISSED]
+    assert [missed_firing.state for missed_firing in store.history("late")] == [MISSED]
     assert store.history("paused") == []
     assert serve_once(runner(store, clock)) == 0
     assert len(store.history(limit=100)) == 2

@@ -51,8 +51,8 @@ def test_without_a_port_none_is_opened(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as taken_port:
+        port = taken_port.getsockname()[1]
         with (
             pytest.raises(UserError, match=rf"--metrics-port {port}: cannot be served at 127\.0\.0\.1"),
             metrics_served(Store(tmp_path / "s.db"), "127.0.0.1", port),

@@ -18,7 +18,7 @@ from masklake.jobs.schedule import process as schedule_process
 from masklake.jobs.schedule import runner as schedule_fire
 from masklake.jobs.schedule import transitions as schedule_ledger
 from masklake.jobs.schedule.hooks import check, without_path
-from masklake.jobs.schedule.process import born, end_orphan, last_line, run_of, told
+from masklake.jobs.schedule.process import born, end_orphan, exit_code_text, last_line, run_of
 from masklake.jobs.schedule.serving import serving
 from masklake.jobs.schedule.store import (
     FAILED,
@@ -465,7 +465,7 @@ def test_webhooks_are_shown_up_to_their_host() -> None:
 
 
 def test_words_for_codes_and_last_lines(tmp_path: Path) -> None:
-    assert [told(code) for code in (0, 3, -9, -64)] == [
+    assert [exit_code_text(code) for code in (0, 3, -9, -64)] == [
         "exit code 0",
         "exit code 3",
         "killed by SIGKILL",

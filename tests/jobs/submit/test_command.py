@@ -113,12 +113,12 @@ def test_the_package_is_whole_and_always_the_same(tmp_path: Path) -> None:
         "masklake/model/weights/demo/model.safetensors",
     } <= names
     assert not [name for name in names if "__pycache__" in name]
-    (found,) = importlib.metadata.distributions(name="masklake", path=[str(tmp_path / "there")])
-    assert found.version == importlib.metadata.version("masklake")
+    (distribution,) = importlib.metadata.distributions(name="masklake", path=[str(tmp_path / "there")])
+    assert distribution.version == importlib.metadata.version("masklake")
 
 
 @pytest.mark.parametrize(
-    ("given", "url"),
+    ("address", "url"),
     [
         ("head:8265", "http://head:8265"),
         ("http://head", "http://head:8265"),
@@ -126,17 +126,17 @@ def test_the_package_is_whole_and_always_the_same(tmp_path: Path) -> None:
         ("http://[::1]:8265", "http://[::1]:8265"),
     ],
 )
-def test_addresses(given: str, url: str) -> None:
-    assert checked_address(given) == url
+def test_addresses(address: str, url: str) -> None:
+    assert checked_address(address) == url
 
 
 @pytest.mark.parametrize(
-    "given", ["auto", "ray://head:10001", "http://me:hunter2@head:8265", "http://head:x", ""]
+    "address", ["auto", "ray://head:10001", "http://me:hunter2@head:8265", "http://head:x", ""]
 )
-def test_what_is_no_address(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     with pytest.raises(UserError) as refused:
-        checked_address(given)
+        checked_address(address)
     assert "hunter2" not in str(refused.value)
 
 
@@ -174,9 +174,9 @@ def test_a_lost_connection_loses_and_doubles_no_line(
     monkeypatch.setattr(follow, "_AGAIN_S", 0.01)
     server: Any = Server()
     assert follow.follow(server, "job").status == "SUCCEEDED"
-    said = capsys.readouterr()
-    assert said.out.splitlines() == ["one", "two", "three", "four"]
-    assert "the connection to http://head:8265 is lost, trying again" in said.err
+    output = capsys.readouterr()
+    assert output.out.splitlines() == ["one", "two", "three", "four"]
+    assert "the connection to http://head:8265 is lost, trying again" in output.err
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ class Pretender:
 
     answers: dict[str, tuple[int, Any]]
     address: str = ""
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -229,12 +229,12 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            server.asked.append((self.command, self.path, body))
+            server.requests.append((self.command, self.path, body))
             known = "/packages/" in self.path or self.path.endswith("/stop")
-            code, said = server.answers.get(self.path, (200 if known else 404, {"stopped": True}))
+            code, answer = server.answers.get(self.path, (200 if known else 404, {"stopped": True}))
             self.send_response(code)
             self.end_headers()
-            self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
+            self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
         do_GET = do_POST = do_PUT = _answer  # noqa: N815  # the base class's names
 
@@ -250,7 +250,7 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
 
 def posted(server: Pretender) -> list[dict[str, Any]]:
     return [
-        json.loads(body) for method, path, body in server.asked if (method, path) == ("POST", "/api/jobs/")
+        json.loads(body) for method, path, body in server.requests if (method, path) == ("POST", "/api/jobs/")
     ]
 
 
@@ -259,12 +259,12 @@ def test_nothing_of_the_environment_is_sent(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     code, out, _ = masklake("submit", "--address", pretender.address, "--env", "AWS_REGION=eu", *SEGMENT)
-    (sent,) = posted(pretender)
+    (request,) = posted(pretender)
     assert code == 0
-    assert out == sent["submission_id"] + "\n"
-    assert sent["metadata"] == {"command": "masklake segment s3://photos/ s3://lake"}
-    assert sent["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60", "AWS_REGION": "eu"}
-    everything = b"".join(body for _, _, body in pretender.asked)
+    assert out == request["submission_id"] + "\n"
+    assert request["metadata"] == {"command": "masklake segment s3://photos/ s3://lake"}
+    assert request["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60", "AWS_REGION": "eu"}
+    everything = b"".join(body for _, _, body in pretender.requests)
     assert b"hunter2" not in everything
     assert os.environ["RAY_AUTH_TOKEN"].encode() not in everything
 
@@ -312,16 +312,16 @@ def test_who_waits_is_told_to_end(
         signal.signal(signal.SIGINT, before)
     job = posted(pretender)[0]["submission_id"]
     assert code == 130
-    assert (("POST", f"/api/jobs/{job}/stop") in [(m, p) for m, p, _ in pretender.asked]) == stops
+    assert (("POST", f"/api/jobs/{job}/stop") in [(m, p) for m, p, _ in pretender.requests]) == stops
     assert f"{job} {'is asked to stop' if stops else 'goes on'}" in err
 
 
 def test_versions_do_not_matter_where_the_image_has_it(masklake: Run, pretender: Pretender) -> None:
     pretender.answers["/api/version"] = (200, {"version": "4", "ray_version": "2.55.0"})
     assert masklake("submit", "--image-has-it", "--address", pretender.address, *SEGMENT)[0] == 0
-    (sent,) = posted(pretender)
-    assert "working_dir" not in sent["runtime_env"]
-    assert not [path for _, path, _ in pretender.asked if "/packages/" in path]
+    (request,) = posted(pretender)
+    assert "working_dir" not in request["runtime_env"]
+    assert not [path for _, path, _ in pretender.requests if "/packages/" in path]
 
 
 def test_gpus_that_are_not_there(masklake: Run, pretender: Pretender) -> None:
@@ -364,27 +364,29 @@ def test_a_job_server_with_a_token(
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_MODE")
     scenes.write(tmp_path / "photos", 2, 1)
-    at = ("--address", head.address)
+    address_option = ("--address", head.address)
     dry = ("segment", tmp_path / "photos", tmp_path / "lake", "--model", "demo", "--dry-run")
-    wrong = run_cli("submit", *at, "--shared-files", *dry, env=head.env | {"RAY_AUTH_TOKEN": "0" * 64})
+    wrong = run_cli(
+        "submit", *address_option, "--shared-files", *dry, env=head.env | {"RAY_AUTH_TOKEN": "0" * 64}
+    )
     assert wrong.code == 2
     assert "refuses the token; set RAY_AUTH_TOKEN" in wrong.stderr
-    none = run_cli("jobs", *at, env={"HOME": str(tmp_path)})
+    none = run_cli("jobs", *address_option, env={"HOME": str(tmp_path)})
     assert none.code == 2
     assert "wants a token" in none.stderr
 
     file = tmp_path / "token"
     file.write_text(head.token)
     env = {"RAY_AUTH_TOKEN_PATH": str(file)}
-    done = run_cli("submit", *at, "--wait", "--shared-files", *dry, env=env)
-    assert done.code == 0, done.stderr
-    assert "would run demo@" in done.stdout
-    failed = run_cli("submit", *at, "--wait", "--shared-files", "eval", tmp_path, env=env)
+    finished = run_cli("submit", *address_option, "--wait", "--shared-files", *dry, env=env)
+    assert finished.code == 0, finished.stderr
+    assert "would run demo@" in finished.stdout
+    failed = run_cli("submit", *address_option, "--wait", "--shared-files", "eval", tmp_path, env=env)
     assert failed.code == 2
     assert "failed: exit code 2: masklake: error:" in failed.stderr
 
-    listed = json.loads(run_cli("jobs", *at, "--json", env=env).stdout)
-    assert [(one["state"], one["exit_code"]) for one in listed] == [("failed", 2), ("succeeded", 0)]
-    told = json.dumps(head.ask("/api/jobs/"))
-    assert head.token not in told
-    assert os.environ["PATH"] not in told
+    listed = json.loads(run_cli("jobs", *address_option, "--json", env=env).stdout)
+    assert [(job["state"], job["exit_code"]) for job in listed] == [("failed", 2), ("succeeded", 0)]
+    listing = json.dumps(head.ask("/api/jobs/"))
+    assert head.token not in listing
+    assert os.environ["PATH"] not in listing

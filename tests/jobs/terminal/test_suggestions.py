@@ -11,5 +11,5 @@ from masklake.jobs.terminal.suggestions import did_you_mean
     [("segmnt", "segment"), ("TRAIN", "train"), ("lables", "labels"), ("xyz", None), ("", None)],
 )
 def test_what_is_near(word: str, suggested: str | None) -> None:
-    told = did_you_mean(word, ["segment", "train", "labels"])
-    assert told == (f"; did you mean {suggested!r}?" if suggested else "")
+    suggestion = did_you_mean(word, ["segment", "train", "labels"])
+    assert suggestion == (f"; did you mean {suggested!r}?" if suggested else "")

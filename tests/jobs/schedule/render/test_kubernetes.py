@@ -37,8 +37,8 @@ def _command(manifest: dict[str, Any]) -> str:
 
 
 def test_a_schedule_becomes_a_cronjob_that_starts_a_rayjob() -> None:
-    made = nightly(timezone="Europe/Berlin", retries=2, timeout=3600.0, deadline=7200.0, paused=True)
-    cronjob = render_kubernetes(made, image="masklake:1", namespace="lake")
+    schedule = nightly(timezone="Europe/Berlin", retries=2, timeout=3600.0, deadline=7200.0, paused=True)
+    cronjob = render_kubernetes(schedule, image="masklake:1", namespace="lake")
     assert cronjob["metadata"] | {"labels": None} == {
         "name": "schedule-nightly",
         "namespace": "lake",
@@ -75,13 +75,13 @@ def test_a_refusal_by_the_lock_makes_no_new_cluster(code: int, ends: int, tmp_pa
     fake.write_text(f"#!/bin/sh\nexit {code}\n")
     fake.chmod(0o755)
     entrypoint = _start(render_kubernetes(nightly()))[1]["entrypoint"]
-    done = subprocess.run(["sh", "-c", entrypoint], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
-    assert done.returncode == ends
+    process = subprocess.run(["sh", "-c", entrypoint], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert process.returncode == ends
 
 
 def test_an_address_that_is_given_stays() -> None:
-    made = nightly(command=["segment", "s3://p/", "s3://lake", "--address", "ray://h:1"])
-    assert _command(render_kubernetes(made, gpus=3)).endswith("--address ray://h:1 --lock segment")
+    schedule = nightly(command=["segment", "s3://p/", "s3://lake", "--address", "ray://h:1"])
+    assert _command(render_kubernetes(schedule, gpus=3)).endswith("--address ray://h:1 --lock segment")
 
 
 def test_a_job_counts_on_the_gpus_that_it_may_have() -> None:
@@ -89,8 +89,8 @@ def test_a_job_counts_on_the_gpus_that_it_may_have() -> None:
     gpus = render_kubernetes(nightly(), gpus=2)
     assert _command(gpus).endswith("--address auto --gpus 2 --lock segment")
     command = ["segment", "s3://p/", "s3://lake", "--gpus", "1"]
-    said = render_kubernetes(nightly(command=command), gpus=2)
-    assert _command(said).endswith("--gpus 1 --address auto --lock segment")
+    manifest = render_kubernetes(nightly(command=command), gpus=2)
+    assert _command(manifest).endswith("--gpus 1 --address auto --lock segment")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_units_fire_at_the_same_times(when: dict[str, Any], times: list[str], tm
         for name, text in files.items():
             (tmp_path / name).write_text(text)
         paths = [tmp_path / name for name in files]
-        done = subprocess.run(
+        process = subprocess.run(
             ["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (process.returncode, process.stderr) == (0, "")
