@@ -1,4 +1,4 @@
-"""`--lock NAME`: of all who ask for it, on whatever machine, one at a time works in a lake.
+"""`--lock NAME`: of all who ask for it, on any machine, one at a time works in a lake.
 
 Schedules take the same locks, and on a cluster or on Kubernetes this option is how they do.
 """
@@ -16,37 +16,37 @@ from masklake.jobs.cluster.background import meanwhile
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.parser import typed
 from masklake.jobs.terminal.text import elide, note
-from masklake.pipeline.lake.lock import Lease, LeaseHeldError
+from masklake.pipeline.lake.lock import Lock, LockHeldError
 from masklake.pipeline.storage.store import Storage, normalise_folder, redact
 
 _LOOK_S = 1.0
 
 
-def exclusively(lake: str, lock: str | None, storage: Storage, work: Callable[[], int]) -> int:
-    """What `work` returns, done under the lake's `lock` where one is asked for; REFUSED, and why, while another holds it.
+def under_lock(lake: str, name: str | None, storage: Storage, work: Callable[[], int]) -> int:
+    """The result of `work`, done while this process holds the lake's lock `name`, or without a lock where that is None.
 
-    Raises UserError where the lake cannot keep a lock.
+    Prints why and returns REFUSED while another process holds the lock. Raises UserError where the lake cannot keep a lock.
     """
-    if lock is None:
+    if name is None:
         return work()
     what = elide(redact(shlex.join(typed())), 200)
-    lease = Lease(normalise_folder(lake), lock, storage, what=what)
+    lock = Lock(normalise_folder(lake), name, storage, what=what)
     try:
-        lease.acquire()
-    except LeaseHeldError as other:
+        lock.acquire()
+    except LockHeldError as other:
         note(f"refused: {other}; a holder that died is forgotten after {other.holder.ttl:g} s")
         return ExitCode.REFUSED
     try:
-        with meanwhile(functools.partial(_watch, lease)):
+        with meanwhile(functools.partial(_watch, lock)):
             return work()
     finally:
-        lease.release()
+        lock.release()
 
 
-def _watch(lease: Lease, over: threading.Event) -> None:
-    """Stop this process, as SIGTERM does, when the lease is lost."""
+def _watch(lock: Lock, over: threading.Event) -> None:
+    """Stop this process, as SIGTERM does, when the lock is lost."""
     while not over.wait(_LOOK_S):
-        if lease.lost:
-            note(f"stopping: the lock {lease.uri} could not be kept, and another may hold it")
+        if lock.lost:
+            note(f"stopping: the lock {lock.uri} could not be kept, and another may hold it")
             os.kill(os.getpid(), signal.SIGTERM)
             return

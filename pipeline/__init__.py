@@ -1,5 +1,5 @@
 """The lake and everything that moves data in and out of it: storage, runs, labels, models kept, trainings.
 
-May come in: Ray, Arrow, fsspec, and from `masklake.model` what is free of torch. Networks come as factories that the caller
-gives. Must not: `masklake.jobs`, argparse, anything that prints.
+It may import Ray, Arrow, fsspec, and those modules of `masklake.model` that do not need torch. The caller passes networks as
+factories. It must not import `masklake.jobs` or argparse, and it prints nothing.
 """

@@ -1,6 +1,6 @@
-"""Decode: rows with an object's bytes in, rows with RGB pixels out, or with the reason why there are none.
+"""Decode: from rows with an object's bytes to rows with RGB pixels, or with the reason why there are none.
 
-Runs in CPU tasks without torch (a worker pays 4 s and 800 MB to import it).
+It runs in CPU tasks without torch (importing it costs a worker 4 s and 800 MB).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _PART_BYTES = 256 * 2**20
 
 
 def parts(rows: pa.Table, options: DecodeOptions) -> Iterator[pa.Table]:
-    """FETCHED `rows` cut where their pixels would take more than 256 MiB, so that a task and its result stay small
-    where a few kilobytes hold 64 megapixels."""
+    """`rows` (FETCHED) cut into tables of at most 256 MiB of pixels each, so that a task and its result stay small even
+    where a few kilobytes hold 64 megapixels. A single larger image is a table of its own."""
     start = held = 0
     for i, data in enumerate(rows["data"]):
         size = _pixel_bytes(data.as_buffer(), options) if data.is_valid else 0
@@ -41,7 +41,7 @@ def parts(rows: pa.Table, options: DecodeOptions) -> Iterator[pa.Table]:
 
 
 def _pixel_bytes(data: memoryview, options: DecodeOptions) -> int:
-    """What `decode` would give, as the header says; 0 where it would give nothing."""
+    """Bytes of the pixels that `decode` would give, by the file's header; 0 where it would give none."""
     size = decoded_size(data, options)
     return 3 * size[0] * size[1] if size else 0
 
@@ -71,7 +71,7 @@ def decode_rows(rows: pa.Table, options: DecodeOptions) -> pa.Table:
 
 
 def _binary(arrays: list[np.ndarray | None]) -> pa.Array:
-    """A large_binary array of uint8 arrays. (`pa.array` over memoryviews never lets their memory go, seen in
+    """A large_binary array of uint8 arrays. (`pa.array` over memoryviews never frees their memory, as seen in
     pyarrow 26.)"""
     lengths = [0 if array is None else len(array) for array in arrays]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

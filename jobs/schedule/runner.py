@@ -32,7 +32,7 @@ from masklake.jobs.schedule.store import (
 )
 from masklake.jobs.terminal.text import one_line
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lock import TTL_S, Lease, LeaseHeldError, new_token
+from masklake.pipeline.lake.lock import TTL_S, Lock, LockHeldError, new_token
 from masklake.pipeline.storage.store import redact
 
 KEPT_LOGS = 50
@@ -61,7 +61,7 @@ class Runner:
     stop: threading.Event = field(default_factory=threading.Event)
     now: Callable[[], datetime.datetime] = utcnow
     ttl: float = TTL_S
-    """The life of the lease."""
+    """The life of the lock."""
 
     def attempt(self, id_: int) -> tuple[str, Firing | None] | None:
         """Make the waiting attempt: its outcome and the attempt that is to follow; None when it was not waiting any more."""
@@ -92,33 +92,36 @@ class Runner:
             return self._work(firing, schedule, job, None)
         what = f"schedule {schedule.name}"
         name = schedule.lock or job.lock
-        lease = Lease(job.lake, name, job.storage, what=what, ttl=self.ttl, token=token)
+        lock = Lock(job.lake, name, job.storage, what=what, ttl=self.ttl, token=token)
         try:
-            lease.acquire(self.stop)
-        except LeaseHeldError as other:
+            lock.acquire(self.stop)
+        except LockHeldError as other:
             if self.stop.is_set():
                 return _Outcome(STOPPED, "the daemon was stopped while it watched the lock")
             return _Outcome(REFUSED, one_line(str(other)))
-        held.callback(lease.release)
-        return self._work(firing, schedule, job, lease)
+        held.callback(lock.release)
+        return self._work(firing, schedule, job, lock)
 
-    def _work(
-        self, firing: Firing, schedule: Schedule, job: ScheduledCommand, lease: Lease | None
-    ) -> _Outcome:
+    def _work(self, firing: Firing, schedule: Schedule, job: ScheduledCommand, lock: Lock | None) -> _Outcome:
         command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
+<<<<<<< HEAD
         if run and "resume" in job.options - job.explicit:
             outcome = self._process(firing, schedule, lease, [*command, "--resume", run], run)
+=======
+        if run and "resume" in job.options - job.given:
+            outcome = self._process(firing, schedule, lock, [*command, "--resume", run], run)
+>>>>>>> 42b39b5 (Lock, not lease; pipeline's storage, lake and streams: names that say the thing, plain sentences)
             if outcome.exit_code != ExitCode.MISTAKE:
                 return outcome
             # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
-        return self._process(firing, schedule, lease, command)
+        return self._process(firing, schedule, lock, command)
 
     def _process(
         self,
         firing: Firing,
         schedule: Schedule,
-        lease: Lease | None,
+        lock: Lock | None,
         command: list[str],
         resumes: str | None = None,
     ) -> _Outcome:
@@ -130,13 +133,13 @@ class Runner:
             return _Outcome(FAILED, f"cannot start in {schedule.cwd}: {error.strerror}")
         with process:
             self.store.update(firing.id, pid=process.pid, born=born(process.pid), log=log.name)
-            self._event("started", firing, pid=process.pid, lock=lease and lease.uri, resumes=resumes)
+            self._event("started", firing, pid=process.pid, lock=lock and lock.uri, resumes=resumes)
             end = None if schedule.timeout is None else time.monotonic() + schedule.timeout
 
             def reason() -> str | None:
                 if self.stop.is_set():
                     return STOPPED
-                if lease is not None and lease.lost:
+                if lock is not None and lock.lost:
                     return LOST
                 return TIMED_OUT if end is not None and time.monotonic() > end else None
 
@@ -220,6 +223,6 @@ class Runner:
             schedule = self.store.schedule(firing.schedule)
             job = parse(schedule.command, schedule.cwd)
             if job.lake is not None and not job.elsewhere:
-                Lease(job.lake, schedule.lock or job.lock, job.storage, token=firing.token).disown()
+                Lock(job.lake, schedule.lock or job.lock, job.storage, token=firing.token).disown()
         except UserError as error:  # the storage does not answer, the schedule is gone: the lock expires
             self._event("warning", firing, detail=one_line(str(error)))

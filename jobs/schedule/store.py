@@ -73,7 +73,7 @@ class Schedule:
     cwd: str = "/"
     """Relative paths in the command are below it."""
     lock: str | None = None
-    """The lease in the lake; None for the one of the command's own name."""
+    """The lock in the lake; None for the one of the command's own name."""
     retries: int = 0
     backoff: float = 60.0
     timeout: float | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from masklake.jobs.cluster.cluster import Cluster, ray_cluster
 from masklake.jobs.exit_codes import ExitCode
-from masklake.jobs.lock import exclusively
+from masklake.jobs.lock import under_lock
 from masklake.jobs.models import resolve as models
 from masklake.jobs.options import job_file
 from masklake.jobs.options.command import Command
@@ -70,7 +70,7 @@ def run(options: SegmentOptions) -> int:
     from rich.console import Console
 
     lock = None if options.dry_run else options.lock
-    return exclusively(
+    return under_lock(
         options.lake, lock, options.storage.open(), lambda: segment(options, Console(stderr=False))
     )
 

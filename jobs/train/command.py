@@ -62,9 +62,9 @@ _SMALL_INPUT = 400
 
 def run(options: TrainOptions) -> int:
     """Train. Raises UserError or ModelError for a mistake; the exit code otherwise."""
-    from masklake.jobs.lock import exclusively
+    from masklake.jobs.lock import under_lock
 
-    return exclusively(options.lake, options.lock, options.storage.open(), lambda: _run(options))
+    return under_lock(options.lake, options.lock, options.storage.open(), lambda: _run(options))
 
 
 COMMAND = Command(

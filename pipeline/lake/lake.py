@@ -1,6 +1,6 @@
 """A lake, opened for reading: which runs it holds, and which of their part files count.
 
-Nothing is read before it is asked for, and a table is listed once, however many runs it holds.
+Nothing is read before it is needed, and a table is listed once, however many runs it holds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Part:
     path: str
     """Below the lake: `images/run=<run>/<name>`."""
     size: int | None
-    """Bytes, as listed; None where the storage does not tell."""
+    """Bytes, as listed; None where the storage does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,10 @@ class Lake:
         An instances part is committed by the images part of the same name.
         """
         if table not in self._parts:
-            # Images before instances: what a running job commits in between is then left out of both.
+            # Images are listed before instances: a part that a running job commits in between is then in neither.
             committed = {(p.run, p.name) for p in self.parts("images")} if table == "instances" else None
-            found = self._list(table)
-            self._parts[table] = [p for p in found if committed is None or (p.run, p.name) in committed]
+            parts = self._list(table)
+            self._parts[table] = [p for p in parts if committed is None or (p.run, p.name) in committed]
         return self._parts[table]
 
     def _list(self, table: str) -> list[Part]:
@@ -110,14 +110,14 @@ class Lake:
             return root, list(self.storage.list(root))
 
     def looks_like_one(self) -> bool:
-        """Whether the first things that lie here are a lake's: for whoever must not read one as photos."""
+        """Whether the first objects here are a lake's: for callers that must not take a lake for a folder of photos."""
         parts = (("images", _RUN_PART), ("labels", _LABEL_PART), ("runs", _RECORD), ("runs", _TRAINING))
         for folder, name in parts:
             root = join(self.uri, folder)
             with explaining(self.uri, "list it"):
                 try:
                     first = list(itertools.islice(self.storage.walk(root), _FIRST_LOOK))
-                except PermissionError:  # with rights on one object or folder only: what is read tells
+                except PermissionError:  # this user has rights on some objects only: reading them decides
                     continue
             if any(name.fullmatch(info.uri.removeprefix(root)) for info in first):
                 return True
@@ -135,7 +135,7 @@ class Lake:
         )
 
     def require_writable(self) -> None:
-        """Raises UserError when this user may not write here: before the work whose result would be lost."""
+        """Raises UserError when this user may not write here: asked before work whose result would be lost."""
         with explaining(self.uri, "write to the lake"):
             self.storage.require_writable(join(self.uri, "runs"))
 
@@ -153,25 +153,25 @@ class Lake:
     def runs(self, ids: Iterable[str] | None = None) -> list[Run]:
         """The runs with their records, newest first, or those of `ids` in their order.
 
-        A record that is missing or broken is told in `Run.problem`; UserError only where one was written by
-        a newer Masklake.
+        `Run.problem` says what is wrong with a record that is missing or broken; UserError is raised only for one that a
+        newer Masklake wrote.
         """
         wanted = self.run_ids() if ids is None else list(ids)
         uris = [self._records[id_] for id_ in wanted if id_ in self._records]
         with explaining(self.uri, "read the runs"):
             data = dict(zip(uris, self.storage.get_many(uris), strict=True))
-        found = []
+        runs = []
         for id_ in wanted:
             uri = self._records.get(id_)
             if uri is None:
-                found.append(Run(id=id_, record=None, problem="it has no run.json"))
+                runs.append(Run(id=id_, record=None, problem="it has no run.json"))
                 continue
             fetched = data[uri]
             if isinstance(fetched, Exception):
-                found.append(Run(id=id_, record=None, problem=str(explain(fetched, uri, "read the run"))))
+                runs.append(Run(id=id_, record=None, problem=str(explain(fetched, uri, "read the run"))))
             else:
-                found.append(_read_record(id_, fetched.data, uri))
-        return found
+                runs.append(_read_record(id_, fetched.data, uri))
+        return runs
 
     def require_readable(self, ids: Iterable[str]) -> None:
         """Raises UserError when one of these runs was written by a newer Masklake."""
@@ -207,16 +207,16 @@ class Lake:
         return self.storage.arrow(self.uri)
 
 
-def require_version(found: object, where: str) -> None:
-    """Raises UserError when `found`, the schema version read from `where`, is newer than this Masklake's.
+def require_version(stated: object, where: str) -> None:
+    """Raises UserError when `stated`, the schema version read from `where`, is newer than this Masklake's.
 
-    None, the version of a file that states none, is taken for the oldest.
+    `stated` is None where the file states no version: it is then taken for the oldest.
     """
     try:
-        version = int(found) if isinstance(found, str | bytes | int) else 1
+        version = int(stated) if isinstance(stated, str | bytes | int) else 1
     except ValueError:
         raise UserError(
-            f"{where}: states the schema version {found!r}, which is no number; it was not written by Masklake"
+            f"{where}: states the schema version {stated!r}, which is no number; it was not written by Masklake"
         ) from None
     if version > SCHEMA_VERSION:
         raise UserError(

@@ -1,15 +1,16 @@
-"""A lease: of all who want to do one kind of work in a lake, on whatever machine, one holds it at a time.
+"""A lock in a lake: of all processes that want to do one kind of work there, on any machine, one holds it at a time.
 
     LAKE/locks/<name>.json      who holds it, until when
 
-It is taken by conditional write and renewed by compare-and-set, so it is as safe as `Storage.put_new` and `replace`
-are: on directories, S3, GCS and Azure wholly, and where they are not (pipeline/storage/conditions.py) it is refused. Three rules keep two holders apart whatever their clocks say:
+It is taken by a conditional write and renewed by compare-and-set, so it is as safe as `Storage.put_new` and `replace`.
+They are safe on directories, S3, GCS and Azure; on storage where they are not (pipeline/storage/conditions.py) no lock is
+given. Three rules keep two holders apart, whatever their clocks say:
 
-- The holder renews every third of the lease's life. When it has not managed to for two thirds of it, or finds that
-  another has taken it, the lease is `lost`, and the holder has the last third to stop its work.
-- One who wants it judges by its own monotonic clock: only a lease whose object it has seen unchanged for a whole life
-  may be taken over. `expires_at`, which is by the holder's clock, only decides whether that watching is worth while.
-- Released means written as released, since a delete is not conditional and could remove the next holder's lease.
+- The holder renews the lock three times in its life. When it could not renew it for two thirds of the life, or sees
+  that another process has taken it, the lock is `lost`, and the holder has the last third to stop its work.
+- A process that wants the lock uses its own monotonic clock: it may take over only a lock whose object it has seen
+  unchanged for a whole life. `expires_at` is by the holder's clock; it only decides whether watching is worth while.
+- To release a lock is to write "released" into it: a delete is not conditional, and could remove the next holder's lock.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from masklake.pipeline.storage.store import Storage, join
 
 TTL_S = 60.0
 _LONGEST_TTL_S = 3600.0
-"""A file in the lake can say anything; nobody is made to watch a lease for longer than this."""
+"""The file's `ttl` can be any number; no process watches a lock for longer than this."""
 
 _seen: dict[str, tuple[str | None, float]] = {}
-"""By lease: the version of it that this process saw last, and when it first saw that one."""
+"""By the lock's URI: the version (etag) that this process saw last, and when it first saw that version."""
 _seen_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """What a lease's object says."""
+    """The content of a lock's object: which process holds it, for which work, and until when (`ttl` is in seconds)."""
 
     host: str
     pid: int
@@ -58,8 +59,8 @@ class Holder:
         return f"{self.what or 'a process'} (process {self.pid} on {self.host}, since {self.taken_at})"
 
 
-class LeaseHeldError(Exception):
-    """Another holds the lease."""
+class LockHeldError(Exception):
+    """Another process holds the lock."""
 
     def __init__(self, uri: str, holder: Holder) -> None:
         super().__init__(f"{uri} is held by {holder}")
@@ -67,15 +68,15 @@ class LeaseHeldError(Exception):
 
 
 def new_token() -> str:
-    """What tells one holder from every other."""
+    """A random text by which a holder is told from all others."""
     return secrets.token_hex(8)
 
 
-class Lease:
-    """The lease `name` of a lake, for the work `what`. A context manager that takes it and releases it.
+class Lock:
+    """The lock `name` of a lake, for the work `what`: a context manager that takes the lock and releases it.
 
-    `token` lets the holder be recognised after its death: see `disown`. Raises UserError for a name that cannot be a
-    file's, and when the storage cannot be used.
+    `ttl` is its life in seconds. With `token` the holder can be recognised after its death: see `disown`. Raises UserError
+    for a name that cannot be a file's name, and when the storage cannot be used.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Lock:
         self.acquire()
         return self
 
@@ -112,13 +113,13 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether the work must stop: another holds the lease, or may soon."""
+        """Whether the work must stop: another process holds the lock, or may soon hold it."""
         return self._gone or _now() - self._confirmed > self._ttl * 2 / 3
 
     def acquire(self, stop: threading.Event | None = None) -> None:
-        """Take the lease. Raises LeaseHeldError while another holds it, and UserError where the storage lets two hold it.
+        """Take the lock. Raises LockHeldError while another process holds it, and UserError on storage that could give it twice.
 
-        Where its holder seems to have died, this watches the lease for up to its life, or until `stop` is set.
+        Where its holder seems to have died, this watches the lock for up to its life, or until `stop` is set.
         """
         stop = stop or threading.Event()
         self._taken_at = _utc(0)
@@ -134,7 +135,7 @@ class Lease:
                 if holder is None:
                     continue  # removed by hand since
                 if not holder.released and not self._died(holder, etag, stop):
-                    raise LeaseHeldError(self.uri, holder)
+                    raise LockHeldError(self.uri, holder)
                 began = _now()
                 data = self._content()
                 with explaining(self.uri, "take the lock"):
@@ -143,11 +144,11 @@ class Lease:
                 break
         self._etag = None  # learnt at the first beat
         self._confirmed = began
-        self._thread = threading.Thread(target=self._renew, name=f"lease {self.uri}", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name=f"lock {self.uri}", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back, if it is still held. When the storage fails it expires instead."""
+        """Release the lock, if it is still held. When the storage fails, the lock expires instead."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -157,9 +158,9 @@ class Lease:
                 self.disown()
 
     def disown(self) -> bool:
-        """Release the lease if it is held by this token: what its holder would have done had it not died.
+        """Release the lock for a dead holder with this token; False where it does not hold the lock.
 
-        Only for who knows that the holder's work has ended.
+        Call it only when it is known that the holder's work has ended.
         """
         holder, etag = self._read()
         if holder is None or holder.token != self.token or holder.released:
@@ -169,12 +170,12 @@ class Lease:
             return self._storage.replace(self.uri, self._content(released=True), etag or "")
 
     def _died(self, holder: Holder, etag: str | None, stop: threading.Event) -> bool:
-        """Whether the lease has been seen unchanged for its whole life; watches it where that may come true."""
+        """Whether the lock stayed unchanged for its whole life; it is watched for that long where this is possible."""
         life = min(max(holder.ttl, 0.0), _LONGEST_TTL_S)
         while True:
             with _seen_lock:
-                known, first = _seen.get(self.uri, (None, 0.0))
-                if known != etag:
+                version, first = _seen.get(self.uri, (None, 0.0))
+                if version != etag:
                     first = _now()
                     _seen[self.uri] = (etag, first)
             left = first + life - _now()
@@ -182,10 +183,10 @@ class Lease:
                 return True
             if holder.expires_at > _utc(0) or stop.wait(min(left, life / 6)):
                 return False
-            now_there, etag = self._read()
-            if now_there is None or now_there.released:
-                return True  # the compare-and-set, or the next look, tells
-            if now_there.token != holder.token or now_there.beats != holder.beats:
+            current, etag = self._read()
+            if current is None or current.released:
+                return True  # whether it can be taken is decided by the compare-and-set, or by the next look
+            if current.token != holder.token or current.beats != holder.beats:
                 return False
 
     def _renew(self) -> None:
@@ -204,13 +205,13 @@ class Lease:
             wait = self._ttl / 3
 
     def _beat(self) -> bool:
-        """Renew; False when another holds the lease."""
+        """Renew the lock; False when another process holds it."""
         if self._etag is None:
             holder, self._etag = self._read()
             if holder is None or holder.token != self.token or holder.released:
                 return False
         self._beats += 1
-        # Whether or not this succeeds, and is heard to: the version has to be read again.
+        # Whether this succeeds or fails, and even if the answer is lost: the version has to be read again.
         etag, self._etag = self._etag, None
         if self._storage.replace(self.uri, self._content(), etag or ""):
             return True
@@ -219,12 +220,12 @@ class Lease:
 
     def _read(self) -> tuple[Holder | None, str | None]:
         with explaining(self.uri, "read the lock"):
-            [found] = self._storage.get_many([self.uri])
-            if isinstance(found, FileNotFoundError):
+            [fetched] = self._storage.get_many([self.uri])
+            if isinstance(fetched, FileNotFoundError):
                 return None, None
-            if isinstance(found, Exception):
-                raise found
-        return _parse(found.data, self.uri), found.etag
+            if isinstance(fetched, Exception):
+                raise fetched
+        return _parse(fetched.data, self.uri), fetched.etag
 
     def _content(self, *, released: bool = False) -> bytes:
         holder = Holder(
@@ -262,11 +263,11 @@ def _parse(data: bytes, uri: str) -> Holder:
 
 
 def _utc(ahead: float) -> str:
-    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
-    return at.isoformat(timespec="seconds")
+    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
+    return moment.isoformat(timespec="seconds")
 
 
 def _now() -> float:
-    """Seconds on a clock that nobody sets, and that, where the system has such a one, runs on in suspend."""
+    """Seconds on a clock that nobody sets; where the system has such a clock, it also runs while the machine sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

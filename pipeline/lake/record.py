@@ -1,4 +1,4 @@
-"""What the records of runs and of trainings have in common, and how they are read."""
+"""The fields that records of runs and of trainings share, and how a record is read."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of work in a lake. No field holds a credential; `command` and `options` carry what the user typed."""
+    """The record of work in a lake. No field holds a credential; `command` and `options` hold what the user typed."""
 
     KIND: ClassVar[str] = "a record"
-    """What the JSON is called in errors."""
+    """The name of the JSON file in errors."""
     REMEDY: ClassVar[str] = "remove it"
-    """What helps when it is broken."""
+    """The remedy when the file is broken, for errors."""
 
     run: str
     lake: str
@@ -79,7 +79,7 @@ class Record:
         return UserError(f"{uri}: is not {cls.KIND} ({reason}); {cls.REMEDY}")
 
     def taken_over(self, **changes: Any) -> Self:
-        """The record as this process goes on with it, in a further attempt."""
+        """The record for the next attempt, which this process makes."""
         return replace(
             self,
             attempt=self.attempt + 1,

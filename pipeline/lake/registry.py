@@ -1,10 +1,11 @@
-"""The models of a lake: versions that never change, and aliases that are moved from one to another.
+"""The models of a lake: versions that never change, and aliases that are moved from one version to another.
 
     LAKE/models/<name>/<version>/model.safetensors, model.json     the version is the model's fingerprint
     LAKE/models/<name>/aliases.json                                production -> version, and how it came there
 
 A version is complete when its model.json is there, which is written last. Aliases change by compare-and-set: of two
-who move one at once, one wins and the other is told. `name@version` is also what the lake's rows say of their model.
+processes that move one at the same time, one succeeds and the other gets an error. The lake's rows name their model as
+`name@version`.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class Aliases:
-    """A model's aliases as they were read. The last of each alias's versions is where it points; those before it are
-    where `rollback` leads. `log` says every move there was."""
+    """A model's aliases as they were read. Each alias points to the last of its versions; `rollback` goes back to
+    the one before. `log` holds every move."""
 
     versions: dict[str, list[str]] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
     etag: str | None = None
-    """Of the file; None where there is none yet."""
+    """The file's ETag; None where there is no file yet."""
 
     def version(self, alias: str) -> str | None:
-        """Where `alias` points."""
-        found = self.versions.get(alias)
-        return found[-1] if found else None
+        """The version to which `alias` points; None where there is no such alias."""
+        versions = self.versions.get(alias)
+        return versions[-1] if versions else None
 
 
 class Registry:
@@ -71,7 +72,7 @@ class Registry:
         """Every complete version, by name, the newest first."""
         with explaining(self._root, "list the models"):
             listed = list(self._storage.walk(self._root))
-        found = [
+        versions = [
             Version(
                 name=match[1], version=match[2], uri=info.uri.removesuffix(f"/{SPEC}"), added_at=info.modified
             )
@@ -79,8 +80,8 @@ class Registry:
             if (match := _VERSION.fullmatch(info.uri.removeprefix(self._root)))
         ]
         oldest = datetime.datetime.min.replace(tzinfo=datetime.UTC)
-        found.sort(key=lambda one: one.added_at or oldest, reverse=True)
-        return sorted(found, key=lambda one: one.name)
+        versions.sort(key=lambda version: version.added_at or oldest, reverse=True)
+        return sorted(versions, key=lambda version: version.name)
 
     def add(self, name: str, version: str, files: Mapping[str, bytes]) -> bool:
         """Add a version; False when it was there. Raises UserError for a name that cannot be a folder's."""
@@ -90,7 +91,7 @@ class Registry:
             self._put_once(join(folder, file), files[file])
         uri = join(folder, SPEC)
         with explaining(uri, "write the model"):
-            # What of it is not in the fingerprint (lineage, metrics) stays as it was first told.
+            # The parts that are not in the fingerprint (lineage, metrics) stay as they were first written.
             return not self._storage.exists(uri) and self._storage.put_new(uri, files[SPEC])
 
     def _put_once(self, uri: str, data: bytes) -> None:
@@ -102,7 +103,7 @@ class Registry:
         )
 
     def find(self, text: str) -> Version | None:
-        """What `name@version`, `name:alias`, or an alias that only one model has, means now.
+        """The version that `text` names now: `name@version`, `name:alias`, or an alias that only one model has.
 
         None where `text` is none of these. Raises UserError where the model has no such version or alias, and where more
         than one model has the alias.
@@ -110,8 +111,8 @@ class Registry:
         match = re.fullmatch(rf"({_NAME.pattern})(?:([@:])({_NAME.pattern}))?", text)
         if not match:
             return None
-        known = self.versions()
-        names = {one.name for one in known}
+        versions = self.versions()
+        names = {version.name for version in versions}
         name, sign, which = match.groups()
         if sign is None:
             having = [n for n in sorted(names) if self.aliases(n).version(text)]
@@ -124,11 +125,11 @@ class Registry:
             name, sign, which = having[0], ":", text
         if name not in names:
             return None
-        version = self.aliases(name).version(which) if sign == ":" else which
-        for one in known:
-            if (one.name, one.version) == (name, version):
-                return one
-        what = f"alias {which!r}" if sign == ":" and version is None else f"version {version!r}"
+        chosen = self.aliases(name).version(which) if sign == ":" else which
+        for version in versions:
+            if (version.name, version.version) == (name, chosen):
+                return version
+        what = f"alias {which!r}" if sign == ":" and chosen is None else f"version {chosen!r}"
         raise UserError(
             f"{self.lake}: model {name!r} has no {what}; `masklake models list {self.lake}` shows what it has"
         )
@@ -137,13 +138,13 @@ class Registry:
         """The aliases of a model. Raises UserError when the file is broken or of a newer Masklake."""
         uri = self._aliases_uri(name)
         with explaining(uri, "read the aliases"):
-            [found] = self._storage.get_many([uri])
-            if isinstance(found, FileNotFoundError):
+            [fetched] = self._storage.get_many([uri])
+            if isinstance(fetched, FileNotFoundError):
                 return Aliases()
-            if isinstance(found, Exception):
-                raise found
+            if isinstance(fetched, Exception):
+                raise fetched
         try:
-            content = json.loads(found.data)
+            content = json.loads(fetched.data)
             newer = content["schema_version"] > SCHEMA_VERSION
             versions = {alias: list(map(str, before)) for alias, before in content["aliases"].items()}
             log = list(content["log"])
@@ -153,7 +154,7 @@ class Registry:
             ) from error
         if newer:
             raise UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
-        return Aliases(versions=versions, log=log, etag=found.etag)
+        return Aliases(versions=versions, log=log, etag=fetched.etag)
 
     def promote(self, version: Version, alias: str, seen: Aliases) -> None:
         """Point `alias` at `version`, if the aliases are still as they were `seen`. Raises UserError if not."""
@@ -161,7 +162,7 @@ class Registry:
         self._move(version.name, alias, [*seen.versions.get(alias, []), version.version], seen)
 
     def rollback(self, name: str, alias: str, seen: Aliases) -> str:
-        """Point `alias` where it pointed before; that version. Raises UserError if it pointed nowhere, or was moved."""
+        """Point `alias` to the version before, and return that. Raises UserError if there is none, or if it was moved."""
         before = seen.versions.get(alias, [])[:-1]
         if not before:
             raise UserError(f"{self.lake}: alias {name}:{alias} has no version before to go back to")
@@ -170,7 +171,7 @@ class Registry:
 
     def _move(self, name: str, alias: str, versions: list[str], seen: Aliases) -> None:
         move = {"at": now(), "alias": alias, "from": seen.version(alias), "to": versions[-1]}
-        # The token makes the content this writer's own, so that it can tell its write from another's.
+        # The token makes the content this writer's own, so that it knows its own write from another's.
         log = [*seen.log, move | {"token": secrets.token_hex(4)}]
         content = {"schema_version": SCHEMA_VERSION, "aliases": seen.versions | {alias: versions}, "log": log}
         data = json.dumps(content, indent=1).encode()
@@ -193,7 +194,7 @@ class Registry:
 
 
 def check_name(name: str, what: str) -> None:
-    """Raises UserError for a name that could not be a folder's on every storage."""
+    """Raises UserError for a name that some storage would refuse as a folder's; `what` says what it names."""
     if not _NAME.fullmatch(name):
         raise UserError(
             f"{what} name {name!r}: use letters, digits, dots, dashes and underscores, a letter or digit first"

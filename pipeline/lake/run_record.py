@@ -19,26 +19,26 @@ from masklake.pipeline.storage.store import Storage, join
 
 
 class SupersededError(Exception):
-    """A later attempt at the run has been taken: this one must write no more."""
+    """A later attempt at the run has begun: this one must write no more."""
 
 
 _LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None}
-"""Options that older records lack, as what those runs did: they cut no image into tiles."""
+"""Options that older records do not have, with the values that those runs used: they cut no image into tiles."""
 
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
-    """What run.json says. `options` decide an image's rows: a later run skips only what a run with equal options has
-    covered."""
+    """The content of run.json. `options` decide the rows of an image: a later run skips only images that a run with equal
+    options has covered."""
 
     KIND: ClassVar[str] = "a run record"
     REMEDY: ClassVar[str] = "restore it or remove the run's folder"
 
     source: str
     selection: dict[str, Any]
-    """What decides which images: limit, every_object, redo_all."""
+    """The options that decide which images are read: limit, every_object, redo_all."""
     model: dict[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class RunRecord(Record):
 
     @property
     def all_options(self) -> dict[str, Any]:
-        """`options`, with those that came later as what the run did before they were there."""
+        """`options`; those that the record does not have stand as what the run did without them."""
         return _LATER_OPTIONS | self.options
 
 
@@ -97,11 +97,11 @@ class RunFolder:
         return join(self.lake, "runs", self.run, "attempts", f"{number:06d}.json")
 
     def take_attempt(self, number: int, alive: Callable[[int], bool]) -> int:
-        """Claim attempt `number` by conditional write, so that of two drivers one goes on; the number taken.
+        """Claim attempt `number` by a conditional write, so that of two drivers one goes on. Returns the number claimed.
 
-        It is a later one where a driver was killed after it had claimed `number` and before its record said so.
-        Raises UserError when another driver has it that is, or may be, running, and where the storage would let two
-        go on. (The first attempt is of a run that nobody else knows.)
+        It is a later number where a driver was killed after it had claimed `number` and before its record said so.
+        Raises UserError when another driver that is, or may be, running has claimed it, and on storage that could let two
+        drivers go on. (The first attempt needs no claim against others: nobody else knows the run yet.)
         """
         if number > 1:
             require_conditions(self.lake, self.storage)
@@ -117,22 +117,22 @@ class RunFolder:
         return number
 
     def superseded(self, attempt: int) -> bool:
-        """Whether a later attempt has been taken, so that this one must stop writing."""
+        """Whether a later attempt has begun, so that this one must stop writing."""
         return self.storage.exists(self._attempt_uri(attempt + 1))
 
 
-def silence(host: str, pid: int, at: str, alive: Callable[[int], bool]) -> float | None:
-    """Seconds since a driver's last sign of life, or None when it is dead.
+def silence(host: str, pid: int, last_sign: str, alive: Callable[[int], bool]) -> float | None:
+    """Seconds since `last_sign`, the time of a driver's last sign of life (ISO 8601); None when the driver is dead.
 
     A pid alone proves nothing: after a reboot it is another process's, and in containers it is always the same.
     """
-    silent = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)
+    silent = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(last_sign)
     dead = silent.total_seconds() > SIGN_OF_LIFE_S or (host == socket.gethostname() and not alive(pid))
     return None if dead else silent.total_seconds()
 
 
 def resumed(record: RunRecord, alive: Callable[[int], bool]) -> RunRecord:
-    """`record` for the next attempt. Raises UserError while the last one is, or may be, still running."""
+    """`record` for the next attempt. Raises UserError while the last attempt is, or may be, still running."""
     if record.state == "complete":
         raise UserError(f"run {record.run}: is complete; there is nothing to resume")
     if record.state == "running":

@@ -1,4 +1,4 @@
-"""What there is to say of a run in one line, whatever state its record is in."""
+"""A run in one line, in whatever state its record is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SILENT_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """A run in figures; None where the record does not tell."""
+    """A run in figures; None where the record does not say."""
 
     run: str
     state: str
@@ -25,7 +25,7 @@ class RunSummary:
     """Seconds since the last sign of life, when the run is recorded as running but has been too long silent."""
     model: str | None
     images: int | None
-    """In the manifest, so far."""
+    """The number of images in the manifest, so far."""
     listed: bool
     """Whether the manifest is complete, so that `images` is final."""
     done: int
@@ -76,7 +76,7 @@ class RunSummary:
 
 
 def doubted(state: str, updated_at: str, now: datetime.datetime | None = None) -> float | None:
-    """Seconds since the last sign of life of what is recorded as running, where they are too many; else None."""
+    """Seconds since the last sign of life, for a record in state `running` that has been silent too long; else None."""
     updated = moment(updated_at)
     if state != "running" or updated is None:
         return None

@@ -1,4 +1,4 @@
-"""Bytes by URI, whatever the storage: S3, directories, and what else fsspec opens.
+"""Bytes by URI on any storage: S3, Google Cloud, Azure, directories, and whatever else fsspec opens.
 
-In come URIs and bytes, out come objects and errors that a user can read. Nothing here knows what a lake is.
+It takes URIs and bytes, and gives objects, or errors that a user can read. Nothing here knows what a lake is.
 """

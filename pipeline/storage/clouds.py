@@ -1,7 +1,7 @@
-"""Google Cloud Storage (gs://) and Azure Blob Storage (az://, abfs://) by obstore, which writes on conditions on both.
+"""Google Cloud Storage (gs://) and Azure Blob Storage (az://, abfs://) by obstore, which can write conditionally on both.
 
 Credentials come from each cloud's standard environment: application default credentials or the node's on Google, the
-variables AZURE_STORAGE_… or the node's on Azure; STORAGE_EMULATOR_HOST is another Google.
+variables AZURE_STORAGE_… or the node's on Azure; STORAGE_EMULATOR_HOST names an emulator of Google's.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _Result = TypeVar("_Result")
 
 
 def _etag(meta: Any) -> str | None:
-    """As every answer spells it: listings leave out the quotes."""
+    """The ETag in one spelling: other answers put quotes around it, listings do not."""
     etag = meta["e_tag"]
     return None if etag is None else str(etag).strip('"')
 
 
 def _short(error: Exception) -> str:
-    """What obstore says, without the inside of its error."""
+    """The message of obstore's error, without its internal details."""
     return str(error).partition("\n\nDebug source")[0]
 
 
 def _calling(call: Callable[[], _Result]) -> _Result:
-    """What `call` returns. obstore's errors become those that Python has for files."""
+    """The result of `call`. Errors of obstore are raised as the ones that Python has for files."""
     from obstore import exceptions
 
     try:
@@ -72,7 +72,7 @@ class CloudStore:
 
     @property
     def _config(self) -> dict[str, Any]:
-        """What obstore does not take from the environment by itself."""
+        """The settings that obstore does not take from the environment by itself."""
         config: dict[str, Any] = {"skip_signature": True} if self._anonymous else {}
         if self.protocol == "gs" and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
             account = {"gcs_base_url": emulator, "disable_oauth": True}
@@ -98,23 +98,23 @@ class CloudStore:
         store, key = self._at(uri)
 
         def get() -> Fetched:
-            found = obstore.get(store, key)
-            meta = found.meta
+            result = obstore.get(store, key)
+            meta = result.meta
             if max_bytes is not None and meta["size"] > max_bytes:
                 raise TooLargeError(meta["size"], max_bytes)
-            return Fetched(bytes(found.bytes()), _etag(meta), meta["size"], meta["last_modified"])
+            return Fetched(bytes(result.bytes()), _etag(meta), meta["size"], meta["last_modified"])
 
         return _calling(get)
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
-        def one(uri: str) -> Fetched | Exception:
+        def get(uri: str) -> Fetched | Exception:
             try:
                 return self._get(uri, max_bytes)
-            except (OSError, ValueError) as error:  # ValueError: a key that this cloud's client cannot say
+            except (OSError, ValueError) as error:  # ValueError: a key that this cloud's client cannot send
                 return error
 
         with ThreadPoolExecutor(_CONCURRENT_GETS) as threads:
-            return list(threads.map(one, uris))
+            return list(threads.map(get, uris))
 
     def read(self, uri: str) -> bytes:
         return self._get(uri).data
@@ -138,7 +138,7 @@ class CloudStore:
             return False
         if _etag(meta) != etag:
             return False
-        # Google compares the generation, Azure the ETag: those of the very version that was asked for.
+        # Google compares the generation, Azure the ETag: both are taken from the answer about this version.
         seen: UpdateVersion = {"e_tag": meta["e_tag"], "version": meta["version"]}
         return self._put(uri, data, {k: v for k, v in seen.items() if v is not None})
 
@@ -150,7 +150,7 @@ class CloudStore:
         try:
             _calling(lambda: obstore.put(store, key, data, mode=mode))
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            # ours may have been the write that won, its answer lost: contents are unique to the writer
+            # perhaps this process wrote it, and only the answer was lost: every writer's content is its own
             try:
                 return self.read(uri) == data
             except FileNotFoundError:
@@ -181,7 +181,7 @@ class CloudStore:
             return
 
     def signed(self, uri: str, seconds: int) -> str:
-        """A URL of the object that whoever has it may open for so long."""
+        """A URL with which anybody can open the object until it expires."""
         import obstore
 
         store, key = self._at(uri)

@@ -1,8 +1,8 @@
-"""Whether a storage keeps its word on conditional writes, of which every lock in a lake is made.
+"""Whether a storage obeys the condition of a conditional write, on which every lock in a lake relies.
 
-Some take the condition and ignore it: then of two writers both win, and nobody is told. GCS's S3 interface is one of
-these (it applies If-Match to reads alone), and so are some emulators and gateways. So a lake is asked once a process,
-before work that must be done by one at a time.
+Some accept the condition and ignore it: then two writers both succeed, and neither learns of the other. GCS's S3
+interface is one of these (it applies If-Match to reads only), and so are some emulators and gateways. So each process
+tests a lake's storage once, before work that only one process may do at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REMEDY = "keep the lake on S3, on GCS as gs://, on Azure as az://, or in a fold
 
 
 def require_conditions(lake: str, storage: Storage) -> None:
-    """Raises UserError where of two writers to `lake` both could win. Errors of the storage come as they are."""
+    """Raises UserError where two writers to `lake` could both succeed. Errors of the storage are raised as they are."""
     if fault := _fault(lake, storage):
         raise UserError(
             f"{lake}: work that only one may do at a time is refused there, since {fault}; {_REMEDY}"
@@ -44,6 +44,6 @@ def _fault(lake: str, storage: Storage) -> str | None:
         if storage.replace(uri, f"4 {token}".encode(), first.etag):
             return "it ignores the condition of a write that is too late (If-Match)"
     finally:
-        with contextlib.suppress(Exception):  # what is left is an object of some bytes
+        with contextlib.suppress(Exception):  # a small object may stay behind
             storage.delete(uri)
     return None

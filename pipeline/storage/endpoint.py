@@ -1,4 +1,4 @@
-"""Whether an S3 endpoint answers at all, found out in seconds and not in botocore's rounds of patience."""
+"""Whether an S3 endpoint answers at all: learnt in seconds, without waiting for botocore's many retries."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ANSWER_S = 5.0
 
 
 def require_endpoint(url: str) -> None:
-    """Raises UserError where `url` is no endpoint's, OSError where nothing listens there after three tries.
+    """Raises UserError where `url` is no URL of an endpoint, OSError where nothing listens there after three tries.
 
-    Nothing is sent. What a proxy reaches is not tried.
+    Nothing is sent. An endpoint that is reached through a proxy is not tried.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -12,7 +12,7 @@ from masklake.pipeline.storage.s3 import split
 from masklake.pipeline.storage.store import redact
 
 _DRIVERS = frozenset({"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "adlfs", "obstore"})
-"""Packages whose errors derive from nothing that could be named here without importing them."""
+"""Packages whose errors have no base class that could be named here without importing the package."""
 
 _LOCAL = {
     errno.EROFS: "the file system is read-only; choose another folder",
@@ -40,7 +40,7 @@ _ARROW_CODES = {
     "SIGNATURE_DOES_NOT_MATCH": "SignatureDoesNotMatch",
     "INVALID_CLIENT_TOKEN_ID": "InvalidClientTokenId",
 }
-"""What Arrow's S3 client says in the text of its errors, as S3 itself says it."""
+"""From the text of an error of Arrow's S3 client to the error code of S3."""
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def of_storage(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, uri: str, doing: str) -> UserError:
-    """`error`, which came of `doing` something with `uri`, in one line: the object, the cause, the remedy."""
+    """`error`, raised while `doing` something with `uri`, as one line: the object, the cause, the remedy."""
     remote = "://" in uri
     cause = _s3_cause(error, uri, doing) if remote else _local_cause(error, uri, doing)
     return UserError(redact(f"{uri}: cannot {doing}: {cause}"))
@@ -72,7 +72,7 @@ def _local_cause(error: BaseException, uri: str, doing: str) -> str:
     if isinstance(error, PermissionError):
         may = "write there" if _writes(doing) else "read it"
         return f"permission denied; this user may not {may} (ls -ld {getattr(error, 'filename', None) or uri} tells who may)"
-    if isinstance(error, FileNotFoundError):  # with no number where it is Masklake's own
+    if isinstance(error, FileNotFoundError):  # it has no errno where Masklake raised it
         return _LOCAL[errno.ENOENT]
     if isinstance(error, OSError) and error.errno in _LOCAL:
         return _LOCAL[error.errno]
@@ -93,7 +93,7 @@ def _s3_cause(error: BaseException, uri: str, doing: str) -> str:
     if code == "NoSuchBucket":
         return f"bucket {split(uri)[0]!r} does not exist; check the name, or --endpoint-url for another S3 service"
     if isinstance(error, PermissionError) or code == "AccessDenied":
-        which = "these" if code == "AccessDenied" else "check them, the"  # HEAD is refused without a reason
+        which = "these" if code == "AccessDenied" else "check them, the"  # S3 refuses HEAD without a reason
         right = f"; {which} credentials need {_right(doing)}" if uri.startswith("s3://") else ""
         return f"permission denied ({code or text}){right}"
     if "connect" in text.lower() or name in ("EndpointConnectionError", "ConnectTimeoutError"):
@@ -116,8 +116,8 @@ def _writes(doing: str) -> bool:
 
 def _code(error: BaseException) -> str:
     """S3's own code of the error, or "". (s3fs keeps botocore's ClientError as the cause of what it raises.)"""
-    for one in (error, error.__cause__):
-        response = getattr(one, "response", None)
+    for exception in (error, error.__cause__):
+        response = getattr(exception, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
     match = _ARROW_CODE.search(str(error))

@@ -23,28 +23,28 @@ _SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 def spelled(path: str) -> str:
-    """`path`, with those bytes of its names that are no UTF-8 spelled as \\xNN: as URIs are stored and shown."""
+    """`path` as URIs are stored and shown: each byte of a name that is not UTF-8 is written as \\xNN."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _openable(path: str) -> str:
-    """The path of an existing file that is `spelled` so; `path` itself where it exists, or none does."""
+    """The path of the existing file that `spelled` writes as `path`; `path` itself where it exists, or no such file does."""
     if "\\x" not in path or os.path.lexists(path):
         return path
-    raw = os.fsdecode(_SPELLED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)))
+    raw = os.fsdecode(_SPELLED.sub(lambda match: bytes.fromhex(match[1].decode()), os.fsencode(path)))
     return raw if os.path.lexists(raw) else path
 
 
-def _info(path: str, found: os.stat_result) -> ObjectInfo:
-    modified = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
-    return ObjectInfo(path, f"{found.st_mtime_ns:x}-{found.st_size:x}", found.st_size, modified)
+def _info(path: str, status: os.stat_result) -> ObjectInfo:
+    modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
+    return ObjectInfo(path, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size, modified)
 
 
 class LocalStore:
     """Files under absolute paths. Writes are atomic: a temporary file beside the target, then a rename."""
 
     conditional: str | None = ""
-    """Why conditional writes are not to be relied on: "" they are, None: it has to be tried (conditions.py)."""
+    """Why conditional writes cannot be relied on; "" where they can be, None where it has to be tried (conditions.py)."""
 
     def _temporary(self, path: str, data: bytes) -> Path:
         target = Path(path)
@@ -58,7 +58,7 @@ class LocalStore:
         return temporary
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
-        def one(path: str) -> Fetched | Exception:
+        def get(path: str) -> Fetched | Exception:
             try:
                 there = Path(_openable(path))
                 mode = there.stat().st_mode
@@ -73,7 +73,7 @@ class LocalStore:
                 return error
 
         with ThreadPoolExecutor(_CONCURRENT_READS) as threads:
-            return list(threads.map(one, uris))
+            return list(threads.map(get, uris))
 
     def read(self, uri: str) -> bytes:
         return Path(uri).read_bytes()
@@ -113,25 +113,25 @@ class LocalStore:
         Path(uri).unlink(missing_ok=True)
 
     def walk(self, root: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ObjectInfo]:
-        """Files below `root`, a directory at a time, in the order of their paths. Links are followed, but not
-        into a directory that they lie in (`above`: device and inode of those)."""
+        """Files below `root`, a directory at a time, in the order of their paths. Links are followed, except to a
+        directory that contains them (`above`: the device and inode of each directory above `root`)."""
         directory = Path(root).stat()
         here = (directory.st_dev, directory.st_ino)
         if here in above:
             return
         with os.scandir(root) as entries:
             # a directory sorts as S3 would sort its keys, so that the order equals that of object storage
-            found = sorted(entries, key=lambda e: spelled(e.name) + "/" * e.is_dir())
-        for entry in found:
+            ordered = sorted(entries, key=lambda e: spelled(e.name) + "/" * e.is_dir())
+        for entry in ordered:
             if entry.is_dir():
                 yield from self.walk(entry.path, above | {here})
             elif entry.is_file():
-                with contextlib.suppress(FileNotFoundError):  # gone since the directory was read
+                with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
                     yield _info(spelled(entry.path), entry.stat())
 
 
 def _true_error(error: Exception) -> Exception:
-    """`error`, or what it hides: fsspec's HTTP driver says FileNotFoundError of whatever went wrong."""
+    """`error`, or its real cause: fsspec's HTTP driver raises FileNotFoundError for every failure."""
     cause = error.__cause__ or error.__context__
     if not isinstance(error, FileNotFoundError) or cause is None:
         return error
@@ -150,7 +150,7 @@ def _true_error(error: Exception) -> Exception:
 
 class FsspecStore:
     """Any other fsspec filesystem. `put_new` is as atomic as the filesystem's own exclusive create;
-    `replace` compares and then writes, which two writers at once can both pass."""
+    `replace` compares and then writes, so two writers at the same time can both succeed."""
 
     conditional: str | None = (
         "what it is written through compares a version and then writes, which two can both pass"
@@ -175,18 +175,18 @@ class FsspecStore:
         return ObjectInfo(uri, str(etag).strip('"') if etag is not None else None, info.get("size"), modified)
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
-        def one(uri: str) -> Fetched | Exception:
+        def get(uri: str) -> Fetched | Exception:
             try:
                 info = self._info(uri, self.fs.info(uri))
                 if max_bytes is not None and info.size is not None and info.size > max_bytes:
                     raise TooLargeError(info.size, max_bytes)
                 data = self.fs.cat_file(uri)
-            except Exception as error:  # noqa: BLE001  # drivers raise errors of their own; this object's alone
+            except Exception as error:  # noqa: BLE001  # drivers raise errors of their own; only this object fails
                 return _true_error(error)
             return Fetched(data, info.etag, len(data), info.modified)
 
         with ThreadPoolExecutor(_CONCURRENT_READS) as threads:
-            return list(threads.map(one, uris))
+            return list(threads.map(get, uris))
 
     def read(self, uri: str) -> bytes:
         return self.fs.cat_file(uri)

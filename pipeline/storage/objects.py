@@ -1,4 +1,4 @@
-"""What storage says of an object."""
+"""What storage returns about an object: its metadata, its content, and two of its errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Fetched(NamedTuple):
 
 
 class NoBucketError(OSError):
-    """There is no such bucket, which says nothing of the object: it is not missing."""
+    """There is no such bucket. That does not mean that the object is missing."""
 
 
 class TooLargeError(OSError):
-    """The object has more bytes than the caller will take; nothing of it was read."""
+    """The object has more bytes than the caller accepts; nothing of it was read."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"{size:,} bytes; the limit is {limit:,} (--max-bytes)")

@@ -20,7 +20,7 @@ def encode(table: pa.Table) -> bytes:
 
 
 def write_table(table: pa.Table, uri: str, storage: Storage) -> int:
-    """Write `table` to `uri` in one atomic step; the number of bytes written."""
+    """Write `table` to `uri` in one atomic step. Returns the number of bytes written."""
     data = encode(table)
     storage.write(uri, data)
     return len(data)

@@ -1,6 +1,6 @@
-"""Where an annotator's browser finds an image: its URI, or a URL that whoever has it may open for some hours.
+"""The address at which an annotator's browser opens an image: its URI, or a signed URL that works for some hours.
 
-A signed URL is a credential. It goes into the file of tasks and nowhere else.
+A signed URL is a credential: anybody who has it can open the image. It is written to the file of tasks and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from masklake.pipeline.storage.s3 import S3Store, split
 from masklake.pipeline.storage.store import Storage
 
 MOST_HOURS = 7 * 24
-"""S3 signs for a week at most."""
+"""S3 signs a URL for a week at most."""
 
 
 def signed(uris: Sequence[str], storage: Storage, hours: float) -> list[str]:
-    """A URL of each image. What cannot be signed (a path, https://…) stays as it is.
+    """A URL for each image. A URI that cannot be signed (a path, https://…) stays as it is.
 
     Raises UserError when there are no credentials to sign with, or the bucket cannot be asked where it is.
     """
@@ -43,13 +43,13 @@ def _signed(uri: str, storage: Storage, seconds: int, clients: dict[str, Any]) -
         if "://" in uri and hasattr(store, "fs"):
             try:
                 return str(store.fs.sign(uri, expiration=seconds))
-            except NotImplementedError:  # what fsspec's drivers say that cannot sign
+            except NotImplementedError:  # raised by those of fsspec's drivers that cannot sign
                 return uri
     return uri
 
 
 def _client(bucket: str, store: S3Store, storage: Storage) -> Any:
-    """A botocore client in the region of the bucket: a signature names the region, and is void in another one."""
+    """A botocore client in the region of the bucket: a signature names the region, and is not valid in another one."""
     from botocore.config import Config
     from botocore.exceptions import ClientError
     from botocore.session import Session
@@ -59,7 +59,7 @@ def _client(bucket: str, store: S3Store, storage: Storage) -> Any:
             f"s3://{bucket}: URLs cannot be signed with --anonymous; leave it out, or take --urls plain"
         )
     session = Session(profile=storage.profile)
-    # Left to itself botocore signs in the old way, which newer regions and services refuse.
+    # By default botocore signs in the old way, which newer regions and services refuse.
     config = Config(signature_version="s3v4")
 
     def client(region: str | None) -> Any:
@@ -68,9 +68,7 @@ def _client(bucket: str, store: S3Store, storage: Storage) -> Any:
     first = client(None)
     try:
         answer = first.head_bucket(Bucket=bucket)
-    except (
-        ClientError
-    ) as error:  # who may read objects need not be allowed to ask; the region is told all the same
+    except ClientError as error:  # an account may read objects and not be allowed to ask; the answer names the region nevertheless
         answer = error.response
     region = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
     return first if region in (None, first.meta.region_name) else client(region)

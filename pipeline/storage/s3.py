@@ -40,7 +40,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def _etag(answer: dict) -> str | None:
-    """The version that an answer names; gateways to other storage may leave it out."""
+    """The ETag in an answer; gateways to other storage may leave it out."""
     etag = answer.get("ETag")
     return None if etag is None else etag.strip('"')
 
@@ -87,7 +87,7 @@ class S3Store:
 
     @functools.cache  # noqa: B019  # stores live as long as the process
     def require_answer(self) -> None:
-        """Raises OSError where an endpoint of one's own does not answer, before the first client waits for it."""
+        """Raises OSError where the given endpoint does not answer, before the first client waits for it."""
         if self.endpoint_url:
             require_endpoint(self.endpoint_url)
 
@@ -125,10 +125,10 @@ class S3Store:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
-        """Objects in order; where one could not be had, the exception in its place."""
+        """Objects in the order of `uris`; where one could not be read, the exception stands in its place."""
         try:
             self.require_answer()
-        except OSError as error:  # at a worker's first call: told of each object, as a later outage is
+        except OSError as error:  # at a worker's first call: reported for each object, as a later failure is
             return [error] * len(uris)
 
         async def gather() -> list[Fetched | Exception]:
@@ -141,12 +141,12 @@ class S3Store:
                     except OSError as error:
                         raise true_error(error, split(uri)[0]) from error.__cause__
 
-            # gather(return_exceptions=True) also returns CancelledError, which must not pass for a bad image
+            # gather(return_exceptions=True) also returns CancelledError, which must not be taken for a bad image
             results = await asyncio.gather(*map(one, uris), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException) and not isinstance(result, Exception):
                     raise result
-            return results  # type: ignore[return-value]  # only Fetched and Exception are left
+            return results  # type: ignore[return-value]  # only Fetched and Exception remain
 
         return self._sync(gather())
 
@@ -167,7 +167,7 @@ class S3Store:
         for attempt in range(_CONTENDED_TRIES):
             try:
                 self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-            except OSError as error:  # what s3fs makes of botocore's ClientError, which it keeps as the cause
+            except OSError as error:  # s3fs's own error, with botocore's ClientError as its cause
                 cause = error.__cause__
                 status = (
                     cause.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -175,10 +175,10 @@ class S3Store:
                     else 0
                 )
                 if status == 412:
-                    # ours may have been the write that won, its answer lost: contents are unique to the writer
+                    # perhaps this process wrote it, and only the answer was lost: every writer's content is its own
                     try:
                         return self.read(uri) == data
-                    except FileNotFoundError:  # Ceph says 412, not 404, of an object that is gone
+                    except FileNotFoundError:  # Ceph answers 412, not 404, for an object that is gone
                         return False
                 if status == 404 and "IfMatch" in condition:
                     return False
@@ -205,14 +205,14 @@ class S3Store:
 
     @functools.cache  # noqa: B019  # as many as there are buckets; the store lives as long as the process
     def region(self, bucket: str) -> str | None:
-        """Where the bucket is, as far as the server tells; whoever may not ask is told all the same."""
+        """The bucket's region, or None where the server does not name it; even a refusal names it."""
         from botocore.exceptions import ClientError
 
         try:
             answer = self._call("head_bucket", Bucket=bucket)
         except OSError as error:
             if not isinstance(error.__cause__, ClientError):
-                return None  # the request that follows says what is wrong
+                return None  # the next request raises the reason
             answer = error.__cause__.response
         region: str | None = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
         return region
@@ -224,7 +224,7 @@ class S3Store:
     def pages(
         self, bucket: str, prefix: str, *, start_after: str = "", delimiter: str = ""
     ) -> Iterator[tuple[list[ObjectInfo], list[str]]]:
-        """(objects, common prefixes) of each page of up to 1,000 keys, in key order."""
+        """Pages of up to 1,000 keys, in key order, each as (objects, common prefixes)."""
         arguments: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
         if start_after:
             arguments["StartAfter"] = start_after

@@ -1,4 +1,4 @@
-"""What S3 says of an object, understood: its encoding, and why it cannot be read."""
+"""What S3's answer about an object means: its encoding, and why it cannot be read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from masklake.pipeline.storage.objects import NoBucketError, TooLargeError
 
 _GZIP = b"\x1f\x8b"
 _PLAIN = frozenset(["", "identity", "aws-chunked", "utf-8"])
-"""Content-Encodings that change nothing; `utf-8` is a common mistake."""
+"""Content-Encodings that do not change the bytes; `utf-8` is a common mistake."""
 
 
 def decoded(data: bytes, encoding: str, max_bytes: int | None) -> bytes:
-    """`data` without its Content-Encoding, of which gzip is known, as browsers would show it.
+    """`data` decoded from its Content-Encoding, as a browser would decode it; gzip is the only one known.
 
-    Raises OSError for another one, for gzip that is broken, and TooLargeError for more than `max_bytes` in it.
+    Raises OSError for any other encoding and for broken gzip, and TooLargeError for more than `max_bytes` of content.
     """
     for name in reversed([part.strip().lower() for part in encoding.split(",")]):
         if name in _PLAIN or (name in ("gzip", "x-gzip") and not data.startswith(_GZIP)):
-            continue  # said, but not done: uploaders copy the header of what they unpacked
+            continue  # the header is wrong: some tools unpack the file and keep its header
         if name not in ("gzip", "x-gzip"):
             raise OSError(f"Content-Encoding {name!r} is not known; store it plain, or with gzip")
         data = _gunzipped(data, max_bytes)
@@ -43,9 +43,9 @@ def _gunzipped(data: bytes, max_bytes: int | None) -> bytes:
 
 
 def true_error(error: OSError, bucket: str) -> OSError:
-    """`error`, as far as it is about an object of `bucket`; what may pass, or has a remedy, says so.
+    """The error that says what happened: `error` itself, or one that names the missing bucket, the archive or the key.
 
-    s3fs makes FileNotFoundError of a bucket that is not there, and PermissionError of an object in an archive.
+    s3fs raises FileNotFoundError for a bucket that does not exist, and PermissionError for an object in an archive.
     """
     from botocore.exceptions import ClientError
 

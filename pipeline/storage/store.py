@@ -1,4 +1,4 @@
-"""One door to object storage: S3, local directories, and whatever else fsspec opens.
+"""The one way to object storage: S3, Google Cloud, Azure, local directories, and whatever else fsspec opens.
 
 A URI is `s3://bucket/key` with the key exactly as it is (nothing is percent-decoded), an absolute local path,
 or `protocol://…`. Credentials come from the standard AWS environment; none is kept here, so a `Storage` may
@@ -42,15 +42,15 @@ def redact(text: str) -> str:
 
 
 def normalise(uri: str) -> str:
-    """`uri` in the one form that is stored: s3://, an absolute path, or protocol://; no trailing slash lost.
+    """`uri` in the form that is stored: s3://, an absolute path, or protocol://. A trailing slash is kept.
 
     S3:// and Hadoop's s3a:// and s3n:// are s3://, gcs:// is gs://, and file:/x, as Spark writes it, is a path.
     """
     if _SPARKS_FILE.match(uri):
         return normalise(uri[len("file:") :])
-    protocol, found, rest = uri.partition("://")
+    protocol, separator, rest = uri.partition("://")
     protocol = protocol.lower()
-    if not found:
+    if not separator:
         path = _climbed(Path(uri).expanduser().absolute())
         return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
     if protocol in ("file", "local"):
@@ -63,7 +63,7 @@ def normalise(uri: str) -> str:
 
 
 def _climbed(path: Path) -> Path:
-    """`path` without `..`: one file has one name. What they climb over is followed as the system does, links included."""
+    """`path` without `..`, so that a file has one name. Links before a `..` are followed, as the system does."""
     parts = path.parts
     if ".." not in parts:
         return path
@@ -72,7 +72,7 @@ def _climbed(path: Path) -> Path:
 
 
 def normalise_folder(uri: str) -> str:
-    """`normalise`d, without the slashes at its end: names are joined to it."""
+    """`uri` as `normalise` gives it, without slashes at its end, so that names can be joined to it."""
     return normalise(uri).rstrip("/") or "/"
 
 
@@ -105,14 +105,14 @@ class Storage:
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-    """Whether this account pays for reading buckets whose owner asks for that."""
+    """Whether this account pays for reading from buckets whose owner wants the reader to pay."""
     kms_key: str | None = None
-    """The KMS key (its id, alias or ARN) that S3 encrypts with what is written; None: as the bucket has it."""
+    """The KMS key (its id, alias or ARN) with which S3 encrypts what is written; None: the bucket's default."""
 
     def store(self, uri: str) -> Store:
         """The store that holds `uri`. Raises UserError for a protocol that fsspec cannot open."""
-        protocol, found, _ = uri.partition("://")
-        if not found:
+        protocol, separator, _ = uri.partition("://")
+        if not separator:
             return LocalStore()
         if protocol in ("s3", "s3a"):
             return _s3_store(self)
@@ -160,7 +160,7 @@ class Storage:
         return self.store(uri).read(uri)
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
-        """Objects in order, read concurrently; an exception stands where one could not be had."""
+        """Objects in the order of `uris`, read concurrently; where one could not be read, the exception stands in its place."""
         return self.store(uris[0]).get_many(uris, max_bytes) if uris else []
 
     def write(self, uri: str, data: bytes) -> None:
@@ -168,7 +168,7 @@ class Storage:
         self.store(uri).write(uri, data)
 
     def put_new(self, uri: str, data: bytes) -> bool:
-        """Write only if absent; False when it was there. `data` must be unique to the writer (name it in it)."""
+        """Write only if there is no such object; False when there is. `data` must differ from what any other writer writes."""
         return self.store(uri).put_new(uri, data)
 
     def replace(self, uri: str, data: bytes, etag: str) -> bool:
@@ -180,8 +180,8 @@ class Storage:
         return self.store(uri).stat(uri)
 
     def require_writable(self, folder: str) -> None:
-        """Raises what a write below `folder` would raise. It leaves nothing, where this user may delete."""
-        if isinstance(self.store(folder), LocalStore):  # no folder is made before there is something for it
+        """Raises the error that a write below `folder` would raise. It leaves no object, where this user may delete."""
+        if isinstance(self.store(folder), LocalStore):  # no folder is made before there is a file for it
             folder = str(next(path for path in (Path(folder), *Path(folder).parents) if path.exists()))
         uri = join(folder, f".probe-{secrets.token_hex(4)}")
         self.write(uri, b"")
@@ -197,7 +197,7 @@ class Storage:
         self.store(uri).delete(uri)
 
     def walk(self, uri: str) -> Iterator[ObjectInfo]:
-        """Objects below the folder `uri`, as they are listed. An absent folder has none; an absent bucket raises."""
+        """Objects below the folder `uri`, as they are listed. A missing folder has none; a missing bucket is an error."""
         store = self.store(uri)
         if isinstance(store, S3Store):
             bucket, prefix = split(uri)

@@ -6,10 +6,10 @@ from typing import Any
 
 
 def beside_driver(cls: type) -> Any:
-    """An actor of `cls`, started again as often as it dies. Ray must be initialised.
+    """An actor of `cls` on the driver's node, started again whenever it dies. Ray must be initialised.
 
-    Where it is, it goes only with the driver: on another node that goes, it would be away for half a minute, and then have
-    forgotten everything.
+    On this node it ends only with the driver. On another node that is lost, it would be away for half a minute and come
+    back without its state.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -1,7 +1,7 @@
 """What travels between stages: a packet, one Ray Data row that holds the rows of a few images.
 
 Ray Data shapes blocks by bytes: it would merge the small tables of one stage (so that nothing streams until
-128 MB have gathered) and cut the large ones of the next. A packet is a single row, which can be neither. With
+there are 128 MB) and cut the large ones of the next. A packet is a single row, so it can be neither merged nor cut. With
 `target_max_block_size=1` each packet is a block, and so a task, of its own. Packing and unpacking copy nothing.
 """
 
@@ -33,7 +33,7 @@ def packet_context() -> Any:
     """Ray's `DataContext` of this process, set so that a packet is a block, and nothing is printed."""
     import warnings
 
-    # Said when a source has fewer packets than there are actors at the least, which is no mistake.
+    # Ray warns when a source has fewer packets than the smallest number of actors, which is no mistake.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     from ray.data import DataContext
 

@@ -1,4 +1,4 @@
-"""Folders for files of this process only, which are gone when it, or the Ray that it works for, is."""
+"""Folders for files of this process only. They are removed when it ends, or with the session of the Ray it works for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def scratch_folder(prefix: str) -> Path:
-    """A new folder. In a worker of Ray it lies in Ray's session, since workers are killed without a word."""
+    """A new folder. In a worker of Ray it lies in Ray's session folder, since workers are killed without warning."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_session()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -25,7 +25,7 @@ from masklake.jobs.schedule.store import (
     moment,
     utc,
 )
-from masklake.pipeline.lake.lock import Lease, LeaseHeldError
+from masklake.pipeline.lake.lock import Lock, LockHeldError
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.paths import ROOT
@@ -64,18 +64,18 @@ def counted(store: Store, state: str) -> int:
     return sum(one.state == state for one in store.history(limit=1000))
 
 
-def taken(lake: Path) -> Lease:
+def taken(lake: Path) -> Lock:
     """The schedule's lock, in other hands."""
-    lease = Lease(str(lake), "segment", Storage(), what="another machine", ttl=30.0)
+    lock = Lock(str(lake), "segment", Storage(), what="another machine", ttl=30.0)
 
     def tried() -> bool:
-        with contextlib.suppress(LeaseHeldError):
-            lease.acquire()
+        with contextlib.suppress(LockHeldError):
+            lock.acquire()
             return True
         return False
 
     wait_until(tried)
-    return lease
+    return lock
 
 
 @pytest.mark.parametrize("deaf", ["", "deaf,"])
@@ -101,11 +101,11 @@ def test_nothing_is_doubled_and_nothing_lost(
         )
         assert second.returncode == 2
         assert f"is served by process {first.pid} on " in second.stderr
-        lease = taken(lake)
+        lock = taken(lake)
         before = len(diary(lake))
         wait_until(lambda: counted(store, REFUSED) >= 2)
         assert len(diary(lake)) == before
-        lease.release()
+        lock.release()
         ran = counted(store, OK)
         wait_until(lambda: counted(store, OK) > ran)
         with store.transaction() as db:  # long enough to be killed in

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from masklake.jobs import lock as exclusive
+from masklake.jobs import lock as lock_module
 from masklake.jobs.exit_codes import ExitCode
-from masklake.jobs.lock import exclusively
+from masklake.jobs.lock import under_lock
 from masklake.jobs.options.parser import resuming
 from masklake.jobs.options.shared import StorageOptions
 from masklake.jobs.segment.options import SegmentOptions
 from masklake.model import scenes
-from masklake.pipeline.lake.lock import Lease
+from masklake.pipeline.lake.lock import Lock
 from masklake.pipeline.storage.store import Storage
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,7 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 def locked(lake: Path, work: Callable[[], int], name: str | None = "segment") -> int:
     """`work` under the lock `segment` of the lake."""
-    return exclusively(f"{lake}/", name, Storage(), work)
+    return under_lock(f"{lake}/", name, Storage(), work)
 
 
 def lock(lake: Path) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def test_the_work_is_asked_to_stop_when_it_is_lost(
         asked.append((pid, number))
         over.set()
 
-    monkeypatch.setattr(exclusive, "_LOOK_S", 0.02)
-    monkeypatch.setattr(Lease, "lost", property(lambda _: True))
+    monkeypatch.setattr(lock_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(Lock, "lost", property(lambda _: True))
     monkeypatch.setattr(os, "kill", kill)
     assert locked(tmp_path, lambda: 130 if over.wait(30) else 0) == 130
     assert asked == [(os.getpid(), signal.SIGTERM)]
@@ -91,7 +91,7 @@ def test_the_commands_are_refused(masklake: Run, tmp_path: Path, command: str) -
     (lake / "runs").mkdir(parents=True)
     scenes.write(tmp_path / "photos", 1, 1)
     source = [tmp_path / "photos"] if command == "segment" else []
-    with Lease(str(lake), "night", Storage(), what="another machine's", ttl=60):
+    with Lock(str(lake), "night", Storage(), what="another machine's", ttl=60):
         code, _, said = masklake(command, *source, lake, "--lock", "night")
     assert code == ExitCode.REFUSED == 75
     assert said.startswith(

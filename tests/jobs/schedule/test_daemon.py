@@ -21,7 +21,7 @@ from masklake.jobs.schedule.runner import Runner, utcnow
 from masklake.jobs.schedule.serving import StoreServedError, server, serving
 from masklake.jobs.schedule.store import MISSED, OK, REFUSED, STOPPED, WAITING, Store, utc
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lock import Lease
+from masklake.pipeline.lake.lock import Lock
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.schedules import Clock, Events, diary, runner, schedule, use_job, wait_until
@@ -209,7 +209,7 @@ def test_sigterm_stops_the_job_and_the_daemon_in_order(store: Store, tmp_path: P
     ]
     assert outcomes(store) == [STOPPED, WAITING]
     assert json.loads((tmp_path / "lake" / "locks" / "segment.json").read_text())["released"]
-    with Lease(str(tmp_path / "lake"), "segment", Storage()), serving(store):
+    with Lock(str(tmp_path / "lake"), "segment", Storage()), serving(store):
         pass
 
 

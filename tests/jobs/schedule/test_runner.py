@@ -34,7 +34,7 @@ from masklake.jobs.schedule.store import (
     Store,
 )
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lock import Lease
+from masklake.pipeline.lake.lock import Lock
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
@@ -65,7 +65,7 @@ def due(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Make:
     return make
 
 
-def lease_of(folder: Path, name: str = "segment") -> dict[str, Any]:
+def lock_of(folder: Path, name: str = "segment") -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "lake" / "locks" / f"{name}.json").read_text())
     return found
 
@@ -77,8 +77,8 @@ def test_a_job_runs_and_is_recorded(due: Make, store: Store, tmp_path: Path) -> 
     assert (firing.state, firing.run, firing.exit_code, firing.detail) == (OK, RUN, 0, "all good")
     assert firing.seconds is not None
     assert [text.split()[0] for text in diary(tmp_path / "lake")] == ["begin", "end"]
-    lease = lease_of(tmp_path)
-    assert (lease["what"], lease["released"]) == ("schedule s", True)
+    lock = lock_of(tmp_path)
+    assert (lock["what"], lock["released"]) == ("schedule s", True)
     assert one.say.names() == ["started", OK]
     assert one.say.all[0]["lock"] == str(tmp_path / "lake" / "locks" / "segment.json")
     assert firing.log == "20261125T120000Z-1.log"
@@ -108,7 +108,7 @@ def test_a_failure_says_its_code_and_last_line_and_is_tried_again(due: Make, sto
 def test_a_job_that_cannot_start_has_failed(due: Make, store: Store, tmp_path: Path) -> None:
     assert runner(store).attempt(due(cwd=str(tmp_path / "gone")).id) == (FAILED, None)
     assert "cannot start in" in (store.history()[0].detail or "")
-    assert lease_of(tmp_path)["released"]
+    assert lock_of(tmp_path)["released"]
 
 
 def test_what_nobody_foresaw_has_failed_too(due: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_job_that_takes_too_long_is_stopped(due: Make, store: Store, what: str
         RUN,
     )
     assert (firing.detail or "").startswith("it ran past 3 s: run ")
-    assert lease_of(tmp_path)["released"]
+    assert lock_of(tmp_path)["released"]
 
 
 def test_an_overlap_is_refused_by_the_lock_and_names_its_holder(
@@ -156,7 +156,7 @@ def test_an_overlap_is_refused_by_the_lock_and_names_its_holder(
 ) -> None:
     one = runner(store)
     firing = due("run")
-    with Lease(str(tmp_path / "lake"), "segment", Storage(), what="another machine"):
+    with Lock(str(tmp_path / "lake"), "segment", Storage(), what="another machine"):
         assert one.attempt(firing.id) == (REFUSED, None)
     assert "segment.json is held by another machine (process " in (store.history()[0].detail or "")
     assert diary(tmp_path / "lake") == []
@@ -185,9 +185,9 @@ def test_a_job_that_was_refused_the_lock_is_recorded_so(due: Make, store: Store)
 
 def test_another_lock_is_not_in_the_way(due: Make, store: Store, tmp_path: Path) -> None:
     firing = due("run", lock="gpu")
-    with Lease(str(tmp_path / "lake"), "segment", Storage()):
+    with Lock(str(tmp_path / "lake"), "segment", Storage()):
         assert runner(store).attempt(firing.id) == (OK, None)
-    assert lease_of(tmp_path, "gpu")["released"]
+    assert lock_of(tmp_path, "gpu")["released"]
 
 
 def test_a_job_whose_lock_is_lost_is_stopped(due: Make, store: Store, tmp_path: Path) -> None:
@@ -196,11 +196,11 @@ def test_a_job_whose_lock_is_lost_is_stopped(due: Make, store: Store, tmp_path: 
     for _ in in_thread(lambda: one.attempt(firing.id)):
         wait_until(lambda: diary(tmp_path / "lake"))
         path = tmp_path / "lake" / "locks" / "segment.json"
-        Storage().write(str(path), json.dumps(lease_of(tmp_path) | {"token": "another's"}).encode())
+        Storage().write(str(path), json.dumps(lock_of(tmp_path) | {"token": "another's"}).encode())
     [firing] = store.history()
     assert (firing.state, len(diary(tmp_path / "lake"))) == (LOST, 1)
     assert "another may hold it" in (firing.detail or "")
-    assert (lease_of(tmp_path)["token"], lease_of(tmp_path)["released"]) == ("another's", False)
+    assert (lock_of(tmp_path)["token"], lock_of(tmp_path)["released"]) == ("another's", False)
 
 
 def test_a_daemon_that_stops_stops_its_job_and_the_next_goes_on(
@@ -261,7 +261,7 @@ def test_what_a_killed_daemon_left_is_settled(due: Make, store: Store, tmp_path:
     [waits, interrupted] = store.history()
     assert (interrupted.state, interrupted.run, waits.state, waits.attempt) == (INTERRUPTED, RUN, WAITING, 2)
     assert (interrupted.detail or "").startswith("the daemon was killed, and the job outlived it until now: ")
-    assert lease_of(tmp_path)["released"]
+    assert lock_of(tmp_path)["released"]
     assert len(diary(tmp_path / "lake")) == 1
     one.recover()
     assert len(store.history()) == 2
@@ -307,7 +307,7 @@ def test_the_lock_of_a_lake_in_s3(s3_bucket: Bucket, store: Store, tmp_path: Pat
     store.add(made)
     firing = schedule_ledger.claim(store, made, Clock()())
     assert firing is not None
-    with Lease(f"{s3_bucket.uri}/lake", "labels-stats", Storage(), what="another machine"):
+    with Lock(f"{s3_bucket.uri}/lake", "labels-stats", Storage(), what="another machine"):
         assert runner(store).attempt(firing.id) == (REFUSED, None)
     # The next is not refused; there is nothing in this lake to count.
     made = store.schedule("s")

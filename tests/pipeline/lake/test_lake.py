@@ -82,10 +82,10 @@ def test_images_are_listed_before_instances(builder: LakeBuilder) -> None:
 
     class Racing(Storage):
         def walk(self, uri: str) -> Any:
-            found = list(super().walk(uri))
+            infos = list(super().walk(uri))
             if uri.endswith(("images", "instances")):
                 builder.part(R1, {f"s3://p/{uri}": [instance("dog", 0.9)]})
-            return iter(found)
+            return iter(infos)
 
     lake = Lake(builder.uri, Racing())
     assert [p.name for p in lake.parts("instances")] == [p.name for p in lake.parts("images")]

@@ -19,14 +19,14 @@ FILES = {"model.json": b'{"name": "m"}', "model.safetensors": b"weights"}
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    made = Registry(str(tmp_path / "lake"), Storage())
+    models = Registry(str(tmp_path / "lake"), Storage())
     for version in (V1, V2, V3):
-        made.add("photos", version, FILES)
-    return made
+        models.add("photos", version, FILES)
+    return models
 
 
 def names(registry: Registry) -> set[str]:
-    return {str(one) for one in registry.versions()}
+    return {str(version) for version in registry.versions()}
 
 
 def test_versions_are_added_once(registry: Registry, tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_a_version_without_its_spec_is_none_and_can_be_completed(registry: Regis
 
 def test_aliases_go_forth_and_back(registry: Registry) -> None:
     for version in (V1, V2, V3):
-        found = registry.find(f"photos@{version}")
-        assert found is not None
-        registry.promote(found, "production", registry.aliases("photos"))
-        assert registry.find("photos:production") == registry.find("production") == found
+        target = registry.find(f"photos@{version}")
+        assert target is not None
+        registry.promote(target, "production", registry.aliases("photos"))
+        assert registry.find("photos:production") == registry.find("production") == target
     assert registry.rollback("photos", "production", registry.aliases("photos")) == V2
     assert registry.rollback("photos", "production", registry.aliases("photos")) == V1
     with pytest.raises(UserError, match="photos:production has no version before"):
@@ -83,9 +83,9 @@ def test_what_is_not_there_is_told(registry: Registry) -> None:
 def test_an_alias_of_two_models_must_be_told_apart(registry: Registry) -> None:
     registry.add("scans", V1, FILES)
     for text in (f"photos@{V1}", f"scans@{V1}"):
-        found = registry.find(text)
-        assert found is not None
-        registry.promote(found, "production", registry.aliases(found.name))
+        target = registry.find(text)
+        assert target is not None
+        registry.promote(target, "production", registry.aliases(target.name))
     with pytest.raises(UserError, match=r"2 models have an alias 'production'; write photos:production"):
         registry.find("production")
     assert str(registry.find("scans:production")) == f"scans@{V1}"
@@ -95,10 +95,10 @@ def test_an_alias_of_two_models_must_be_told_apart(registry: Registry) -> None:
 def test_names_that_could_be_no_folder_are_refused(registry: Registry, name: str) -> None:
     with pytest.raises(UserError, match="use letters, digits, dots"):
         registry.add(name, V1, FILES)
-    found = registry.find(f"photos@{V1}")
-    assert found is not None
+    target = registry.find(f"photos@{V1}")
+    assert target is not None
     with pytest.raises(UserError, match="use letters, digits, dots"):
-        registry.promote(found, name, registry.aliases("photos"))
+        registry.promote(target, name, registry.aliases("photos"))
 
 
 @pytest.mark.parametrize(
@@ -123,35 +123,38 @@ def test_of_two_promoters_one_wins(registry: Registry) -> None:
 
 
 def test_of_two_promoters_one_wins_in_s3(s3_bucket: Bucket) -> None:
-    made = Registry(f"{s3_bucket.uri}/lake", Storage())
+    models = Registry(f"{s3_bucket.uri}/lake", Storage())
     for version in (V1, V2, V3):
-        made.add("photos", version, FILES)
-    _race(made)
+        models.add("photos", version, FILES)
+    _race(models)
 
 
 def _race(registry: Registry) -> None:
     """The first promotion (there is no file yet), and then one over another: each time one of four wins."""
     for round_ in (1, 2):
         seen = registry.aliases("photos")
-        start, told = threading.Barrier(4), []
+        start, outcomes = threading.Barrier(4), []
 
         def promote(
-            version: str, seen: object = seen, start: threading.Barrier = start, told: list[str] = told
+            version: str,
+            seen: object = seen,
+            start: threading.Barrier = start,
+            outcomes: list[str] = outcomes,
         ) -> None:
-            found = registry.find(f"photos@{version}")
+            target = registry.find(f"photos@{version}")
             start.wait()
             try:
-                registry.promote(found, "production", seen)  # type: ignore[arg-type]
-                told.append(f"won {version}")
+                registry.promote(target, "production", seen)  # type: ignore[arg-type]
+                outcomes.append(f"won {version}")
             except UserError as error:
-                told.append(str(error))
+                outcomes.append(str(error))
 
         threads = [threading.Thread(target=promote, args=(version,)) for version in (V1, V2, V3, V1)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        [winner] = [text.removeprefix("won ") for text in told if text.startswith("won ")]
-        assert sum("were moved by someone else just now (production is" in text for text in told) == 3
+        [winner] = [text.removeprefix("won ") for text in outcomes if text.startswith("won ")]
+        assert sum("were moved by someone else just now (production is" in text for text in outcomes) == 3
         after = registry.aliases("photos")
         assert (after.version("production"), len(after.log)) == (winner, round_)

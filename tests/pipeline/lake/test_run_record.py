@@ -30,8 +30,8 @@ def _ago(seconds: float) -> str:
     return (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)).isoformat()
 
 
-def _record(**given: object) -> RunRecord:
-    return record(RUN, "/lake", **given)
+def _record(**fields: object) -> RunRecord:
+    return record(RUN, "/lake", **fields)
 
 
 def test_a_record_survives_its_file() -> None:

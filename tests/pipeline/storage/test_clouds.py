@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lock import Lease, LeaseHeldError
+from masklake.pipeline.lake.lock import Lock, LockHeldError
 from masklake.pipeline.storage import store as store_module
 from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.objects import Fetched, TooLargeError
@@ -53,14 +53,14 @@ def test_objects_are_written_read_listed_and_removed(lake: str) -> None:
     for key in KEYS:
         storage.write(f"{lake}/{key}", key.encode())
     assert storage.list(lake) == sorted(f"{lake}/{key}" for key in KEYS)
-    found = storage.get_many([f"{lake}/{key}" for key in [*KEYS, "none.jpg"]])
-    assert [one.data.decode() for one in found[:-1] if isinstance(one, Fetched)] == KEYS
-    assert isinstance(found[-1], FileNotFoundError)
+    fetched = storage.get_many([f"{lake}/{key}" for key in [*KEYS, "none.jpg"]])
+    assert [answer.data.decode() for answer in fetched[:-1] if isinstance(answer, Fetched)] == KEYS
+    assert isinstance(fetched[-1], FileNotFoundError)
     listed = {info.uri: info for info in storage.walk(lake)}
-    for key, one in zip(KEYS, found, strict=False):
-        assert isinstance(one, Fetched)
+    for key, answer in zip(KEYS, fetched, strict=False):
+        assert isinstance(answer, Fetched)
         info = listed[f"{lake}/{key}"]
-        assert (info.etag, info.size) == (one.etag, one.size)
+        assert (info.etag, info.size) == (answer.etag, answer.size)
     (large,) = storage.get_many([f"{lake}/a.jpg"], max_bytes=2)
     assert isinstance(large, TooLargeError)
     storage.delete(f"{lake}/a.jpg")
@@ -86,9 +86,9 @@ def test_of_many_writers_on_one_condition_one_wins(lake: str) -> None:
 
 
 def test_a_lock_is_held_by_one(lake: str) -> None:
-    with Lease(lake, "segment", Storage()), pytest.raises(LeaseHeldError):
-        Lease(lake, "segment", Storage()).acquire()
-    with Lease(lake, "segment", Storage()):
+    with Lock(lake, "segment", Storage()), pytest.raises(LockHeldError):
+        Lock(lake, "segment", Storage()).acquire()
+    with Lock(lake, "segment", Storage()):
         pass
 
 
@@ -114,7 +114,7 @@ def test_where_conditions_are_ignored_nothing_is_locked(careless: Gcs) -> None:
     with pytest.raises(UserError, match="ignores the condition of a write that must be the first"):
         require_conditions("gs://bucket/careless", Storage())
     with pytest.raises(UserError, match="only one may do at a time is refused"):
-        Lease("gs://bucket/careless", "segment", Storage()).acquire()
+        Lock("gs://bucket/careless", "segment", Storage()).acquire()
     assert careless.objects == {}  # nothing is left behind
 
 
@@ -130,5 +130,5 @@ def test_a_folder_needs_no_trial(tmp_path: object) -> None:
 @pytest.mark.parametrize("status", [403, 401])
 def test_a_refusal_is_no_missing_object(careless: Gcs, status: int) -> None:
     careless.status = status
-    (found,) = Storage().get_many(["gs://bucket/a.jpg"])
-    assert isinstance(found, PermissionError)
+    (fetched,) = Storage().get_many(["gs://bucket/a.jpg"])
+    assert isinstance(fetched, PermissionError)

@@ -45,9 +45,9 @@ def test_what_is_no_file_is_not_listed(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     """A list may name anything: a pipe that nobody writes to would be waited for, a device read for ever."""
     os.mkfifo(tmp_path / "pipe")
-    found = Storage().get_many([str(tmp_path / "pipe"), "/dev/zero", str(tmp_path)], 1000)
-    assert [isinstance(one, OSError) for one in found] == [True] * 3
-    assert "not a regular file" in str(found[0])
+    answers = Storage().get_many([str(tmp_path / "pipe"), "/dev/zero", str(tmp_path)], 1000)
+    assert [isinstance(answer, OSError) for answer in answers] == [True] * 3
+    assert "not a regular file" in str(answers[0])
 
 
 def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
@@ -89,5 +89,5 @@ def test_a_name_that_is_no_utf8_is_spelled_and_read(tmp_path: Path) -> None:
     assert {uri.removeprefix(f"{tmp_path}/") for uri in listed} == {
         r"caf\xe9.jpg", "cafz.jpg", "café.jpg", r"\xff\xfe/in.jpg", r"real\xe9.jpg"
     }  # fmt: skip
-    found = Storage().get_many(listed)
-    assert sorted(one.data for one in found if isinstance(one, Fetched)) == sorted(names)
+    answers = Storage().get_many(listed)
+    assert sorted(answer.data for answer in answers if isinstance(answer, Fetched)) == sorted(names)

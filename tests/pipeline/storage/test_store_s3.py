@@ -81,9 +81,9 @@ def test_odd_keys_survive_every_operation(s3_bucket: Bucket) -> None:
     assert [got.data for got in fetched if isinstance(got, Fetched)] == list(content.values())
     for uri, data in content.items():
         assert storage.read(uri) == data, uri
-        found = storage.stat(uri)
-        assert found is not None, uri
-        assert (found.uri, found.size) == (uri, len(data))
+        info = storage.stat(uri)
+        assert info is not None, uri
+        assert (info.uri, info.size) == (uri, len(data))
 
     for key in ODD_KEYS:
         storage.write(f"{s3_bucket.uri}/{key}", b"new")
@@ -151,8 +151,8 @@ def test_every_page_is_listed_once_in_key_order(s3_bucket: Bucket, n: int) -> No
 def test_zero_bytes(s3_bucket: Bucket) -> None:
     storage, uri = Storage(), f"{s3_bucket.uri}/empty.jpg"
     s3_bucket.put("empty.jpg", b"")
-    (found,) = storage.walk(s3_bucket.uri)
-    assert (found.uri, found.size) == (uri, 0)
+    (info,) = storage.walk(s3_bucket.uri)
+    assert (info.uri, info.size) == (uri, 0)
     assert storage.read(uri) == b""
     (got,) = storage.get_many([uri])
     assert isinstance(got, Fetched)
@@ -179,11 +179,11 @@ def test_versions_agree_between_list_stat_and_get(s3_bucket: Bucket) -> None:
     assert isinstance(got, Fetched)
     assert listed.etag is not None
     assert listed.etag == got.etag
-    found = storage.stat(uri)
-    assert found is not None
-    assert (found.etag, found.size) == (listed.etag, 3)
-    assert found.modified is not None
-    assert found.modified.tzinfo is not None
+    info = storage.stat(uri)
+    assert info is not None
+    assert (info.etag, info.size) == (listed.etag, 3)
+    assert info.modified is not None
+    assert info.modified.tzinfo is not None
     s3_bucket.put("photo.jpg", b"two")
     changed = storage.stat(uri)
     assert changed is not None
@@ -310,10 +310,10 @@ def test_write_forbidden_read_allowed(s3_bucket: Bucket, use_s3: UseS3) -> None:
     use_s3(s3_bucket.guest)
     storage, uri = Storage(), f"{s3_bucket.uri}/k"
     assert storage.read(uri) == b"old"
-    found = storage.stat(uri)
-    assert found is not None
-    assert found.etag is not None
-    etag = found.etag
+    info = storage.stat(uri)
+    assert info is not None
+    assert info.etag is not None
+    etag = info.etag
     with pytest.raises(PermissionError) as caught:
         storage.write(uri, b"new")
     assert "s3:PutObject" in _explained(caught.value, uri, "write it")
@@ -394,13 +394,13 @@ def test_put_new_and_replace_alone(s3_bucket: Bucket) -> None:
     storage, uri = Storage(), f"{s3_bucket.uri}/aliases %+é.json"
     assert storage.put_new(uri, b"first")
     assert not storage.put_new(uri, b"second")
-    found = storage.stat(uri)
-    assert found is not None
-    assert found.etag is not None
-    assert storage.replace(uri, b"third", found.etag)
-    assert not storage.replace(uri, b"fourth", found.etag)
+    info = storage.stat(uri)
+    assert info is not None
+    assert info.etag is not None
+    assert storage.replace(uri, b"third", info.etag)
+    assert not storage.replace(uri, b"fourth", info.etag)
     assert storage.read(uri) == b"third"
-    assert not storage.replace(f"{s3_bucket.uri}/none", b"new", found.etag)
+    assert not storage.replace(f"{s3_bucket.uri}/none", b"new", info.etag)
     assert storage.list(s3_bucket.uri) == [uri]
 
 
@@ -417,10 +417,10 @@ def test_one_of_eight_replaces(s3_bucket: Bucket) -> None:
     storage, uri = Storage(), f"{s3_bucket.uri}/aliases.json"
     for _ in range(5):
         storage.write(uri, b"start")
-        found = storage.stat(uri)
-        assert found is not None
-        assert found.etag is not None
-        won = _race(8, functools.partial(_claim, storage, uri, etag=found.etag))
+        info = storage.stat(uri)
+        assert info is not None
+        assert info.etag is not None
+        won = _race(8, functools.partial(_claim, storage, uri, etag=info.etag))
         assert won.count(True) == 1
         assert storage.read(uri) == f"writer {won.index(True)}".encode()
 

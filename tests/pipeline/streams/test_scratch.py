@@ -15,10 +15,10 @@ def test_a_folder_goes_with_its_process() -> None:
         "from masklake.pipeline.streams.scratch import scratch_folder\n"
         "folder = scratch_folder('masklake-test-'); (folder / 'x').touch(); print(folder)"
     )
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    folder = Path(made.stdout.strip())
+    folder = Path(process.stdout.strip())
     assert folder.name.startswith("masklake-test-")
     assert not folder.exists()
 
