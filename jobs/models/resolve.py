@@ -71,8 +71,8 @@ class Resolved:
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(
             classes={c.id: c.name for c in self.spec.classes},
-            with_joints=frozenset(c.id for c in self.spec.classes if c.keypoints),
-            joints=self.spec.keypoint_names,
+            with_keypoints=frozenset(c.id for c in self.spec.classes if c.keypoints),
+            keypoint_names=self.spec.keypoint_names,
         )
 
     def record(self) -> dict[str, Any]:

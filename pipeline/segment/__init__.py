@@ -1,4 +1,4 @@
-"""A run, along the way of an image: listing → manifest → fetch → decode → infer → encode → write, and the proof at the end.
+"""A run, in the order in which an image passes through it: listing → manifest → fetch → decode → infer → encode → write, and the proof at the end.
 
-In come a source, a lake and a factory of predictors. Nothing here knows which model it runs, nor how a run is shown.
+It takes a source, a lake and a factory of predictors. Nothing here knows which model runs, or how a run is shown.
 """

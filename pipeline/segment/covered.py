@@ -1,4 +1,4 @@
-"""Which objects finished runs have covered already: the memory of incremental runs."""
+"""The objects that finished runs have covered already: what a new run of the same options may skip."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Covered:
         return False
 
     def versioned(self, listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """`listed`, with the etags that a list of bare URIs lacks asked of the storage."""
+        """`listed`, with etags: where a list gives only URIs, the storage is asked for them."""
         if not len(self):
             yield from listed
             return
@@ -67,5 +67,5 @@ class Covered:
             return info
         try:
             return self._storage.stat(info.uri) or info
-        except OSError:  # it will be fetched, and the row will say why that failed
+        except OSError:  # it will be fetched, and the row will say why this failed
             return info

@@ -1,7 +1,7 @@
-"""Encode: detections in, rows of the lake's two tables out.
+"""Encode: from detections to rows of the lake's two tables.
 
-Masks become COCO RLE in their boxes' own crops (`model.masks.rle`); the cost follows the box, not the frame. What was
-predicted by tiles comes as RLE already.
+Masks become COCO RLE, computed in the crop of their box (`model.masks.rle`), so the cost depends on the box, not on the
+frame. Masks of images predicted by tiles are RLE already.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMES = pa.struct(
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    """`field` with dictionaries spelled out, which concatenates without unifying dictionaries."""
+    """`field` with plain values instead of dictionaries, so that tables can be concatenated without unifying dictionaries."""
     if field.name == "keypoints":
         return field.with_type(pa.list_(pa.field("element", _NAMES, nullable=False)))
     return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
@@ -34,33 +34,33 @@ _INSTANCE_FIELDS = [_plain(f) for f in INSTANCES if f.name not in ("run", "image
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What the model's numbers mean: class names by id, the ids that have joints, and the joints' names."""
+    """What the model's numbers mean: class names by id, the ids of classes with keypoints, and the names of the keypoints."""
 
     classes: dict[int, str]
-    with_joints: frozenset[int]
-    joints: tuple[str, ...]
+    with_keypoints: frozenset[int]
+    keypoint_names: tuple[str, ...]
 
 
 def encode_rows(rows: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     """Inferred `rows` as rows of IMAGES (less run and model) with a column `instances`, a list of structs of
     INSTANCES (less run, image_id, uri, model). One row per image, in order.
 
-    An image whose detections are no numbers (a model that overflows) becomes a failed row.
+    An image whose detections are not finite numbers (the model overflowed) becomes a failed row.
     """
     counts, groups = [], []
     statuses, errors = rows["status"].to_pylist(), rows["error"].to_pylist()
     for i, row in enumerate(rows.select([
-        "status", "width", "height", "boxes", "label_ids", "scores", "masks", "joints", "rles"
+        "status", "width", "height", "boxes", "label_ids", "scores", "masks", "keypoints", "rles"
     ]).to_pylist()):  # fmt: skip
-        found = None
+        image_instances = None
         if row["status"] == Status.OK:
             try:
-                found = _instances(row, vocabulary)
+                image_instances = _instances(row, vocabulary)
             except ModelError as error:
                 statuses[i], errors[i] = str(Status.FAILED), f"the model's detections are unusable: {error}"
-        counts.append(len(found) if found is not None else 0)
-        if found is not None and len(found):
-            groups.append(found)
+        counts.append(len(image_instances) if image_instances is not None else 0)
+        if image_instances is not None and len(image_instances):
+            groups.append(image_instances)
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     empty = pa.StructArray.from_arrays(
         [pa.array([], f.type) for f in _INSTANCE_FIELDS], fields=_INSTANCE_FIELDS
@@ -93,12 +93,12 @@ def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
             encoded = rle.encode_masks(probs.reshape(len(scores), side, side), boxes, size)
         else:
             encoded = [{"size": list(size), "counts": counts} for counts in row["rles"]]
-        masks = _rle_array([one["counts"].decode("ascii") for one in encoded], size)
+        masks = _rle_array([encoded_mask["counts"].decode("ascii") for encoded_mask in encoded], size)
         areas = rle.area(encoded).astype(np.int32)
-    joints = (
+    keypoints = (
         None
-        if row["joints"] is None
-        else np.frombuffer(row["joints"], "<f4").reshape(len(scores), len(vocabulary.joints), 3)
+        if row["keypoints"] is None
+        else np.frombuffer(row["keypoints"], "<f4").reshape(len(scores), len(vocabulary.keypoint_names), 3)
     )
     columns = [
         pa.array(np.arange(len(scores), dtype=np.int32)),
@@ -111,7 +111,7 @@ def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
         pa.array(np.ascontiguousarray(extents[:, 0])),
         pa.array(np.ascontiguousarray(extents[:, 1])),
         masks,
-        _joints_array(joints, labels, vocabulary),
+        _keypoints_array(keypoints, labels, vocabulary),
     ]
     return pa.StructArray.from_arrays(columns, fields=_INSTANCE_FIELDS)
 
@@ -122,14 +122,20 @@ def _rle_array(counts: list[str], size: tuple[int, int]) -> pa.StructArray:
     return pa.StructArray.from_arrays([pairs, pa.array(counts, pa.string())], fields=list(RLE))
 
 
-def _joints_array(joints: np.ndarray | None, labels: np.ndarray, vocabulary: Vocabulary) -> pa.ListArray:
-    """Joints of the instances whose class has them, null for the others."""
-    has = np.isin(labels, list(vocabulary.with_joints)) if joints is not None else np.zeros(len(labels), bool)
-    kept = joints[has].reshape(-1, 3) if joints is not None else np.empty((0, 3), np.float32)
-    columns = [pa.array(list(vocabulary.joints) * int(has.sum()), pa.string())]
+def _keypoints_array(
+    keypoints: np.ndarray | None, labels: np.ndarray, vocabulary: Vocabulary
+) -> pa.ListArray:
+    """Keypoints of the instances whose class has them, null for the others."""
+    has = (
+        np.isin(labels, list(vocabulary.with_keypoints))
+        if keypoints is not None
+        else np.zeros(len(labels), bool)
+    )
+    kept = keypoints[has].reshape(-1, 3) if keypoints is not None else np.empty((0, 3), np.float32)
+    columns = [pa.array(list(vocabulary.keypoint_names) * int(has.sum()), pa.string())]
     columns += [pa.array(np.ascontiguousarray(kept[:, i])) for i in range(3)]
     values = pa.StructArray.from_arrays(columns, fields=list(_NAMES))
-    offsets = np.concatenate([[0], np.cumsum(has * len(vocabulary.joints))]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(has * len(vocabulary.keypoint_names))]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets),
         values,

@@ -1,7 +1,7 @@
-"""One line of JSON for each image that failed, to the log of the worker that it failed in.
+"""One line of JSON for each image that failed, in the log of the worker where it failed.
 
-Ray keeps what workers log in files of each node (`logs/` of its session), with the worker's and the job's id in their
-names. The lake has the same reasons, but only once the images are committed.
+Ray keeps the logs of workers in files on each node (`logs/` of its session), named by worker and job. The lake holds the
+same reasons, but only once the images are committed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from masklake.pipeline.schema import Status
 from masklake.pipeline.storage.store import redact
 
-_LOG = logging.getLogger("masklake.images")  # Python prints warnings that nobody handles as they are
+_LOG = logging.getLogger("masklake.images")  # without a handler, Python prints warnings to stderr
 
 
 def log_failures(run: str, stage: str, before: pa.Table, after: pa.Table) -> None:
-    """Log the rows of `after` that have failed and, row by row, had not in `before` (which may have no status yet)."""
+    """Log the rows that have failed in `after` and not yet in `before`, which has the same rows (maybe without a status)."""
     failed = pc.not_equal(after["status"], str(Status.OK))
     if "status" in before.schema.names:
         failed = pc.and_(failed, pc.equal(before["status"], str(Status.OK)))

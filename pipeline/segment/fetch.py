@@ -1,4 +1,4 @@
-"""Fetch: manifest rows in, the same rows with the objects' bytes out."""
+"""Fetch: from manifest rows to the same rows with the objects' bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FETCHED = pa.schema([*MANIFEST, ("status", pa.string()), ("error", pa.string()),
 def fetch(rows: pa.Table, storage: Storage, max_bytes: int) -> pa.Table:
     """`rows` (MANIFEST) with status, error and data (FETCHED), one row each, in order.
 
-    Objects over `max_bytes` are not read. Etag, size and time become those of the version that was read.
+    Objects over `max_bytes` are not read. Etag, size and time are replaced by those of the version that was read.
     """
     table = rows.to_pylist()
     wanted = [row for row in table if (row["size_bytes"] or 0) <= max_bytes]
@@ -25,12 +25,12 @@ def fetch(rows: pa.Table, storage: Storage, max_bytes: int) -> pa.Table:
         by_store.setdefault(row["uri"].partition("://")[0] if "://" in row["uri"] else "", []).append(row)
     outcomes: dict[int, Fetched | Exception] = {}
     for group in by_store.values():
-        found: Sequence[Fetched | Exception]
+        answers: Sequence[Fetched | Exception]
         try:
-            found = storage.get_many([row["uri"] for row in group], max_bytes)
-        except UserError as error:  # a protocol that a list of URIs names and nothing here opens
-            found = [error] * len(group)
-        outcomes.update(zip((row["image_id"] for row in group), found, strict=True))
+            answers = storage.get_many([row["uri"] for row in group], max_bytes)
+        except UserError as error:  # a list of URIs names a protocol that nothing here can open
+            answers = [error] * len(group)
+        outcomes.update(zip((row["image_id"] for row in group), answers, strict=True))
     for row in table:
         _fill(row, outcomes.get(row["image_id"]) or TooLargeError(row["size_bytes"], max_bytes))
     return pa.Table.from_pylist(table, FETCHED)

@@ -1,7 +1,7 @@
 """The ledger of a run: one small Ray actor that every stage reports to.
 
 It keeps the per-stage accounting for the progress display and the run record, and remembers what each worker
-was doing, so that an image that kills its worker is found instead of being retried for ever.
+was doing, so that an image that kills its worker is recognised instead of being retried for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 STAGES = ("fetch", "decode", "infer", "encode", "write")
 _DEATHS_ALONE = 2
-"""How often an image may kill a worker that held nothing else before it is given up."""
+"""After so many workers that died over an image alone, the image is given up."""
 
 
 @dataclass
@@ -31,20 +31,20 @@ class Ledger:
     _stopping: bool = False
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
-        """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; of infer also idle_seconds, workers,
-        <precision>_workers, and redone_images, which overflowed in less than float32."""
+        """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; for infer also idle_seconds, workers,
+        <precision>_workers, and redone_images (predicted again in float32, because a lower precision overflowed)."""
         self.stages[stage].update(figures)
 
     def add_inferred(self, load: int) -> None:
-        """Count images that have left a predictor, by their load (`pipeline.segment.source.load`)."""
+        """Count images whose prediction is done, by their load (`pipeline.segment.source.load`)."""
         self._inferred += load
 
     def inferred(self) -> int:
-        """The load that has left the predictors."""
+        """The load of all images whose prediction is done."""
         return self._inferred
 
     def stop(self) -> None:
-        """From now on no stage begins with an image: what is predicted is written, and the run ends."""
+        """From now on no new image is begun: images already predicted are written, and the run ends."""
         self._stopping = True
 
     def stopping(self) -> bool:
@@ -57,17 +57,17 @@ class Ledger:
         self.instances += instances
 
     def begin(self, stage: str, ids: tuple[int, ...]) -> int:
-        """A worker takes up images; how many workers have taken up just these before and not come back."""
+        """A worker begins with these images. Returns how many workers began with exactly these before and never ended."""
         deaths = self._held[stage, ids]
         self._held[stage, ids] += 1
         return deaths
 
     def end(self, stage: str, ids: tuple[int, ...]) -> None:
-        """The worker has come back with them."""
+        """The worker is done with these images."""
         del self._held[stage, ids]
 
     def snapshot(self) -> dict[str, Any]:
-        """What the driver shows and records."""
+        """The figures that the driver shows and records."""
         return {
             "stages": {stage: dict(figures) for stage, figures in self.stages.items()},
             "counts": dict(self.counts),
@@ -100,13 +100,16 @@ def guarded(
 ) -> pa.Table:
     """`work(rows)`, unless a worker died over these rows: then one row at a time, giving up the row that kills.
 
-    Ray retries a task whose worker died, for ever if asked; `ledger` (the actor) tells a retry from a first
-    try. `give_up(row, reason)` makes the row that an image gets which has killed a worker of its own twice.
+    Ray retries a task whose worker died; `ledger` (the actor) knows a retry from a first try.
+    `give_up(row, reason)` makes the row of an image that has killed two workers which worked on it alone.
     """
     import ray
 
     ids = tuple(rows["image_id"].to_pylist())
-    alone, given_up = f"{stage} alone", []  # or the death of a packet of one image would count twice
+    alone, given_up = (
+        f"{stage} alone",
+        [],
+    )  # a name of its own: else a death over a packet of one image would count twice
     if not ray.get(ledger.begin.remote(stage, ids)):
         result = work(rows)
     else:
@@ -123,7 +126,7 @@ def guarded(
                 )
                 given_up.append(image)
         result = pa.concat_tables(results)
-    # Not before: another image of the packet may still kill this worker, and bring them all back.
+    # Only now: another image of the packet could have killed this worker, and then all would be tried again.
     for image in given_up:
         ledger.end.remote(alone, (image,))
     ledger.end.remote(stage, ids)

@@ -58,11 +58,11 @@ _PAGES_AHEAD = 4
 
 @dataclass
 class Listing:
-    """A source, listed as it is iterated. `ignored` counts what did not look like an image, `left_out` the lines of a
-    list that give no image, by reason.
+    """A source, listed while it is iterated. `ignored` counts objects that do not look like images, `left_out` the lines
+    of a list that give no image, by reason.
 
     A key counts as an image by its suffix, or when it has none; `every_object` takes all keys. List files are
-    taken as they are. Raises UserError when the source cannot be a source; storage errors come as they are.
+    taken as they are. Raises UserError when the source cannot be a source; storage errors are raised as they are.
     """
 
     source: str
@@ -80,9 +80,7 @@ class Listing:
         listed = filter(self._wanted, _by_name(self.source, self.storage, self.start_after))
         if not self.start_after:
             return listed
-        if isinstance(
-            self.storage.store(self.source), FsspecStore
-        ):  # keeps no order that a name could be found by
+        if isinstance(self.storage.store(self.source), FsspecStore):  # its listing may have no order
             return self._after(listed)
         return (info for info in listed if info.uri > self.start_after)
 
@@ -111,7 +109,7 @@ def _by_name(source: str, storage: Storage, start_after: str) -> Iterator[Object
     magic = _MAGIC.search(source)
     if magic and isinstance(storage.store(source), S3Store) and not split(source[: magic.end()])[1]:
         raise UserError(f"{source}: the bucket's name must stand before the first wildcard")
-    # A key may hold `*?[` itself: what exists under exactly that name is taken before the glob.
+    # A key may contain `*?[`: an object of exactly that name comes before the glob.
     if not source.endswith("/") and (exact := _single(source, storage)):
         return _with_below(exact, storage, start_after)
     if magic and not _has_any(source, storage):
@@ -125,12 +123,12 @@ def _by_name(source: str, storage: Storage, start_after: str) -> Iterator[Object
             if pattern.match(info.uri)
         )
     if isinstance(storage.store(source), LocalStore) and not Path(source).is_dir():
-        raise FileNotFoundError(source)  # object storage has no such thing as an absent folder
+        raise FileNotFoundError(source)  # only a file system has missing folders
     return _tree(source.rstrip("/") or "/", storage, source.rstrip("/") + "/", start_after)
 
 
 def _with_below(exact: ObjectInfo, storage: Storage, start_after: str) -> Iterator[ObjectInfo]:
-    """The object of exactly the source's name, and what lies below that name: object storage may have both.
+    """The object of exactly the source's name, and the objects below that name: object storage may have both.
 
     An empty object of a folder's name only marks the folder, as consoles and old tools do.
     """
@@ -140,7 +138,7 @@ def _with_below(exact: ObjectInfo, storage: Storage, start_after: str) -> Iterat
     below = _tree(exact.uri, storage, f"{exact.uri}/", start_after)
     try:
         first = next(below, None)
-    except PermissionError:  # with rights on the one object only
+    except PermissionError:  # this user has rights on the one object only
         first = None
     if exact.size or (first is None and not start_after):
         yield exact
@@ -154,7 +152,9 @@ def _single(source: str, storage: Storage) -> ObjectInfo | None:
     if isinstance(store, S3Store):
         try:
             return store.stat(source) if split(source)[1] else None
-        except PermissionError:  # with rights below the folder only; the listing tells what is forbidden
+        except (
+            PermissionError
+        ):  # this user has rights below the folder only; the listing says what is forbidden
             return None
     if isinstance(store, LocalStore):
         return store.stat(source) if Path(source).is_file() else None
@@ -178,9 +178,9 @@ def _tree(root: str, storage: Storage, prefix: str, start_after: str) -> Iterato
 def _parallel_pages(store: S3Store, bucket: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
     """Keys under `prefix` in key order; the folders below it are listed by several threads at once.
 
-    One folder level is opened by delimiter (and again while it holds a single folder, as in year/month
-    trees); each folder is then a flat listing of its own. Bounded queues keep what is ahead of the reader
-    to a few pages a folder.
+    One level of folders is listed with a delimiter (and one level deeper while there is a single folder, as in
+    year/month trees); each folder is then a flat listing of its own. Bounded queues hold at most a few pages a folder
+    ahead of the reader.
     """
     entries = _level(store, bucket, prefix, start_after)
     head = list(itertools.islice(entries, 2))
@@ -233,8 +233,8 @@ def _parallel_pages(store: S3Store, bucket: str, prefix: str, start_after: str) 
 
 
 def _level(store: S3Store, bucket: str, prefix: str, start_after: str) -> Iterator[ObjectInfo | str]:
-    """Objects directly under `prefix` and the folders below it, merged in key order, those that end before
-    `start_after` left out. (Servers differ in what StartAfter does to common prefixes, so it is not sent.)"""
+    """Objects directly under `prefix` and the folders below it, merged in key order, without those that end before
+    `start_after`. (Servers differ in what StartAfter does to common prefixes, so it is not sent.)"""
     skip = len(f"s3://{bucket}/")
 
     def key(entry: ObjectInfo | str) -> str:

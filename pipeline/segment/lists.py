@@ -20,12 +20,12 @@ from masklake.pipeline.storage.store import Storage, join, normalise
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 URI_COLUMNS = ("uri", "url", "path", "image")
-"""Names that the column of URIs may have in a .csv or .parquet list, the first found being taken."""
+"""Names that the column of URIs may have in a .csv or .parquet list; the first of them that exists is taken."""
 
 
 @contextlib.contextmanager
 def _reading(source: str, kind: str) -> Iterator[None]:
-    """Turn what the parsers raise into a UserError. Errors of the storage pass."""
+    """Turn errors of the parsers into UserError. Errors of the storage pass unchanged."""
     import pyarrow as pa
 
     try:
@@ -47,7 +47,7 @@ NAMELESS = "rows that name no image"
 
 
 def read_list(source: str, storage: Storage, left_out: Counter[str] | None = None) -> Iterator[ObjectInfo]:
-    """Objects of a .txt (a URI a line), .csv (with a header) or .parquet list, in its order, each of them once.
+    """Objects of a .txt (a URI a line), .csv (with a header) or .parquet list, in its order, each object once.
 
     Columns etag and size_bytes are used where a .parquet or .csv has them. Relative names are taken to lie
     beside the list. Lines that give no object are counted in `left_out`, by reason. Raises UserError when the list is
@@ -132,7 +132,7 @@ def _csv_rows(source: str, storage: Storage) -> Iterator[dict]:
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, values) of each record. Raises csv.Error, which names that line, for a quote without end."""
+    """Each record as (line where it begins, values). Raises csv.Error with that line for a quote that is not closed."""
     while True:
         begins = reader.line_num + 1
         try:
@@ -147,7 +147,7 @@ def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    storage.stat(source)  # what is refused is told more exactly than by Arrow
+    storage.stat(source)  # its error for a refusal is clearer than Arrow's
     filesystem, path = storage.arrow(source)
     file = pq.ParquetFile(path, filesystem=filesystem)
     column = _uri_column(file.schema_arrow.names, source)

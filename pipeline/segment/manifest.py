@@ -26,7 +26,7 @@ _LONGEST_WAIT_S = 2.0
 
 @dataclass
 class ManifestTotals:
-    """What a manifest holds, and what was left out of it."""
+    """The counts of what a manifest holds, and of what was left out of it."""
 
     parts: int = 0
     images: int = 0
@@ -34,7 +34,7 @@ class ManifestTotals:
     ignored: int = 0
     """Objects that do not look like images."""
     covered: int = 0
-    """Images that a finished run with the same model has covered."""
+    """Images that a finished run with the same model and options has covered."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Lines of a list that give no image, by reason."""
     complete: bool = False
@@ -116,7 +116,7 @@ class Manifest:
         ids = pa.array(range(totals.images, totals.images + len(rows)), pa.int64())
         columns = [ids, pa.array(uris), pa.array(etags), pa.array(sizes), pa.array(modified)]
         table = pa.table([c.cast(f.type) for c, f in zip(columns, MANIFEST, strict=True)], schema=MANIFEST)
-        # Never over another's part: image ids that rows in the lake have would name other images.
+        # Never replace another process's part: rows in the lake would then name other images by the same image_id.
         if not self.storage.put_new(self.part_uri(totals.parts), encode(table)):
             raise UserError(
                 f"{self.part_uri(totals.parts)}: another process is listing the same run; let one of them finish"
@@ -127,6 +127,6 @@ class Manifest:
         return totals
 
     def close(self, totals: ManifestTotals) -> None:
-        """Say that the source is listed to its end."""
+        """Record that the source is listed to its end."""
         totals.complete = True
         self.storage.write(self._complete_uri, json.dumps(asdict(totals)).encode())

@@ -1,8 +1,8 @@
 """Prometheus metrics of runs, through Ray: each node's agent exports them, as `ray_masklake_…`.
 
-So that their number stays bounded however many runs a cluster sees, only gauges have the label `run`: Ray forgets a
-gauge some 20 s after it was last set. Counters have labels of few values, and the model. The driver sets them twice a
-second from what it shows anyway; no image and no stage pays for them.
+Only gauges have the label `run`, so that the number of series stays bounded however many runs a cluster has: Ray forgets
+a gauge some 20 s after it was last set. Counters have the model and labels of few values. The driver sets them twice a
+second from the figures that it shows anyway; they cost no image and no stage any time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FIGURES = {
     "idle_seconds": "seconds that predictors waited for images",
     "bytes": "bytes that a stage read from or wrote to storage",
 }
-"""Figures of the ledger's stages, which name the metrics after `masklake_stage_`, and their descriptions."""
+"""Figures of the ledger's stages, with their descriptions; the metric is named `masklake_stage_` and the figure."""
 
 
 class RunMetrics:
-    """What the driver of a run tells. `model` is name@fingerprint. Ray must be initialised."""
+    """The metrics that the driver of a run exports. `model` is name@fingerprint. Ray must be initialised."""
 
     def __init__(self, run: str, model: str) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -54,7 +54,7 @@ class RunMetrics:
         }
 
     def update(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
-        """Tell of the ledger's `snapshot`; `before` are rows by status that earlier attempts have committed."""
+        """Export the ledger's `snapshot`; `before` counts, by status, the rows that earlier attempts have committed."""
         counts = snapshot.get("counts", {})
         self._planned.set(planned, self._labels)
         for status in Status:
@@ -64,21 +64,21 @@ class RunMetrics:
         self._add(self._instances, snapshot.get("instances", 0))
         stages = snapshot.get("stages", {})
         through = 0.0
-        for at, stage in enumerate(STAGES):
+        for position, stage in enumerate(STAGES):
             figures = stages.get(stage, {})
             for figure, counter in self._stages.items():
                 self._add(counter, figures.get(figure, 0), stage=stage)
             came, through = through, figures.get("images", 0)
             self._done.set(through, self._labels | {"stage": stage})
-            if at:  # what waits for the first stage is all that is not done
+            if position:  # for the first stage, this would be all images that are not done
                 self._queue.set(max(0, came - through), self._labels | {"stage": stage})
 
     def ended(self, state: str) -> None:
-        """Tell how the attempt ended."""
+        """Count the end of the attempt, by its state."""
         self._runs.inc(1, self._model | {"state": state})
 
     def _add(self, counter: Any, total: float, **labels: str) -> None:
-        """Raise `counter` to the ledger's `total`; a ledger that was killed counts from nothing again."""
+        """Raise `counter` to the ledger's `total`; a ledger that was killed counts from 0 again."""
         key = (counter.info["name"], "".join(labels.values()))
         last = self._last.get(key, 0)
         more = total - last if total >= last else total
@@ -89,7 +89,9 @@ class RunMetrics:
 
 def _reserved() -> int | None:
     """Bytes of GPU memory that torch holds in this process; None where it uses no GPU."""
-    torch = sys.modules.get("torch")  # the pipeline does not import it: a predictor has, or there is none
+    torch = sys.modules.get(
+        "torch"
+    )  # the pipeline does not import it; the predictor has, or nothing uses a GPU
     if torch is None or not torch.cuda.is_initialized():
         return None
     held: int = torch.cuda.memory_reserved()
@@ -97,7 +99,7 @@ def _reserved() -> int | None:
 
 
 class GpuMemory:
-    """What a predictor's actor tells: the GPU memory that it holds. `read` gives bytes, or None without a GPU."""
+    """The metric of a predictor's actor: the GPU memory that it holds. `read` returns bytes, or None without a GPU."""
 
     def __init__(self, run: str, model: str, read: Callable[[], int | None] = _reserved) -> None:
         from ray.util.metrics import Gauge
@@ -107,7 +109,7 @@ class GpuMemory:
         self._gauge = Gauge("masklake_gpu_memory_bytes", "GPU memory that a predictor's process holds", _RUN)
 
     def observe(self) -> None:
-        """Tell it as it is now."""
+        """Export the present value."""
         held = self._read()
         if held is not None:
             self._gauge.set(held, self._labels)

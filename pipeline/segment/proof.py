@@ -1,8 +1,8 @@
-"""Exactly once: what a run has committed, what a killed attempt left behind, and the proof at the end.
+"""Exactly once: the rows that a run has committed, the files that a killed attempt left, and the proof at the end.
 
 The written `images` rows are the checkpoint. An `instances` part without its `images` twin was never
-committed. A straggler of a killed attempt may commit after the next attempt has looked: then an image has two
-rows, which `verify` finds and mends.
+committed. A worker that outlives its killed attempt may commit after the next attempt has looked: then an image
+has two rows, which `verify` finds and mends.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class CommittedParts:
     @classmethod
     def listed(cls, folder: RunFolder) -> CommittedParts:
         def names(table: str) -> frozenset[str]:
-            found = (uri.rpartition("/")[2] for uri in folder.storage.list(folder.table_uri(table)))
-            return frozenset(name for name in found if part_attempt(name) is not None)
+            file_names = (uri.rpartition("/")[2] for uri in folder.storage.list(folder.table_uri(table)))
+            return frozenset(name for name in file_names if part_attempt(name) is not None)
 
         return cls(names("images"), names("instances"))
 
 
 def sweep(folder: RunFolder) -> int:
-    """Delete `instances` parts that were never committed; how many there were."""
+    """Delete `instances` parts that were never committed. Returns how many there were."""
     parts = CommittedParts.listed(folder)
     orphans = parts.instances - parts.images
     for name in orphans:
@@ -48,7 +48,7 @@ def sweep(folder: RunFolder) -> int:
 def done_ids(folder: RunFolder, before_attempt: int) -> np.ndarray:
     """Sorted image_ids, int64, with a row from an attempt before `before_attempt`.
 
-    The later attempts are left out so that a source that is restarted hands out the very same images.
+    Later attempts are left out, so that a source that is restarted gives out the same images again.
     """
     names = [n for n in CommittedParts.listed(folder).images if (part_attempt(n) or 0) < before_attempt]
     return np.unique(_ids(folder, "images", names))
@@ -81,16 +81,16 @@ def _ids(folder: RunFolder, table: str, names: Iterable[str]) -> np.ndarray:
 
 @dataclass
 class Verification:
-    """The proof that a run is whole, or what it lacks."""
+    """The proof that a run is whole, or the counts of what is wrong with it."""
 
     images: int = 0
     """Rows in the manifest."""
     missing: int = 0
     """Images without a row."""
     doubled: int = 0
-    """Images that had two rows, from a straggler; mended."""
+    """Images that had two rows, because a worker outlived its attempt; mended."""
     mismatched: int = 0
-    """Images whose n_instances did not add up; their parts were taken back, so they count as missing."""
+    """Images whose n_instances did not add up; their parts were deleted, so they count as missing."""
 
     @property
     def whole(self) -> bool:
@@ -100,8 +100,8 @@ class Verification:
 def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
     """Check that every image 0 … n_images - 1 has one row, with as many instances as it says.
 
-    Doubled rows are mended by keeping the newest part's. Parts whose instances do not add up are deleted, so
-    that a resume makes them anew. Memory: 12 bytes an image.
+    Where an image has two rows, the newest part's row is kept. Parts whose instances do not add up are deleted, so
+    that a resume writes them again. Memory: 12 bytes an image.
     """
     result = Verification(images=n_images)
     rows = np.zeros(n_images, np.int32)
@@ -110,16 +110,16 @@ def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
             join(folder.table_uri("images"), name), folder.storage, ["image_id", "n_instances"]
         )
         ids, expected = images["image_id"].to_numpy(), images["n_instances"].to_numpy()
-        found = _instance_counts(folder, name, ids)
-        wrong = int((found != expected).sum()) if found is not None else len(ids)
+        instances = _instance_counts(folder, name, ids)
+        wrong = int((instances != expected).sum()) if instances is not None else len(ids)
         if wrong:
             result.mismatched += wrong
             _remove(folder, name)
             continue
-        again = rows[ids] > 0
-        if again.any():
-            result.doubled += int(again.sum())
-            _keep_only(folder, name, ids[~again], attempt)
+        doubled = rows[ids] > 0
+        if doubled.any():
+            result.doubled += int(doubled.sum())
+            _keep_only(folder, name, ids[~doubled], attempt)
         rows[ids] = 1
     sweep(folder)
     result.missing = int((rows == 0).sum())

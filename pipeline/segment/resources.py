@@ -1,4 +1,4 @@
-"""What the stages of a run ask of the cluster, and how their work is cut."""
+"""The resources that the stages of a run ask of the cluster, and the size of their tasks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 READ_CPUS = 0.05
-"""Of the task that hands out the manifest."""
+"""CPUs of the task that reads the manifest."""
 _LARGE_SHARES = {"fetch_cpus": 0.5, "decode_cpus": 0.96, "encode_cpus": 0.91, "write_cpus": 0.4}
-"""On machines of 8 CPUs and more."""
+"""CPUs per task on machines with 8 CPUs or more."""
 _ACTORS_AT_ONCE = 4
-"""Actors on CPUs that a run starts with, before there is work enough to scale up for."""
+"""The number of CPU actors with which a run starts; more are started when there is enough work."""
 _ACTOR_BYTES = 3 * 2**30
-"""What torch, a ResNet-50 model and a batch take in an actor without a GPU, and some room."""
+"""Memory of an actor without a GPU: torch, a ResNet-50 model, a batch, and some room."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each stage asks of the cluster, and how work is cut.
+    """The resources that each stage asks of the cluster, and the size of its tasks.
 
-    actors: least and most predictor actors. infer_gpus, infer_cpus: per actor. The other shares are logical
-    CPUs per task: small on a small machine, where they only have to leave room for the actors. Neighbours must
-    differ, or Ray fuses them: an actor's share is a multiple of 0.05 or less than that, decode's and encode's are neither.
+    actors: the smallest and largest number of predictor actors. infer_gpus, infer_cpus: per actor. The other shares are
+    logical CPUs per task: small on a small machine, where they only have to leave room for the actors. The shares of
+    neighbouring stages must differ, or Ray fuses the stages: an actor's share is a multiple of 0.05 or less than that, decode's and encode's are neither.
     """
 
     actors: tuple[int, int] = (1, 1)
@@ -36,12 +36,12 @@ class Resources:
     packet_images: int = 16
     """Images in a task."""
     commit_images: int = 256
-    """Images in a pair of Parquet parts; what a kill can cost."""
+    """Images in a pair of Parquet parts: at most so many have to be done again after a kill."""
 
     @property
     def images_ahead(self) -> int:
-        """How many images may be on their way to the predictors, a large one counting as several (`load`): that
-        bounds memory whatever the bucket's size, where Ray Data alone fills the object store first."""
+        """How many images may be on their way to the predictors (a large one counts as several, see `load`). This bounds
+        memory whatever the bucket's size; Ray Data alone would first fill the object store."""
         return _PACKETS_AHEAD * self.actors[1] * self.packet_images
 
     @classmethod
@@ -56,12 +56,12 @@ class Resources:
         packet_images: int | None = None,
         commit_images: int | None = None,
     ) -> Resources:
-        """Shares for a cluster of `cpus`, `gpus` and `memory` bytes: a GPU an actor, or a CPU an actor as far
-        as memory goes. (An actor with several threads spends them spinning while other stages have the CPUs.)
+        """Shares for a cluster of `cpus`, `gpus` and `memory` bytes: one GPU per actor, or one CPU per
+        actor as far as memory allows. (An actor with several threads would let them spin while other stages have the CPUs.)
 
-        However many actors are asked for, half of the CPUs are left for the other stages; and where there are several
-        nodes, of which the smallest has `node_cpus`, so much that this one alone has room for all actors and a task of any
-        stage. When nodes go, Ray starts their actors again on those that stay, before the tasks that feed them.
+        However many actors are asked for, half of the CPUs are left for the other stages. With several nodes, the shares are
+        so small that the smallest node (`node_cpus`) alone has room for all actors and for a task of any stage: when nodes
+        are lost, Ray starts their actors again on the others before it starts the tasks that feed them.
         """
         node_cpus = cpus if node_cpus is None else node_cpus
         tasks = {} if node_cpus < 8 else _LARGE_SHARES

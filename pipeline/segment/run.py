@@ -36,7 +36,7 @@ from masklake.pipeline.streams.driver_actor import beside_driver
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to run. `record` is new, or that of the run to resume; its options decide the rows."""
+    """What to run. `record` is a new one, or that of the run to resume; its options decide the rows."""
 
     record: RunRecord
     storage: Storage
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass
 class Progress:
-    """What the driver knows of a run at one moment, for whoever watches it."""
+    """What the driver knows about a run at one moment, for `watch`."""
 
     totals: ManifestTotals = field(default_factory=ManifestTotals)
     skipped: int = 0
@@ -60,14 +60,14 @@ class Progress:
     snapshot: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     stopping: bool = False
-    """After the first Ctrl-C: no image is begun any more, and what is predicted is being written."""
+    """After the first Ctrl-C: no new image is begun, and images already predicted are written."""
 
 
 Watch = Callable[[Progress], None]
 
 
 class Planned:
-    """A job's source, looked at far enough to know that there is something to do.
+    """A job's source, listed far enough to know that there is something to do.
 
     `first` is the first object to process, or None when finished runs have covered them all. Nothing is
     written. Raises UserError when the source is empty or cannot be read.
@@ -116,7 +116,7 @@ class Planned:
         yield from self._objects
 
     def write(self) -> Iterator[ManifestTotals]:
-        """Write the manifest; the totals after each part."""
+        """Write the manifest. Yields the totals after each part."""
         if not self.totals.complete:
             for totals in self._manifest.extend(self.objects(), self.totals):
                 self._count_left_out()
@@ -144,15 +144,17 @@ def _covering_parts(job: Job) -> list[str]:
 
 
 def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:
-    """Run `job` to its end on the Ray that is initialised; the final record, which is also in the lake, and
-    the last progress. To be called in the main thread.
+    """Run `job` to its end on the Ray that is initialised. Returns the final record, which is also in the lake, and
+    the last progress. Call it in the main thread.
 
     The record's state is complete, incomplete (the proof failed: resume), stopped (Ctrl-C, SIGTERM, or a
     later attempt took over) or failed (`error` says why). Raises UserError when the lake cannot be written or
     another driver has the run; then nothing was changed.
     """
     driver = _Driver(job, planned, resources, watch)
-    before = signal.signal(signal.SIGTERM, driver.terminated)  # Ray's would leave the record at "running"
+    before = signal.signal(
+        signal.SIGTERM, driver.terminated
+    )  # Ray's handler would leave the record at "running"
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, driver.interrupted)
@@ -202,7 +204,7 @@ class _Driver:
                 error = str(self._trouble)
             else:
                 state = "stopped"
-        except Exception as failure:  # noqa: BLE001  # whatever ends a run is recorded, and told by the caller
+        except Exception as failure:  # noqa: BLE001  # any error that ends a run is recorded, and the caller reports it
             error = _cause(failure)
         finally:
             self._over.set()
@@ -235,17 +237,17 @@ class _Driver:
                     self.progress.totals = totals
                     if self._over.is_set():
                         return
-        except Exception as error:  # noqa: BLE001  # told by the main thread, which it interrupts
+        except Exception as error:  # noqa: BLE001  # the main thread, which this interrupts, reports it
             self._interrupt(error)
 
     def _interrupt(self, trouble: Exception | None) -> None:
-        """Wake the main thread, which waits inside Ray. (Not by SIGINT, which a process in the background of a
-        shell script ignores.)"""
+        """Wake the main thread, which waits inside Ray. (SIGINT would not do: a background process of a
+        shell script ignores it.)"""
         self._trouble, self._woken = trouble, True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupted(self, *_: object) -> None:
-        """Ctrl-C: the first one ends the run with what is predicted in the lake, the second one at once."""
+        """Ctrl-C: the first one ends the run once images already predicted are written, the second one at once."""
         if self.progress.stopping or not self.progress.snapshot.get("stages", {}).get("infer", {}).get(
             "images"
         ):
@@ -255,7 +257,7 @@ class _Driver:
     def terminated(self, *_: object) -> None:
         """Handle SIGTERM as Ctrl-C is handled."""
         woken, self._woken = self._woken, False
-        if not (woken and self._over.is_set()):  # else it comes too late to matter
+        if not (woken and self._over.is_set()):  # else the run is over already
             raise KeyboardInterrupt
 
     def _overtaken(self) -> bool:
@@ -263,12 +265,12 @@ class _Driver:
         return self._superseded
 
     def _pulse(self) -> None:
-        """Show progress twice a second; now and then save the record and look for a later attempt."""
+        """Show progress twice a second; every 10 s save the record and look for a later attempt."""
         saved = time.monotonic()
         while not self._over.wait(0.5):
             self._refresh()
             if self.progress.stopping:
-                self.ledger.stop.remote()  # again and again: the ledger, too, may be killed and forget
+                self.ledger.stop.remote()  # repeatedly: the ledger may be killed too, and then forgets it
             if time.monotonic() - saved < HEARTBEAT_S:
                 continue
             saved = time.monotonic()
@@ -278,7 +280,7 @@ class _Driver:
                     return
                 self.folder.save(self._current("running", None))
             except Exception as error:
-                if not of_storage(error):  # else: a heartbeat missed is no reason to stop
+                if not of_storage(error):  # a missed heartbeat is no reason to stop
                     raise
 
     def _refresh(self) -> None:
@@ -292,7 +294,7 @@ class _Driver:
             self.watch(self.progress)
 
     def _verified(self) -> tuple[str, str | None]:
-        if self._overtaken():  # whose parts are not to be mended here
+        if self._overtaken():  # the later attempt mends the parts
             return "stopped", None
         self._verification = verify(self.folder, self.planned.totals.images, self.record.attempt)
         return "complete" if self._verification.whole else "incomplete", None
@@ -325,8 +327,8 @@ class _Driver:
             record = self._current(state, error)
             if self._verification is not None:
                 record = replace(record, verification=asdict(self._verification))
-            found = tally(self.folder)
-            record = replace(record, counts=dict(found.counts), instances=found.instances)
+            committed = tally(self.folder)
+            record = replace(record, counts=dict(committed.counts), instances=committed.instances)
             self.folder.save(record)
         return record
 
@@ -341,7 +343,7 @@ def _cause(failure: BaseException) -> str:
         return str(failure)
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     if isinstance(failure, ray.exceptions.ActorDiedError) and lines:
-        # What an actor's constructor raised is only in the last line of the text, below its traceback.
+        # An error of an actor's constructor is only in the last line of the text, below its traceback.
         raised, _, reason = lines[-1].partition(": ")
         return reason if raised.endswith(".UserError") else lines[-1]
     return f"{type(failure).__name__}: {lines[0] if lines else 'no reason given'}"

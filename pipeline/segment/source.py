@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ray.data import Datasource
 
 _PACKET_BYTES = 256 * 2**20
-"""A task holds the objects of its packet, and then their pixels, all at once."""
+"""A task holds all objects of its packet in memory, and then all their pixels."""
 
 
 _ORDINARY_BYTES = 4 * 2**20
-"""An object of more bytes counts as several images: its pixels take as much more memory."""
+"""A larger object counts as several images: its pixels take so much more memory."""
 
 
 def load(rows: pa.Table) -> int:
-    """What the images of these rows weigh, in ordinary images. Objects of unknown size count as one."""
+    """The load of these rows, counted in ordinary images. An object of unknown size counts as one."""
     return sum(max(1, (size or 0) // _ORDINARY_BYTES) for size in rows["size_bytes"].to_pylist())
 
 
@@ -35,11 +35,11 @@ def packets(
     packet_images: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[pa.Table]:
-    """Packets of up to `packet_images` manifest rows, of 256 MiB of objects or one, that no earlier attempt has
-    committed.
+    """Packets of manifest rows that no earlier attempt has committed: up to `packet_images` rows, and up to 256 MiB of
+    objects (or one larger object).
 
-    Parts never change once written, so a restarted reader cuts the same packets again, which Ray's
-    reconstruction of lost outputs depends on.
+    Parts never change once written, so a restarted reader makes the same packets again. Ray's
+    reconstruction of lost outputs depends on that.
     """
     done = done_ids(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
     for part in manifest.follow(stopped=stopped):

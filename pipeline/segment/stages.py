@@ -19,7 +19,7 @@ from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.encode import Vocabulary, encode_rows
 from masklake.pipeline.segment.failure_log import log_failures
 from masklake.pipeline.segment.fetch import fetch
-from masklake.pipeline.segment.infer import FOUND, PredictorFactory, infer_rows, with_found
+from masklake.pipeline.segment.infer import DETECTED, PredictorFactory, infer_rows, with_detections
 from masklake.pipeline.segment.ledger import Meter, guarded
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.metrics import GpuMemory
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN_S = 0.02
 RowWork = Callable[[pa.Table], pa.Table]
-"""What a stage does with the rows of a packet."""
+"""The work of a stage on the rows of a packet."""
 Figures = Callable[[pa.Table], dict[str, float]]
-"""What a stage counts besides images and seconds, from the rows that it has made."""
+"""Figures that a stage counts besides images and seconds, from the rows that it has made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that the stages need to know of a run."""
+    """Everything that the stages need to know about a run."""
 
     folder: RunFolder
     attempt: int
@@ -55,7 +55,7 @@ class Plan:
 
 
 def dataset(plan: Plan, ledger: Any) -> Dataset:
-    """The lazy dataset whose rows are what was committed (one row per pair of parts)."""
+    """The lazy dataset of a run. Reading it does the work; each of its rows stands for a committed pair of parts."""
     from ray.data import ActorPoolStrategy, read_datasource
 
     packet_context()
@@ -75,7 +75,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
                 if stopped():
                     return
                 before, inferred = inferred, ray.get(ledger.inferred.remote())
-                if inferred < before:  # the ledger was killed, and counts from nothing again
+                if inferred < before:  # the ledger was killed, and counts from 0 again
                     handed_out -= before
                 if handed_out - inferred < shares.images_ahead:
                     break
@@ -84,7 +84,7 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             yield packet
 
     def metered(stage: str, rows: pa.Table, work: RowWork, figures: Figures = _no_figures) -> pa.Table:
-        """The packet of `work(rows)`. The ledger hears how long it took, the worker's log which images failed in it."""
+        """The packet of `work(rows)`. Its time goes to the ledger, the images that failed in it to the worker's log."""
         meter = Meter()
         done = work(rows)
         ledger.report.remote(stage, meter.figures(len(rows), **figures(done)))
@@ -115,10 +115,10 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         return pa.table({"images": [written.images]})
 
     class Infer:
-        """One predictor, and what it waited."""
+        """One predictor, and the time that it waited for images."""
 
         def __init__(self) -> None:
-            ledger.report.remote("infer", {"workers": 1})  # not before the cluster has room for one
+            ledger.report.remote("infer", {"workers": 1})  # counted only once the cluster has room for it
             self._predictor = plan.predictor()
             self._redone = 0
             if precision := getattr(self._predictor, "precision", None):
@@ -130,29 +130,29 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
             import ray
 
             if ray.get(ledger.stopping.remote()):
-                return  # these images are left to whoever resumes the run
+                return  # a resume will process these images
             idle = time.perf_counter() - self._idle_since
             rows = unpack(packet)
-            found = metered("infer", rows, self._infer, lambda _: {"idle_seconds": idle} | self._again())
+            detections = metered("infer", rows, self._infer, lambda _: {"idle_seconds": idle} | self._again())
             ledger.add_inferred.remote(load(rows))
             self._memory.observe()
             self._idle_since = time.perf_counter()
-            yield found
+            yield detections
 
         def _again(self) -> dict[str, float]:
-            """How many of the packet's images were done again in float32, where any were."""
+            """How many of the packet's images were predicted again in float32, if any."""
             before, self._redone = self._redone, getattr(self._predictor, "redone", 0)
             return {"redone_images": self._redone - before} if self._redone > before else {}
 
         def _infer(self, rows: pa.Table) -> pa.Table:
-            return guarded(ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _unfound)
+            return guarded(ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _undetected)
 
     ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=READ_CPUS)
     ds = ds.map_batches(fetch_packet, batch_size=None, num_cpus=shares.fetch_cpus, **plain)
     ds = ds.map_batches(decode_packet, batch_size=None, num_cpus=shares.decode_cpus, **plain)
     ds = ds.map_batches(
         Infer,
-        batch_size=1,  # a packet; Ray wants to be told a number where there are GPUs
+        batch_size=1,  # one packet; with GPUs, Ray requires a number
         compute=ActorPoolStrategy(min_size=shares.actors[0], max_size=shares.actors[1]),
         num_cpus=shares.infer_cpus,
         num_gpus=shares.infer_gpus or None,
@@ -178,6 +178,6 @@ def _undecoded(row: pa.Table, reason: str) -> pa.Table:
     return out
 
 
-def _unfound(row: pa.Table, reason: str) -> pa.Table:
+def _undetected(row: pa.Table, reason: str) -> pa.Table:
     kept = row.drop_columns(["pixels", "pixel_width", "pixel_height"])
-    return with_found(kept, [str(Status.FAILED)], [reason], {field.name: [None] for field in FOUND})
+    return with_detections(kept, [str(Status.FAILED)], [reason], {field.name: [None] for field in DETECTED})

@@ -1,4 +1,4 @@
-"""Sink: encoded rows in, a pair of Parquet parts in the lake out.
+"""Write: from encoded rows to a pair of Parquet parts in the lake.
 
 The `instances` part is written first, the `images` part second: the second, one atomic PUT, is the commit. A
 part's name says which attempt wrote which images, so that a retried task overwrites itself.
@@ -22,7 +22,7 @@ _PART = re.compile(r"part-(\d{3,})-(\d{10,})-[0-9a-f]{12}\.parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What one commit put into the lake."""
+    """The counts of one commit to the lake."""
 
     images: int
     instances: int
@@ -37,7 +37,7 @@ def part_name(attempt: int, image_ids: np.ndarray) -> str:
 
 
 def part_attempt(name: str) -> int | None:
-    """The attempt that wrote a part, or None when `name` is no part's name."""
+    """The attempt that wrote a part, or None when `name` is not a part's name."""
     match = _PART.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -45,14 +45,14 @@ def part_attempt(name: str) -> int | None:
 def write(rows: pa.Table, folder: RunFolder, attempt: int, model: str) -> Written:
     """Commit encoded `rows` (see `encode_rows`) as parts of `folder`'s run.
 
-    Raises SupersededError when a later attempt has been taken.
+    Raises SupersededError when a later attempt has begun.
     """
     run = folder.run
     images = _conform(rows.sort_by("image_id"), IMAGES, run, model)
     instances = _instances(rows, run, model)
     name = part_name(attempt, rows["image_id"].to_numpy())
     size = write_table(instances, f"{folder.table_uri('instances')}/{name}", folder.storage)
-    # A worker that outlives its killed driver would commit what the later attempt does anew.
+    # Without this, a worker that outlives its killed driver would commit images that the later attempt processes again.
     if folder.superseded(attempt):
         raise SupersededError(f"run {run}: a later attempt took over from attempt {attempt}")
     size += write_table(images, f"{folder.table_uri('images')}/{name}", folder.storage)

@@ -13,7 +13,9 @@ from masklake.model.detections import Detections
 from masklake.pipeline.segment.encode import Vocabulary
 
 VOCABULARY = Vocabulary(
-    classes={1: "person", 2: "square"}, with_joints=frozenset({1}), joints=("head", "left foot", "right foot")
+    classes={1: "person", 2: "square"},
+    with_keypoints=frozenset({1}),
+    keypoint_names=("head", "left foot", "right foot"),
 )
 POISON = (250, 10, 240)
 """An image whose first pixel has this colour kills the process that predicts on it."""
@@ -40,16 +42,16 @@ class ContentPredictor:
             corners = np.linspace(0.1, 0.4, n, dtype=np.float32)[:, None] * np.float32([width, height])
             masks = np.broadcast_to(np.linspace(0, 1, 28, dtype=np.float32), (n, 28, 28)).copy()
             labels = np.arange(n, dtype=np.int32) % 2 + 1
-            joints = np.tile(corners[:, None, :], (1, 3, 1))
-            joints = np.concatenate([joints, np.ones((n, 3, 1), np.float32)], axis=2)
-            joints[labels != 1] = np.nan
+            keypoints = np.tile(corners[:, None, :], (1, 3, 1))
+            keypoints = np.concatenate([keypoints, np.ones((n, 3, 1), np.float32)], axis=2)
+            keypoints[labels != 1] = np.nan
             found.append(
                 Detections(
                     boxes=np.concatenate([corners, corners + np.float32([width, height]) / 3], axis=1),
                     labels=labels,
                     scores=np.linspace(0.9, 0.5, n, dtype=np.float32),
                     masks=masks,
-                    keypoints=joints.astype(np.float32),
+                    keypoints=keypoints.astype(np.float32),
                 )
             )
         return found

@@ -25,13 +25,13 @@ from tests.pipeline.segment.test_infer import decoded
 class Fixed:
     """Says the same of every image."""
 
-    found: Detections
+    detections: Detections
 
     def predict(self, images: Sequence[Any], frames: Any = None) -> list[Detections]:
-        return [self.found] * len(images)
+        return [self.detections] * len(images)
 
 
-def _detections(n: int, *, masks: bool = True, joints: bool = True, side: int = 28) -> Detections:
+def _detections(n: int, *, masks: bool = True, keypoints: bool = True, side: int = 28) -> Detections:
     rng = np.random.default_rng(n)
     corner = rng.uniform(0, 15, (n, 2)).astype(np.float32)
     return Detections(
@@ -39,7 +39,7 @@ def _detections(n: int, *, masks: bool = True, joints: bool = True, side: int = 
         labels=(np.arange(n) % 2 + 1).astype(np.int32),
         scores=np.linspace(0.9, 0.2, n, dtype=np.float32),
         masks=rng.random((n, side, side), dtype=np.float32) if masks else None,
-        keypoints=rng.uniform(0, 24, (n, 3, 3)).astype(np.float32) if joints else None,
+        keypoints=rng.uniform(0, 24, (n, 3, 3)).astype(np.float32) if keypoints else None,
     )
 
 
@@ -60,29 +60,34 @@ def _paste(prob: np.ndarray, box: np.ndarray, height: int, width: int) -> np.nda
 @pytest.mark.parametrize("side", [28, 14, 56, 20])
 def test_masks_are_those_of_torchvision_and_pycocotools(side: int) -> None:
     """Also of models whose `mask_resolution` is another than 14."""
-    found = _detections(7, side=side)
-    rows = _encoded(solid((0, 0, 0), (32, 24)), predictor=Fixed(found)).to_pylist()
-    assert found.masks is not None
+    detections = _detections(7, side=side)
+    rows = _encoded(solid((0, 0, 0), (32, 24)), predictor=Fixed(detections)).to_pylist()
+    assert detections.masks is not None
     for i, instance in enumerate(rows[0]["instances"]):
-        mask = _paste(found.masks[i], found.boxes[i], 24, 32)
+        mask = _paste(detections.masks[i], detections.boxes[i], 24, 32)
         expected = coco_mask.encode(np.asfortranarray(mask))
         assert instance["mask"] == {"size": [24, 32], "counts": expected["counts"].decode()}
         assert instance["area"] == mask.sum()
         assert instance["instance"] == i
-        x1, y1, x2, y2 = found.boxes[i]
+        x1, y1, x2, y2 = detections.boxes[i]
         assert [instance[k] for k in "xywh"] == [x1, y1, x2 - x1, y2 - y1]
-        assert instance["score"] == found.scores[i]
+        assert instance["score"] == detections.scores[i]
         assert instance["label"] == VOCABULARY.classes[instance["label_id"]]
 
 
 def test_masks_that_are_rle_already_make_the_same_rows() -> None:
     """What a predictor gives of an image that it cut into tiles."""
-    found = _detections(7)
-    assert found.masks is not None
-    by_tiles = replace(found, masks=None, rles=encode_masks(found.masks, found.boxes, (24, 32)))
+    detections = _detections(7)
+    assert detections.masks is not None
+    by_tiles = replace(
+        detections, masks=None, rles=encode_masks(detections.masks, detections.boxes, (24, 32))
+    )
     none = replace(_detections(0, masks=False), rles=[])
     file = solid((0, 0, 0), (32, 24))
-    expected, of_tiles = _encoded(file, predictor=Fixed(found)), _encoded(file, predictor=Fixed(by_tiles))
+    expected, of_tiles = (
+        _encoded(file, predictor=Fixed(detections)),
+        _encoded(file, predictor=Fixed(by_tiles)),
+    )
     assert of_tiles["instances"].equals(expected["instances"])
     assert of_tiles.schema.equals(expected.schema)
     assert _encoded(file, None, predictor=Fixed(none))["instances"].to_pylist() == [[], []]
@@ -95,52 +100,57 @@ def test_lists_line_up_with_their_images() -> None:
     counts = [0 if r is None else r % 4 for r in reds]
     assert rows["n_instances"].to_pylist() == counts
     lists = rows["instances"].to_pylist()
-    assert [len(one) for one in lists] == counts
-    for i, one in enumerate(lists):
-        assert [instance["instance"] for instance in one] == list(range(counts[i]))
-        assert all(instance["mask"]["size"] == [24, 32 + i] for instance in one)
+    assert [len(instances) for instances in lists] == counts
+    for i, instances in enumerate(lists):
+        assert [instance["instance"] for instance in instances] == list(range(counts[i]))
+        assert all(instance["mask"]["size"] == [24, 32 + i] for instance in instances)
     assert rows["image_id"].to_pylist() == [10, 11, 12, 13, 14, 15, 16]
 
 
-def test_joints_only_where_the_class_has_them() -> None:
-    found = _detections(4)
-    instances = _encoded(solid((0, 0, 0)), predictor=Fixed(found)).to_pylist()[0]["instances"]
-    assert [one["keypoints"] is not None for one in instances] == [True, False, True, False]
-    assert found.keypoints is not None
+def test_keypoints_only_where_the_class_has_them() -> None:
+    detections = _detections(4)
+    instances = _encoded(solid((0, 0, 0)), predictor=Fixed(detections)).to_pylist()[0]["instances"]
+    assert [instance["keypoints"] is not None for instance in instances] == [True, False, True, False]
+    assert detections.keypoints is not None
     for i in (0, 2):
         assert instances[i]["keypoints"] == [
-            {"name": name, **dict(zip(("x", "y", "score"), map(float, found.keypoints[i, k]), strict=True))}
-            for k, name in enumerate(VOCABULARY.joints)
+            {
+                "name": name,
+                **dict(zip(("x", "y", "score"), map(float, detections.keypoints[i, k]), strict=True)),
+            }
+            for k, name in enumerate(VOCABULARY.keypoint_names)
         ]
 
 
 @pytest.mark.parametrize("has", [frozenset(), frozenset({1, 2})])
-def test_vocabularies_without_joints_and_with_joints_everywhere(has: frozenset[int]) -> None:
+def test_vocabularies_without_keypoints_and_with_keypoints_everywhere(has: frozenset[int]) -> None:
     rows = encode_rows(
-        infer_rows(decoded(solid((0, 0, 0))), Fixed(_detections(3))), replace(VOCABULARY, with_joints=has)
+        infer_rows(decoded(solid((0, 0, 0))), Fixed(_detections(3))), replace(VOCABULARY, with_keypoints=has)
     )
     instances = rows.to_pylist()[0]["instances"]
-    assert [one["keypoints"] is not None for one in instances] == [bool(has)] * 3
+    assert [instance["keypoints"] is not None for instance in instances] == [bool(has)] * 3
 
 
-def test_a_model_without_joints() -> None:
-    vocabulary = Vocabulary(classes={1: "a", 2: "b"}, with_joints=frozenset(), joints=())
-    rows = encode_rows(infer_rows(decoded(solid((0, 0, 0))), Fixed(_detections(3, joints=False))), vocabulary)
-    assert [one["keypoints"] for one in rows.to_pylist()[0]["instances"]] == [None] * 3
+def test_a_model_without_keypoints() -> None:
+    vocabulary = Vocabulary(classes={1: "a", 2: "b"}, with_keypoints=frozenset(), keypoint_names=())
+    rows = encode_rows(
+        infer_rows(decoded(solid((0, 0, 0))), Fixed(_detections(3, keypoints=False))), vocabulary
+    )
+    assert [instance["keypoints"] for instance in rows.to_pylist()[0]["instances"]] == [None] * 3
 
 
 def test_a_model_without_masks_counts_box_pixels() -> None:
-    found = replace(_detections(1, masks=False), boxes=np.array([[1.2, 2.0, 11.2, 7.4]], np.float32))
-    instance = _encoded(solid((0, 0, 0)), predictor=Fixed(found)).to_pylist()[0]["instances"][0]
+    detections = replace(_detections(1, masks=False), boxes=np.array([[1.2, 2.0, 11.2, 7.4]], np.float32))
+    instance = _encoded(solid((0, 0, 0)), predictor=Fixed(detections)).to_pylist()[0]["instances"][0]
     assert instance["mask"] is None
     assert instance["area"] == 54
 
 
 @pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("joints", [True, False])
-def test_images_without_instances(masks: bool, joints: bool) -> None:
+@pytest.mark.parametrize("keypoints", [True, False])
+def test_images_without_instances(masks: bool, keypoints: bool) -> None:
     rows = _encoded(
-        solid((0, 0, 0)), solid((0, 0, 0)), predictor=Fixed(_detections(0, masks=masks, joints=joints))
+        solid((0, 0, 0)), solid((0, 0, 0)), predictor=Fixed(_detections(0, masks=masks, keypoints=keypoints))
     )
     assert rows["instances"].to_pylist() == [[], []]
     assert rows["status"].to_pylist() == ["ok", "ok"]
@@ -159,9 +169,9 @@ def test_every_shape_of_packet_has_one_schema() -> None:
         _encoded(solid((3, 0, 0))),
         _encoded(solid((0, 0, 0))),
         _encoded(None),
-        _encoded(solid((0, 0, 0)), predictor=Fixed(_detections(2, masks=False, joints=False))),
+        _encoded(solid((0, 0, 0)), predictor=Fixed(_detections(2, masks=False, keypoints=False))),
     ]
-    assert all(one.schema.equals(packets[0].schema) for one in packets)
+    assert all(packet.schema.equals(packets[0].schema) for packet in packets)
     both = pa.concat_tables(packets)
     assert both.num_rows == 4
     names = {*both.schema.names, "run", "model"}
@@ -171,8 +181,10 @@ def test_every_shape_of_packet_has_one_schema() -> None:
 
 
 def test_an_instance_outside_the_frame_has_an_empty_mask() -> None:
-    found = replace(_detections(1), boxes=np.array([[100, 100, 120, 120]], np.float32))
-    instance = _encoded(solid((0, 0, 0), (32, 24)), predictor=Fixed(found)).to_pylist()[0]["instances"][0]
+    detections = replace(_detections(1), boxes=np.array([[100, 100, 120, 120]], np.float32))
+    instance = _encoded(solid((0, 0, 0), (32, 24)), predictor=Fixed(detections)).to_pylist()[0]["instances"][
+        0
+    ]
     assert instance["area"] == 0
     assert coco_mask.decode({**instance["mask"], "counts": instance["mask"]["counts"].encode()}).sum() == 0
 
@@ -181,18 +193,18 @@ def test_an_instance_outside_the_frame_has_an_empty_mask() -> None:
 @pytest.mark.parametrize("masks", [True, False])
 def test_detections_that_are_no_numbers_fail_their_image_alone(field: str, masks: bool) -> None:
     """What a model says of an image that makes it overflow. The run goes on."""
-    found = _detections(3, masks=masks)
-    if getattr(found, field) is None:
+    detections = _detections(3, masks=masks)
+    if getattr(detections, field) is None:
         return
-    getattr(found, field)[1] = np.nan
+    getattr(detections, field)[1] = np.nan
 
     class Sometimes:
         def predict(self, images: Sequence[Any], frames: Any = None) -> list[Detections]:
-            return [found, *ContentPredictor().predict(images[1:], frames[1:])]
+            return [detections, *ContentPredictor().predict(images[1:], frames[1:])]
 
     rows = _encoded(solid((0, 0, 0)), solid((2, 0, 0)), None, predictor=Sometimes())
     assert rows["status"].to_pylist() == ["failed", "ok", "missing"]
     assert "not finite" in rows["error"].to_pylist()[0]
     assert rows["n_instances"].to_pylist() == [0, 2, 0]
-    assert [len(one) for one in rows["instances"].to_pylist()] == [0, 2, 0]
+    assert [len(instances) for instances in rows["instances"].to_pylist()] == [0, 2, 0]
     assert rows.schema.equals(_encoded(solid((1, 0, 0))).schema)

@@ -15,7 +15,7 @@ from masklake.model.masks.rle import encode_masks
 from masklake.pipeline.decode import decode_rows
 from masklake.pipeline.segment.encode import encode_rows
 from masklake.pipeline.segment.fetch import FETCHED
-from masklake.pipeline.segment.infer import FOUND, infer_rows
+from masklake.pipeline.segment.infer import DETECTED, infer_rows
 
 from tests.helpers.images import quadrants, save, solid
 from tests.helpers.predictors import VOCABULARY, ContentPredictor
@@ -73,13 +73,13 @@ def test_detections_travel_bit_for_bit() -> None:
         ("label_ids", expected.labels),
         ("scores", expected.scores),
         ("masks", expected.masks),
-        ("joints", expected.keypoints),
+        ("keypoints", expected.keypoints),
     ):
         assert array is not None
         assert row[name] == array.tobytes()
     assert out["scores"].to_pylist()[1] == b""
     assert not {"pixels", "pixel_width", "pixel_height"} & set(out.schema.names)
-    assert [out.schema.field(f.name).type for f in FOUND] == [f.type for f in FOUND]
+    assert [out.schema.field(f.name).type for f in DETECTED] == [f.type for f in DETECTED]
 
 
 def test_nothing_left_to_predict() -> None:
@@ -110,22 +110,22 @@ def test_memory_layout_and_dtype_of_the_predictor_do_not_matter() -> None:
     assert np.frombuffer(row["boxes"], "<f4").tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert np.frombuffer(row["label_ids"], "<i4").tolist() == [1, 2]
     assert row["masks"] is None
-    assert row["joints"] is None
+    assert row["keypoints"] is None
 
 
 def test_masks_that_come_as_rle_give_the_same_rows() -> None:
     class Tiles:
         def predict(self, images: Sequence[Any], frames: Any = None) -> list[Any]:
-            found = ContentPredictor().predict(images, frames)
+            predicted = ContentPredictor().predict(images, frames)
             sizes = frames or [image.shape[:2] for image in images]
             return [
-                replace(of, masks=None, rles=encode_masks(of.masks, of.boxes, size))
-                for of, size in zip(found, sizes, strict=True)
+                replace(detections, masks=None, rles=encode_masks(detections.masks, detections.boxes, size))
+                for detections, size in zip(predicted, sizes, strict=True)
             ]
 
     rows = decoded(solid((3, 0, 0)), solid((2, 0, 0)))
     as_rle, as_probs = infer_rows(rows, Tiles()), infer_rows(rows, ContentPredictor())
     assert as_rle["masks"].null_count == 2
     assert as_probs["rles"].null_count == 2
-    a, b = (encode_rows(of, VOCABULARY)["instances"] for of in (as_rle, as_probs))
+    a, b = (encode_rows(inferred, VOCABULARY)["instances"] for inferred in (as_rle, as_probs))
     assert a.equals(b)

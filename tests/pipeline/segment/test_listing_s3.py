@@ -105,10 +105,10 @@ def test_what_does_not_look_like_an_image_is_counted(s3_bucket: Bucket) -> None:
         "d.jpg.part",
     ):
         s3_bucket.put(key)
-    found = Listing(source=s3_bucket.uri, storage=Storage())
-    names = {info.uri.removeprefix(f"{s3_bucket.uri}/") for info in found}
+    images = Listing(source=s3_bucket.uri, storage=Storage())
+    names = {info.uri.removeprefix(f"{s3_bucket.uri}/") for info in images}
     assert names == {"a.jpg", "B.JPEG", "no-suffix", ".hidden", "folder/c.webp"}
-    assert found.ignored == 3
+    assert images.ignored == 3
     everything = Listing(source=s3_bucket.uri, storage=Storage(), every_object=True)
     assert len(list(everything)) == 7
     assert everything.ignored == 1

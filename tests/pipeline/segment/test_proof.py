@@ -191,9 +191,9 @@ def test_tally(folder: RunFolder) -> None:
     assert tally(folder).counts.total() == 0
     _commit(folder, 1, 0, 1, 2)
     _commit(folder, 2, 3)
-    found = tally(folder)
-    assert found.counts == {"ok": 4}
-    assert found.instances == 0 + 1 + 2 + 3
+    committed = tally(folder)
+    assert committed.counts == {"ok": 4}
+    assert committed.instances == 0 + 1 + 2 + 3
 
 
 class KilledError(Exception):

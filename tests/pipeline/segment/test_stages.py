@@ -20,7 +20,7 @@ from masklake.pipeline.segment.infer import infer_rows
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.run import Planned, Progress, run
-from masklake.pipeline.segment.stages import Plan, _undecoded, _unfound, dataset
+from masklake.pipeline.segment.stages import Plan, _undecoded, _undetected, dataset
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
 
@@ -53,10 +53,10 @@ def cluster() -> Iterator[Cluster]:
     init = ray.init
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # TEST-NET-1: nobody answers
-        patch.setattr(ray, "init", lambda **given: init(**given | {"num_gpus": 1}))
-        with ray_cluster(None, None) as found:
-            assert found.gpus == 1
-            yield found
+        patch.setattr(ray, "init", lambda **options: init(**options | {"num_gpus": 1}))
+        with ray_cluster(None, None) as cluster:
+            assert cluster.gpus == 1
+            yield cluster
 
 
 def _plan(tmp_path: Path, resources: Resources) -> Plan:
@@ -257,9 +257,9 @@ def test_rows_that_are_given_up_fit_beside_the_others() -> None:
     assert both["status"].to_pylist() == ["ok", "failed"]
     assert both["error"].to_pylist() == [None, "killed"]
     assert [both.schema.field(f.name).type for f in DECODED] == [f.type for f in DECODED]
-    found = infer_rows(decode_rows(fetched.slice(0, 1), DecodeOptions()), ContentPredictor())
-    unfound = _unfound(decode_rows(fetched.slice(1, 1), DecodeOptions()), "killed")
-    both = pa.concat_tables([found, unfound])
+    inferred = infer_rows(decode_rows(fetched.slice(0, 1), DecodeOptions()), ContentPredictor())
+    undetected = _undetected(decode_rows(fetched.slice(1, 1), DecodeOptions()), "killed")
+    both = pa.concat_tables([inferred, undetected])
     assert both["status"].to_pylist() == ["ok", str(Status.FAILED)]
     assert both["boxes"].null_count == 1
     assert both["width"].to_pylist() == [4, 4]

@@ -52,9 +52,9 @@ def test_the_parts_have_the_contracts_schema(folder: RunFolder) -> None:
         assert footer[VERSION_KEY] == b"1"
         assert footer[MODEL_KEY] == MODEL.encode()
         for field in schema:
-            found = file.schema_arrow.field(field.name)
-            assert found.metadata[b"description"] == field.metadata[b"description"]
-            assert found.nullable == field.nullable
+            stored = file.schema_arrow.field(field.name)
+            assert stored.metadata[b"description"] == field.metadata[b"description"]
+            assert stored.nullable == field.nullable
         assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     sizes = sum(
         Path(u).stat().st_size
@@ -169,10 +169,10 @@ def test_hostile_uris_arrive_as_they_are(folder: RunFolder) -> None:
     assert sorted(_read(folder, "instances")["uri"].to_pylist()) == sorted(HOSTILE)
 
 
-def test_masks_and_joints_survive_the_file(folder: RunFolder) -> None:
+def test_masks_and_keypoints_survive_the_file(folder: RunFolder) -> None:
     rows = _encoded(solid((3, 0, 0), (40, 30)))
     write(rows, folder, 1, MODEL)
-    before = {one["instance"]: one for one in rows.to_pylist()[0]["instances"]}
+    before = {instance["instance"]: instance for instance in rows.to_pylist()[0]["instances"]}
     for row in _read(folder, "instances").to_pylist():
         expected = before[row["instance"]]
         assert json.dumps(row["mask"]) == json.dumps(expected["mask"])
