@@ -105,13 +105,8 @@ class Runner:
     def _work(self, firing: Firing, schedule: Schedule, job: ScheduledCommand, lock: Lock | None) -> _Outcome:
         command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
         run = schedule_ledger.interrupted_run(self.store, schedule.name)
-<<<<<<< HEAD
         if run and "resume" in job.options - job.explicit:
-            outcome = self._process(firing, schedule, lease, [*command, "--resume", run], run)
-=======
-        if run and "resume" in job.options - job.given:
             outcome = self._process(firing, schedule, lock, [*command, "--resume", run], run)
->>>>>>> 42b39b5 (Lock, not lease; pipeline's storage, lake and streams: names that say the thing, plain sentences)
             if outcome.exit_code != ExitCode.MISTAKE:
                 return outcome
             # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
