@@ -12,7 +12,7 @@ from masklake.jobs.options.kinds import positive, whole
 
 DESCRIPTION = """\
 Write N images of overlapping shapes and articulated figures, and annotations.json, their truth in COCO's
-format (masks, boxes, COCO's 17 joints). The same seed gives the same scenes on every machine."""
+format (masks, boxes, COCO's 17 keypoints). The same seed gives the same scenes on every machine."""
 EPILOG = """\
 example:
   masklake scenes scenes/ --images 500 --seed 7
@@ -21,11 +21,11 @@ example:
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesOptions(Options):
-    """What `masklake scenes` is told."""
+    """The options of `masklake scenes`."""
 
     directory: str = argument("DIR", help="where the files go; it is made if needed")
-    images: int = option(positive, "N", default=100, help="how many")
-    seed: int = option(whole, "SEED", default=0, help="which stream of scenes (default 0)")
+    images: int = option(positive, "N", default=100, help="how many images to write")
+    seed: int = option(whole, "SEED", default=0, help="the same seed gives the same scenes (default 0)")
 
 
 def run(options: ScenesOptions) -> int:
@@ -41,7 +41,7 @@ def run(options: ScenesOptions) -> int:
 
 
 COMMAND = Command(
-    summary="write synthetic scenes with ground truth (shapes, and figures with joints)",
+    summary="write synthetic scenes with ground truth (shapes, and figures with keypoints)",
     description=DESCRIPTION,
     epilog=EPILOG,
     options=ScenesOptions,

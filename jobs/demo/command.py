@@ -45,7 +45,7 @@ _QUERIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """What `masklake demo` is told."""
+    """The options of `masklake demo`."""
 
     lake: str = argument(
         "LAKE",
@@ -53,7 +53,7 @@ class DemoOptions(Options):
         short=("--lake",),
         help="a folder where the results go (default demo-lake)",
     )
-    images: int = option(positive, "N", default=200, help="scenes in the bucket")
+    images: int = option(positive, "N", default=200, help="how many scenes the bucket gets")
     bucket: str | None = option(
         one_of("s3", "folder"),
         "{s3,folder}",
@@ -85,7 +85,7 @@ def run(options: DemoOptions) -> int:
         _show_ap(console, truth, rows)
         picture = Path(options.lake, "demo.png")
         _draw(Path(scratch) / "scenes", rows, picture)
-        _say(console, f"5. a picture with masks, boxes and joints: {picture}")
+        _say(console, f"5. a picture with masks, boxes and keypoints: {picture}")
     lake, command = shlex.quote(options.lake), _command()
     _say(console, f"That took {time.monotonic() - started:.0f} s. What to type next:")
     for line in (
@@ -170,7 +170,9 @@ def _show_ap(console: Console, truth: dict, rows: list[dict]) -> None:
             "score": row["score"],
             "bbox": [row[side] for side in "xywh"],
             "segmentation": row["mask"],
-            "keypoints": [v for joint in row["keypoints"] for v in (joint["x"], joint["y"], 1)]
+            "keypoints": [
+                value for keypoint in row["keypoints"] for value in (keypoint["x"], keypoint["y"], 1)
+            ]
             if row["keypoints"]
             else None,
         }

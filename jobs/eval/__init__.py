@@ -1,1 +1,1 @@
-"""`masklake eval`: labels against detections; what is measured, and how it is told."""
+"""`masklake eval`: labels against detections; what is measured, and how it is shown."""

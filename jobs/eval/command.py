@@ -25,17 +25,17 @@ Whose rows count:
   --model M     the newest row of each labelled image from any run of that model with segment's default
                 options. Where there is none, the model is run over exactly these images first.
   neither       the newest run
-An image that failed counts as one in which nothing was detected. Classes and joints are matched by name.
+An image that failed counts as one in which nothing was detected. Classes and keypoints are matched by name.
 Classes of the labels that the model does not know are listed and left out of the mean (--all-classes counts
 them, with an AP of 0); detections of classes that no label names are left out. Crowds are treated as COCO
-does. An instance without a mask is, for masks, a crowd of the shape of its box. A joint that COCO does not
-have is given a tolerance (sigma) of 0.05. Small, medium and large, and the scale of keypoints, go by the area that the
+does. An instance without a mask is, for masks, a crowd of the shape of its box. A keypoint that COCO does
+not have is given a tolerance (sigma) of 0.05. Small, medium and large, and the scale of keypoints, go by the area that the
 annotation file gave, else by the pixels of the labelled mask, else by the box. What is labelled `ignore` neither counts
 nor costs. Where an image was searched for some classes only (LVIS), detections of others there do not count.
 
 --coco DIR takes COCO val2017 (val2017/ and annotations/ as they are unpacked) in place of the lake's labels.
 Nothing is imported; the model (default coco) is run over its images into LAKE where it has not been. For
---model coco the published figures stand beside: box AP 0.474, mask AP 0.418. Its joints are placed in the
+--model coco the published figures stand beside: box AP 0.474, mask AP 0.418. Its keypoints are placed in the
 person boxes of the mask network; the published keypoint AP, 0.650, is on the keypoint network's own boxes.
 
 Written to LAKE/runs/RUN/eval/SPLIT/: metrics.json, precision-recall.png, confusion.png."""
@@ -119,7 +119,9 @@ def _nothing(lake: Lake, detector: Detector, target: Target) -> UserError:
     )
 
 
-def _run_over(uris: list[str], of: int, detector: Detector, options: EvalOptions, lake: Lake) -> ExitCode:
+def _run_over(
+    uris: list[str], labelled_count: int, detector: Detector, options: EvalOptions, lake: Lake
+) -> ExitCode:
     """Run the model over these images, as `masklake segment` does: its exit code.
 
     Their list is kept in the lake, named by its content, since it is the source that the run's record names.
@@ -140,7 +142,7 @@ def _run_over(uris: list[str], of: int, detector: Detector, options: EvalOptions
         lake.storage.write(source, parquet.encode(pa.table({"uri": uris})))
     console = Console(stderr=True)  # standard output is for the figures
     console.print(
-        f"{len(uris):,} of {of:,} labelled images have no row of {detector.model} with default options yet: running it over them",
+        f"{len(uris):,} of {labelled_count:,} labelled images have no row of {detector.model} with default options yet: running it over them",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     over_them = SegmentOptions(

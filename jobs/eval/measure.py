@@ -78,8 +78,8 @@ def measure(
     names: dict[str, dict[int, str]] = {}
     narrowed = [truth.only(ids, classes) for truth in target.truths]
     for truth in narrowed:
-        results = eval_rows.as_results(rows, target.images, truth.ids, truth.joints)
-        sigmas = sigmas_of(truth.joints) if truth.joints else None
+        results = eval_rows.as_results(rows, target.images, truth.ids, truth.keypoints)
+        sigmas = sigmas_of(truth.keypoints) if truth.keypoints else None
         kinds |= evaluate(truth.content, results, sigmas=sigmas, kinds=truth.kinds)
         names |= dict.fromkeys(truth.kinds, truth.names)
     if not any(kinds.values()):
@@ -113,8 +113,8 @@ def measure(
 
 
 def _agree(target: Target, uri: str, row: ImageRow) -> bool:
-    told = target.sizes[uri]
-    return told is None or None in row.size or told == row.size
+    labelled_size = target.sizes[uri]
+    return labelled_size is None or None in row.size or labelled_size == row.size
 
 
 def _size_note(target: Target, uris: list[str], images: Mapping[str, ImageRow]) -> str:
@@ -128,9 +128,9 @@ def _size_note(target: Target, uris: list[str], images: Mapping[str, ImageRow]) 
 
 def _undefined(target: Target, boxes: Truth, images: int) -> str:
     annotations = boxes.content["annotations"]
-    what = f"only crowds ({len(annotations):,})" if annotations else "no instance"
+    labelled = f"only crowds ({len(annotations):,})" if annotations else "no instance"
     return (
-        f"the labels ({target.name}) have {what} in {images:,} images, so there is no AP to speak of; "
+        f"the labels ({target.name}) have {labelled} in {images:,} images, so there is no AP to speak of; "
         "label single objects, or evaluate another split"
     )
 
@@ -138,16 +138,16 @@ def _undefined(target: Target, boxes: Truth, images: int) -> str:
 def _notes(unknown: list[str], all_classes: bool, unnamed: int, truths: list[Truth]) -> list[str]:
     from masklake.model.coco import KEYPOINT_NAMES
 
-    told = []
+    notes = []
     if unknown:
         how = "counted as missed" if all_classes else "left out of the mean (--all-classes counts them)"
-        told.append(f"classes that the model does not know, {how}: {_listed(unknown)}")
+        notes.append(f"classes that the model does not know, {how}: {_listed(unknown)}")
     if unnamed:
-        told.append(f"{unnamed:,} detections are of classes that no label names, and were left out")
-    other = sorted({name for truth in truths for name in truth.joints} - set(KEYPOINT_NAMES))
+        notes.append(f"{unnamed:,} detections are of classes that no label names, and were left out")
+    other = sorted({name for truth in truths for name in truth.keypoints} - set(KEYPOINT_NAMES))
     if other:
-        told.append(f"joints that COCO does not have, with a tolerance of 0.05: {_listed(other)}")
-    return told
+        notes.append(f"keypoints that COCO does not have, with a tolerance of 0.05: {_listed(other)}")
+    return notes
 
 
 def _listed(names: Any) -> str:

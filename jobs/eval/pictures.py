@@ -33,27 +33,27 @@ _MEAN = "#2e8b57"
 def precision_recall(kinds: Mapping[str, Measured | None], title: str) -> bytes:
     """A panel for each kind: precision at each recall, the mean over classes. Faint, where they are
     few: each class at IoU 0.50."""
-    measured = {kind: found for kind, found in kinds.items() if found is not None}
+    measured = {kind: figures for kind, figures in kinds.items() if figures is not None}
     figure = _figure(4.6 * len(measured), 4.7)
-    for i, (kind, found) in enumerate(measured.items(), 1):
+    for i, (kind, figures) in enumerate(measured.items(), 1):
         axes = figure.add_subplot(1, len(measured), i)
-        _curves(axes, found, "OKS" if kind == "keypoints" else "IoU")
+        _curves(axes, figures, "OKS" if kind == "keypoints" else "IoU")
         axes.set_title(kind, color=_INK, fontsize=12)
         if i == 1:
             axes.set_ylabel("precision")
     return _png(figure, title)
 
 
-def _curves(axes: Axes, found: Measured, overlap: str) -> None:
-    recall = found.recall
-    if 1 < len(found.classes) <= _MOST_WITH_CURVES:
-        faint = axes.plot(recall, found.precision[0].T, color=_FAINT, linewidth=0.7, alpha=0.6)
+def _curves(axes: Axes, measured: Measured, overlap: str) -> None:
+    recall = measured.recall
+    if 1 < len(measured.classes) <= _MOST_WITH_CURVES:
+        faint = axes.plot(recall, measured.precision[0].T, color=_FAINT, linewidth=0.7, alpha=0.6)
         faint[0].set_label(f"each class at {overlap} 0.50")
     for position, colour in _CURVES:
-        curve = found.precision[position].mean(0)
+        curve = measured.precision[position].mean(0)
         label = f"{overlap} {0.5 + 0.05 * position:.2f}: AP {curve.mean():.3f}"
         axes.plot(recall, curve, color=colour, linewidth=2, label=label)
-    mean = found.precision.mean((0, 1))
+    mean = measured.precision.mean((0, 1))
     axes.plot(recall, mean, color=_MEAN, linewidth=2, label=f"{overlap} 0.50 to 0.95: AP {mean.mean():.3f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="recall")
     axes.grid(color="#e3e7eb", linewidth=0.8)

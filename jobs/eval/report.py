@@ -30,7 +30,7 @@ _ON_OWN_BOXES = (
 )
 
 
-def facts(lake: Lake, target: Target, detector: Detector, found: Comparison) -> dict[str, Any]:
+def facts(lake: Lake, target: Target, detector: Detector, comparison: Comparison) -> dict[str, Any]:
     """Everything as plain values: what --format json prints and metrics.json keeps."""
     from masklake.pipeline.lake.record import now
 
@@ -38,21 +38,21 @@ def facts(lake: Lake, target: Target, detector: Detector, found: Comparison) -> 
         "evaluated": target.name,
         "lake": lake.uri,
         "model": detector.model,
-        "runs": found.runs,
+        "runs": comparison.runs,
         "at": now(),
-        "images": found.images,
-        "instances": {"labelled": found.labelled, "detected": found.detected},
-        "figures": {kind: measured and measured.stats for kind, measured in found.kinds.items()},
+        "images": comparison.images,
+        "instances": {"labelled": comparison.labelled, "detected": comparison.detected},
+        "figures": {kind: measured and measured.stats for kind, measured in comparison.kinds.items()},
         "published": _published(target, detector),
-        "classes": _classes(found),
-        "unknown_classes": found.unknown,
+        "classes": _classes(comparison),
+        "unknown_classes": comparison.unknown,
         "confusion": {
-            "score": found.score,
+            "score": comparison.score,
             "iou": 0.5,
-            "classes": found.classes,
-            "counts": found.confusion.tolist(),
+            "classes": comparison.classes,
+            "counts": comparison.confusion.tolist(),
         },
-        "notes": found.notes,
+        "notes": comparison.notes,
     }
 
 
@@ -67,55 +67,57 @@ def _published(target: Target, detector: Detector) -> dict[str, float] | None:
     return {kind: metrics[name] / 100 for kind, name in _PUBLISHED.items()}
 
 
-def _classes(found: Comparison) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {name: {"class": name, "labelled": 0} for name in found.classes}
-    for kind, measured in found.kinds.items():
+def _classes(comparison: Comparison) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {name: {"class": name, "labelled": 0} for name in comparison.classes}
+    for kind, measured in comparison.kinds.items():
         for id_, figures in (measured.classes if measured else {}).items():
-            row = rows.setdefault(found.names[kind][id_], {"class": found.names[kind][id_], "labelled": 0})
+            row = rows.setdefault(
+                comparison.names[kind][id_], {"class": comparison.names[kind][id_], "labelled": 0}
+            )
             row["labelled"] = max(row["labelled"], figures.labelled)
             row[kind] = {"labelled": figures.labelled, **figures.stats}
     return list(rows.values())
 
 
-def show(told: dict[str, Any], format_: str) -> None:
+def show(facts: dict[str, Any], format_: str) -> None:
     """Print `facts` to standard output as a table, csv or json."""
     if format_ == "json":
         from masklake.jobs.terminal.json import print_json
 
-        print_json(told)
+        print_json(facts)
     elif format_ == "csv":
-        sys.stdout.write(_csv(told))
+        sys.stdout.write(_csv(facts))
     else:
-        _print(told)
+        _print(facts)
 
 
-def _csv(told: dict[str, Any]) -> str:
+def _csv(facts: dict[str, Any]) -> str:
     """A row for each kind, and for each kind and class; what is undefined is empty."""
     from masklake.jobs.terminal.text import printable
 
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["kind", "class", "labelled", *_ALL_STATS])
-    for kind, stats in told["figures"].items():
+    for kind, stats in facts["figures"].items():
         if stats is None:
             continue
-        by_class = [(one["class"], one[kind]) for one in told["classes"] if kind in one]
+        by_class = [(row["class"], row[kind]) for row in facts["classes"] if kind in row]
         labelled = sum(figures["labelled"] for _, figures in by_class)
         for name, figures in [("", stats | {"labelled": labelled}), *by_class]:
             rows.writerow([kind, printable(name), figures["labelled"], *map(figures.get, _ALL_STATS)])
     return text.getvalue()
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(facts: dict[str, Any]) -> None:
     from masklake.jobs.terminal.tables import plain_console, ruled_table
     from masklake.jobs.terminal.text import one_line
 
     console = plain_console()
-    console.print(one_line(_heading(told)), soft_wrap=True)
+    console.print(one_line(_heading(facts)), soft_wrap=True)
     console.print()
-    published = told["published"]
+    published = facts["published"]
     table = ruled_table(("",), _COLUMNS + (("published AP",) if published else ()))
-    for kind, stats in told["figures"].items():
+    for kind, stats in facts["figures"].items():
         if stats is None:
             continue
         named = stats if kind != "keypoints" else {**stats, "AR20": stats["AR"]}
@@ -126,17 +128,17 @@ def _print(told: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print()
-    _print_classes(told, console)
-    absent = [kind for kind, stats in told["figures"].items() if stats is None]
-    notes = [f"{kind}: nothing is labelled, so nothing is measured" for kind in absent] + told["notes"]
+    _print_classes(facts, console)
+    absent = [kind for kind, stats in facts["figures"].items() if stats is None]
+    notes = [f"{kind}: nothing is labelled, so nothing is measured" for kind in absent] + facts["notes"]
     for note in notes + [_ON_OWN_BOXES] * bool(published):
         console.print(one_line(f"note: {note}"), soft_wrap=True)
 
 
-def _heading(told: dict[str, Any]) -> str:
-    images, instances = told["images"], told["instances"]
+def _heading(facts: dict[str, Any]) -> str:
+    images, instances = facts["images"], facts["instances"]
     text = (
-        f"{told['model']} on {told['evaluated']}: {images['evaluated']:,} images, {instances['labelled']:,} labelled "
+        f"{facts['model']} on {facts['evaluated']}: {images['evaluated']:,} images, {instances['labelled']:,} labelled "
         f"instances, {instances['detected']:,} detections"
     )
     if images["failed"]:
@@ -146,16 +148,16 @@ def _heading(told: dict[str, Any]) -> str:
     return text
 
 
-def _print_classes(told: dict[str, Any], console: Console) -> None:
+def _print_classes(facts: dict[str, Any], console: Console) -> None:
     from masklake.jobs.terminal.tables import ruled_table
     from masklake.jobs.terminal.text import elide, printable
 
-    kinds = [kind for kind in KINDS if told["figures"][kind]]
+    kinds = [kind for kind in KINDS if facts["figures"][kind]]
     headings = (f"{kind} {first}" if first == "AP" else first for kind in kinds for first in _CLASS_COLUMNS)
     table = ruled_table(("class",), ("labelled", *headings))
-    for one in told["classes"]:
-        figures = (one.get(kind, {}).get(name) for kind in kinds for name in _CLASS_COLUMNS)
-        table.add_row(elide(printable(one["class"]), 40), f"{one['labelled']:,}", *map(_figure, figures))
+    for row in facts["classes"]:
+        figures = (row.get(kind, {}).get(name) for kind in kinds for name in _CLASS_COLUMNS)
+        table.add_row(elide(printable(row["class"]), 40), f"{row['labelled']:,}", *map(_figure, figures))
     console.print(table)
     console.print()
 
@@ -164,7 +166,9 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def write(lake: Lake, told: dict[str, Any], found: Comparison, options: EvalOptions, *, quiet: bool) -> None:
+def write(
+    lake: Lake, facts: dict[str, Any], comparison: Comparison, options: EvalOptions, *, quiet: bool
+) -> None:
     """Keep facts and pictures in the folder of the newest run that rows are from. Raises UserError if that fails."""
     from masklake.jobs.eval import pictures as eval_pictures
     from masklake.jobs.terminal.tables import plain_console
@@ -172,17 +176,19 @@ def write(lake: Lake, told: dict[str, Any], found: Comparison, options: EvalOpti
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
 
-    folder = join(lake.uri, "runs", found.runs[-1], "eval", told["evaluated"])
-    title = f"{told['model']} on {told['evaluated']}, {found.images['evaluated']:,} images"
+    folder = join(lake.uri, "runs", comparison.runs[-1], "eval", facts["evaluated"])
+    title = f"{facts['model']} on {facts['evaluated']}, {comparison.images['evaluated']:,} images"
     files = {
-        "precision-recall.png": eval_pictures.precision_recall(found.kinds, title),
-        "confusion.png": eval_pictures.confusion(found.confusion, found.classes, found.score, title),
+        "precision-recall.png": eval_pictures.precision_recall(comparison.kinds, title),
+        "confusion.png": eval_pictures.confusion(
+            comparison.confusion, comparison.classes, comparison.score, title
+        ),
         job_file.NAME: job_file.written(
             dataclasses.replace(options, lake=lake.uri),
             "eval",
-            f"The options of the evaluation of {told['at']}.",
+            f"The options of the evaluation of {facts['at']}.",
         ),
-        "metrics.json": json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+        "metrics.json": json.dumps(facts, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"),
     }
     for name, data in files.items():
         uri = join(folder, name)

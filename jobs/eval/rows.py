@@ -44,10 +44,10 @@ class ImageRow:
 def of_run(lake: Lake, name: str, model: Resolved | None) -> Detector:
     """One run. Raises UserError when there is no such run, it cannot be read, or it is not one of `model`."""
     id_ = lake.resolve(name)
-    [found] = lake.runs([id_])
-    if found.record is None:
-        raise UserError(f"run {id_}: {found.problem}; without it nobody knows its model: name another run")
-    record = found.record
+    [run] = lake.runs([id_])
+    if run.record is None:
+        raise UserError(f"run {id_}: {run.problem}; without it nobody knows its model: name another run")
+    record = run.record
     made_by = f"{record.model.get('name', '?')}@{record.model.get('fingerprint', '?')}"
     if model is not None and record.model.get("fingerprint") != model.fingerprint:
         raise UserError(
@@ -68,12 +68,12 @@ def of_run(lake: Lake, name: str, model: Resolved | None) -> Detector:
 def _cut_short(record: RunRecord) -> list[str]:
     """Options by which a run leaves out what AP would count."""
     score, most = record.options.get("score"), record.options.get("max_detections")
-    told = []
+    notes = []
     if isinstance(score, float) and score > RowOptions.score:
-        told.append(f"run {record.run} left out instances below score {score:g}: AP is below the model's")
+        notes.append(f"run {record.run} left out instances below score {score:g}: AP is below the model's")
     if isinstance(most, int) and most < RowOptions.max_detections:
-        told.append(f"run {record.run} kept {most} instances an image: AP is below the model's")
-    return told
+        notes.append(f"run {record.run} kept {most} instances an image: AP is below the model's")
+    return notes
 
 
 def of_model(lake: Lake, model: Resolved) -> Detector:
@@ -86,21 +86,21 @@ def of_model(lake: Lake, model: Resolved) -> Detector:
     return Detector(
         model=f"{model.spec.name}@{model.fingerprint}",
         source=model.source.name,
-        classes=tuple(one.name for one in model.spec.classes),
+        classes=tuple(info.name for info in model.spec.classes),
         runs=tuple(runs),
     )
 
 
 def newest_images(lake: Lake, runs: Iterable[str], uris: Collection[str]) -> dict[str, ImageRow]:
     """The row of the newest of `runs` for each of `uris` that has one."""
-    found: dict[str, ImageRow] = {}
+    rows: dict[str, ImageRow] = {}
     for row in _rows(lake, "images", runs, uris, ["run", "uri", "status", "width", "height"]):
-        known = found.get(row["uri"])
+        known = rows.get(row["uri"])
         if known is None or known.run < row["run"]:
-            found[row["uri"]] = ImageRow(
+            rows[row["uri"]] = ImageRow(
                 run=row["run"], status=row["status"], size=(row["width"], row["height"])
             )
-    return found
+    return rows
 
 
 def instances(lake: Lake, images: Mapping[str, ImageRow]) -> list[dict[str, Any]]:
@@ -108,12 +108,12 @@ def instances(lake: Lake, images: Mapping[str, ImageRow]) -> list[dict[str, Any]
     good = {uri: row.run for uri, row in images.items() if row.status == Status.OK}
     columns = ["run", "uri", "instance", "label", "score", "x", "y", "w", "h", "mask", "keypoints"]
     # An attempt that was killed may have left an image twice, until its run is resumed and proved.
-    found = {
+    rows = {
         (row["uri"], row["instance"]): row
         for row in _rows(lake, "instances", set(good.values()), good.keys(), columns)
         if good[row["uri"]] == row["run"]
     }
-    return [found[key] for key in sorted(found)]
+    return [rows[key] for key in sorted(rows)]
 
 
 def _rows(
@@ -136,11 +136,11 @@ def as_results(
     rows: Iterable[Mapping[str, Any]],
     images: Mapping[str, int],
     ids: Mapping[str, int],
-    joints: Sequence[str],
+    keypoints: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """COCO results of rows of `instances`, classes and joints matched by name; other classes are left out.
+    """COCO results of rows of `instances`, classes and keypoints matched by name; other classes are left out.
 
-    A joint that the model does not place is taken to lie where its first one does.
+    A keypoint that the model does not place is taken to lie where the instance's first one does.
     """
     return [
         {
@@ -149,14 +149,16 @@ def as_results(
             "score": row["score"],
             "bbox": [row[side] for side in "xywh"],
             "segmentation": row["mask"],
-            "keypoints": _placed(row["keypoints"], joints) if row["keypoints"] and joints else None,
+            "keypoints": _placed(row["keypoints"], keypoints) if row["keypoints"] and keypoints else None,
         }
         for row in rows
         if row["label"] in ids
     ]
 
 
-def _placed(found: Sequence[Mapping[str, Any]], joints: Sequence[str]) -> list[float]:
-    at = {one["name"]: (one["x"], one["y"], 1) for one in found}
-    first = next((at[name] for name in joints if name in at), (found[0]["x"], found[0]["y"], 1))
-    return [value for name in joints for value in at.get(name, first)]
+def _placed(keypoints: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[float]:
+    places = {keypoint["name"]: (keypoint["x"], keypoint["y"], 1) for keypoint in keypoints}
+    first = next(
+        (places[name] for name in names if name in places), (keypoints[0]["x"], keypoints[0]["y"], 1)
+    )
+    return [value for name in names for value in places.get(name, first)]

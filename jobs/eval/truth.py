@@ -24,16 +24,16 @@ COCO_FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """A COCO dataset, the kinds that are measured by it, and the joints of its annotations, in their order."""
+    """A COCO dataset, the kinds that are measured by it, and the names of its keypoints, in their order."""
 
     content: dict[str, Any]
     kinds: tuple[str, ...]
-    joints: tuple[str, ...]
+    keypoints: tuple[str, ...]
 
     @property
     def ids(self) -> dict[str, int]:
         """Category ids by class name."""
-        return {one["name"]: one["id"] for one in self.content["categories"]}
+        return {category["name"]: category["id"] for category in self.content["categories"]}
 
     @property
     def names(self) -> dict[int, str]:
@@ -41,7 +41,7 @@ class Truth:
         return {id_: name for name, id_ in self.ids.items()}
 
     def only(self, images: Collection[int], classes: Collection[str]) -> Truth:
-        """What this says of these image ids and class names."""
+        """The part of it about these image ids and class names."""
         ids = {id_ for name, id_ in self.ids.items() if name in classes}
         content = self.content | {
             "images": [one for one in self.content["images"] if one["id"] in images],
@@ -64,19 +64,19 @@ class Target:
     images: dict[str, int]
     """Image ids by uri."""
     sizes: dict[str, tuple[int, int] | None]
-    """Width and height by uri, pixels; None where nobody told."""
+    """Width and height by uri, pixels; None where they are not known."""
     truths: list[Truth]
 
     @property
     def classes(self) -> list[str]:
         """The classes that any annotation has, by category id."""
-        found = {
+        labelled = {
             name
             for truth in self.truths
             for name in map(truth.names.get, {one["category_id"] for one in truth.content["annotations"]})
             if name is not None
         }
-        return sorted(found, key=lambda name: (self.truths[0].ids.get(name, 0), name))
+        return sorted(labelled, key=lambda name: (self.truths[0].ids.get(name, 0), name))
 
     def of_classes(self, names: Collection[str]) -> Target:
         """The same images with the annotations of these classes alone."""
@@ -91,9 +91,9 @@ def of_labels(lake: Lake, split: str) -> Target:
 
     lake.require()
     every = label_store.newest(lake)
-    sets = [one for one in every if split in ("all", one.split)]
+    sets = [label_set for label_set in every if split in ("all", label_set.split)]
     if not sets:
-        others = Counter(one.split for one in every)
+        others = Counter(label_set.split for label_set in every)
         has = ", ".join(f"{n:,} images in {name}" for name, n in sorted(others.items()))
         raise UserError(
             f"{lake.uri}: has no labels of split {split}, but {has}; give --split {min(others)} or all"
@@ -103,9 +103,14 @@ def of_labels(lake: Lake, split: str) -> Target:
     content = label_coco_export.to_coco(sets)
     return Target(
         name=split,
-        images={one.uri: image["id"] for one, image in zip(sets, content["images"], strict=True)},
-        sizes={one.uri: (one.width, one.height) if one.width and one.height else None for one in sets},
-        truths=[Truth(content=content, kinds=_ALL_KINDS, joints=_shared_joints(content))],
+        images={label_set.uri: image["id"] for label_set, image in zip(sets, content["images"], strict=True)},
+        sizes={
+            label_set.uri: (label_set.width, label_set.height)
+            if label_set.width and label_set.height
+            else None
+            for label_set in sets
+        },
+        truths=[Truth(content=content, kinds=_ALL_KINDS, keypoints=_shared_keypoints(content))],
     )
 
 
@@ -121,9 +126,11 @@ def of_coco(directory: str, storage: Storage) -> Target:
         with explaining(uri, "read COCO's annotations"):
             data = storage.read(uri)
         content = _checked(data, uri)
-        truths.append(Truth(content=content, kinds=kinds, joints=_shared_joints(content)))
-    images = {join(root, COCO_IMAGES, one["file_name"]): one for one in truths[0].content["images"]}
-    strangers = {one["id"] for one in truths[1].content["images"]} - {one["id"] for one in images.values()}
+        truths.append(Truth(content=content, kinds=kinds, keypoints=_shared_keypoints(content)))
+    images = {join(root, COCO_IMAGES, image["file_name"]): image for image in truths[0].content["images"]}
+    strangers = {image["id"] for image in truths[1].content["images"]} - {
+        image["id"] for image in images.values()
+    }
     if strangers or not images:
         raise UserError(
             f"{root}: its two annotation files speak of other images ({len(images):,} in the first, "
@@ -131,8 +138,8 @@ def of_coco(directory: str, storage: Storage) -> Target:
         )
     return Target(
         name=f"coco-{COCO_IMAGES}",
-        images={uri: one["id"] for uri, one in images.items()},
-        sizes={uri: (one["width"], one["height"]) for uri, one in images.items()},
+        images={uri: image["id"] for uri, image in images.items()},
+        sizes={uri: (image["width"], image["height"]) for uri, image in images.items()},
         truths=truths,
     )
 
@@ -148,30 +155,30 @@ def _checked(data: bytes, uri: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
         for part, fields in _FIELDS.items():
-            for one in content[part]:
-                _ = [one[name] for name in fields]
+            for entry in content[part]:
+                _ = [entry[name] for name in fields]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{uri}: is not an annotation file of COCO ({type(error).__name__}: {error}); unpack it again"
         ) from error
-    found: dict[str, Any] = content
-    return found
+    checked: dict[str, Any] = content
+    return checked
 
 
-def _shared_joints(content: dict[str, Any]) -> tuple[str, ...]:
-    """The joints of all classes together. Annotations of classes that lack some get them, unlabelled.
+def _shared_keypoints(content: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the keypoints of all classes together. Annotations of classes that lack some get them, unlabelled.
 
-    COCOeval knows one list of joints for all classes; those that are not labelled do not count.
+    COCOeval knows one list of keypoints for all classes; those that are not labelled do not count.
     """
-    by_class = {one["id"]: one.get("keypoints") or [] for one in content["categories"]}
-    joints = tuple(dict.fromkeys(name for names in by_class.values() for name in names))
+    by_class = {category["id"]: category.get("keypoints") or [] for category in content["categories"]}
+    keypoints = tuple(dict.fromkeys(name for names in by_class.values() for name in names))
     for annotation in content["annotations"]:
         names = by_class.get(annotation["category_id"]) or []
-        if annotation.get("keypoints") and tuple(names) != joints:
-            annotation["keypoints"] = _spread(annotation["keypoints"], names, joints)
-    return joints
+        if annotation.get("keypoints") and tuple(names) != keypoints:
+            annotation["keypoints"] = _spread(annotation["keypoints"], names, keypoints)
+    return keypoints
 
 
-def _spread(values: Sequence[float], names: Sequence[str], joints: Sequence[str]) -> list[float]:
-    of = {name: values[3 * i : 3 * i + 3] for i, name in enumerate(names)}
-    return [value for name in joints for value in of.get(name, (0, 0, 0))]
+def _spread(values: Sequence[float], names: Sequence[str], wanted: Sequence[str]) -> list[float]:
+    by_name = {name: values[3 * i : 3 * i + 3] for i, name in enumerate(names)}
+    return [value for name in wanted for value in by_name.get(name, (0, 0, 0))]

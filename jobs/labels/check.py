@@ -17,7 +17,7 @@ SUMMARY = "find empty masks, boxes that do not fit, duplicates, unknown classes"
 DESCRIPTION = """\
 Look through the newest label set of every image for what cannot be meant: empty masks, boxes without area, boxes
 that are not around their mask (corners, a centre or fractions where x, y, width, height in pixels belong), boxes and
-joints that leave the image by more than a pixel, instances that are there twice, and, with --model,
+keypoints that leave the image by more than a pixel, instances that are there twice, and, with --model,
 classes that the model does not know."""
 EPILOG = """\
 examples:
@@ -29,7 +29,7 @@ exit codes: 0 nothing found · 1 problems found · 2 a mistake that the message 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """What `masklake labels check` is told."""
+    """The options of `masklake labels check`."""
 
     lake: str = lake_argument()
     model: str | None = option(
@@ -57,31 +57,33 @@ def run(options: CheckOptions) -> int:
         from masklake.jobs.models import resolve as models
 
         classes = {
-            one.name
-            for one in models.resolve(options.model, storage, options.weights_dir, lake=lake.uri).spec.classes
+            info.name
+            for info in models.resolve(
+                options.model, storage, options.weights_dir, lake=lake.uri
+            ).spec.classes
         }
     sets = label_store.newest(lake)
-    found = list(label_check.problems(sets, classes))
+    problems = list(label_check.problems(sets, classes))
     if options.json:
         from masklake.jobs.terminal.json import print_json
 
-        print_json([asdict(one) for one in found])
+        print_json([asdict(problem) for problem in problems])
     else:
-        _print(found, len(sets), sum(len(one.instances) for one in sets))
-    return ExitCode.FAILED if found else ExitCode.DONE
+        _print(problems, len(sets), sum(len(label_set.instances) for label_set in sets))
+    return ExitCode.FAILED if problems else ExitCode.DONE
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=CheckOptions, run=run)
 
 
-def _print(found: list[Problem], images: int, instances: int) -> None:
+def _print(problems: list[Problem], images: int, instances: int) -> None:
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import one_line
 
     console = plain_console()
-    for one in found:
-        text = f"{one.uri}: instance {one.instance} ({one.label}): {one.problem}"
+    for problem in problems:
+        text = f"{problem.uri}: instance {problem.instance} ({problem.label}): {problem.problem}"
         console.print(one_line(text), soft_wrap=True)
     console.print(
-        f"{len(found):,} problem{'' if len(found) == 1 else 's'} in {instances:,} instances of {images:,} images"
+        f"{len(problems):,} problem{'' if len(problems) == 1 else 's'} in {instances:,} instances of {images:,} images"
     )

@@ -8,7 +8,7 @@ from masklake.jobs.options.command import Group
 SUMMARY = "gather labels in a lake: import, export, stats, check"
 DESCRIPTION = """\
 Labels are what people, or tools that they trust, say of an image: every instance with its class, its box, its
-mask, its joints. They lie beside the results, in LAKE/labels, and are only ever added to: the newest label set
+mask, its keypoints. They lie beside the results, in LAKE/labels, and are only ever added to: the newest label set
 of an image counts, and the older ones stay (`all_labels` in masklake query)."""
 EPILOG = """\
 examples:

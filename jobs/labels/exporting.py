@@ -14,7 +14,7 @@ from masklake.pipeline.errors import UserError
 
 SUMMARY = "give labels out as COCO or Label Studio JSON"
 DESCRIPTION = """\
-Write the newest label set of every labelled image to FILE, as one COCO JSON that holds masks and key points
+Write the newest label set of every labelled image to FILE, as one COCO JSON that holds masks and keypoints
 together, or as Label Studio tasks. Masks stay RLE, pixel for pixel; importing FILE again gives the same labels.
 
 COCO file names are the URIs below the folder that all images share. Label Studio needs a labelling interface
@@ -28,12 +28,12 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What `masklake labels export` is told."""
+    """The options of `masklake labels export`."""
 
     lake: str = lake_argument()
     file: str = argument("FILE", help="where to write: a local file, s3://…, …; whole or not at all")
     format: str = option(
-        one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="what FILE is written as"
+        one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="the format of FILE"
     )
     split: str | None = option(one_of("train", "val"), "{train,val}", help="only images of this split")
     interface: str | None = option(str, "FILE", help="also write Label Studio's labelling interface (XML)")
@@ -55,11 +55,11 @@ def run(options: ExportOptions) -> int:
     storage = options.storage.open()
     lake = Lake(options.lake, storage)
     lake.require()
-    sets = [one for one in label_store.newest(lake) if options.split in (None, one.split)]
+    sets = [label_set for label_set in label_store.newest(lake) if options.split in (None, label_set.split)]
     if not sets:
-        of = f" of split {options.split}" if options.split else ""
+        of_split = f" of split {options.split}" if options.split else ""
         raise UserError(
-            f"{lake.uri}: has no labels{of}; `masklake labels import FILE {lake.uri}` takes some in"
+            f"{lake.uri}: has no labels{of_split}; `masklake labels import FILE {lake.uri}` takes some in"
         )
     content = (
         label_coco_export.to_coco(sets)
@@ -72,14 +72,14 @@ def run(options: ExportOptions) -> int:
     for file, text in files.items():
         with explaining(file, "write the labels"):
             storage.write(normalise(file), text.encode())
-    instances = sum(len(one.instances) for one in sets)
+    instances = sum(len(label_set.instances) for label_set in sets)
     if options.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json({"lake": lake.uri, "images": len(sets), "instances": instances, "files": list(files)})
         return ExitCode.DONE
-    told = f"{len(sets):,} images and {instances:,} instances written to {', '.join(files)}"
-    plain_console().print(one_line(told), soft_wrap=True)
+    summary = f"{len(sets):,} images and {instances:,} instances written to {', '.join(files)}"
+    plain_console().print(one_line(summary), soft_wrap=True)
     return ExitCode.DONE
 
 

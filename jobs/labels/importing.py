@@ -44,11 +44,11 @@ A name that means no image, or several, or an image of another size, is listed, 
 unless --skip-unresolved leaves it out. --unresolved FILE writes them as a CSV to be filled in for --mapping.
 
 Masks: polygons become pixels as pycocotools makes them; RLE stays as it is. Boxes are the file's own, or those
-around mask or joints where it has none. Area, ignore, num_keypoints and LVIS' negative and not exhaustive classes
-are kept as the file has them, and evaluation and training heed them. CVAT's iscrowd is not taken: it is 1 for every
+around mask or keypoints where it has none. Area, ignore, num_keypoints and LVIS' negative and not exhaustive classes
+are kept as the file has them, and evaluation and training follow them. CVAT's iscrowd is not taken: it is 1 for every
 brush mask. Label Studio: the newest annotation of a task counts, cancelled ones and predictions do not; a
-key point belongs to the region that is its parent, or related to it, or alone around it; a region to the image that
-its to_name names. What labels have no
+keypoint belongs to the region that is its parent, or that is related to it, or that alone contains it; a region
+belongs to the image that its to_name names. What labels have no
 column for (licences, supercategories, classes without instances, attributes, who annotated) is not kept.
 
 An image's split is --split, else what it was in this lake, else what the file says if Masklake wrote it, else
@@ -66,27 +66,43 @@ _LISTED_OF_A_KIND = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions(Options):
-    """What `masklake labels import` is told."""
+    """The options of `masklake labels import`."""
 
     files: tuple[str, ...] = argument("FILE", nargs="+", help="annotations: a local file, s3://…, …")
     lake: str = lake_argument("the lake; it is made if needed")
     format: str | None = option(
         one_of("coco", "cvat", "label-studio"),
         "{coco,cvat,label-studio}",
-        help="default: by what is in the file",
+        help="the format of the files (default: recognised by what is in them)",
     )
-    uri_prefix: str | None = option(str, "URI", help="where the images of the file lie")
-    mapping: str | None = option(str, "FILE", help="uris by name: CSV or JSON")
-    by_basename: bool = flag(help="leave folders out when names are compared")
-    skip_unresolved: bool = flag(help="import the rest when a name is not found")
+    uri_prefix: str | None = option(
+        str, "URI", help="the folder or prefix of the images that the file names, such as s3://photos/2026/"
+    )
+    mapping: str | None = option(
+        str,
+        "FILE",
+        help="a CSV (columns name and uri) or a JSON object that gives each name in the file its URI",
+    )
+    by_basename: bool = flag(help="compare file names only, without their folders")
+    skip_unresolved: bool = flag(help="leave out images whose name is not found, and import the others")
     unresolved: str | None = option(str, "FILE", help="write the names that were not found to this CSV")
-    strict: bool = flag(help="refuse a file of which something cannot be read")
-    allow_empty: bool = flag(help="a file without any annotation means that its images hold nothing")
-    unchecked: bool = flag(help="do not look whether images below --uri-prefix are there")
+    strict: bool = flag(help="refuse a file in which anything cannot be read, instead of leaving that out")
+    allow_empty: bool = flag(
+        help="accept a file without any annotation: its images are labelled as holding nothing"
+    )
+    unchecked: bool = flag(help="do not check that the images below --uri-prefix exist")
     skip_empty: bool = flag(help="leave images without annotations out")
-    split: str | None = option(one_of("train", "val"), "{train,val}", help="pin the split of these images")
-    source: str | None = option(str, "NAME", help="who labelled: default human for Label Studio, else import")
-    dry_run: bool = flag(kept=False, help="do all but write")
+    split: str | None = option(
+        one_of("train", "val"),
+        "{train,val}",
+        help="put these images into this split (default: as they were, else val for a tenth of all URIs)",
+    )
+    source: str | None = option(
+        str,
+        "NAME",
+        help="who made the labels, for the column source (default human for Label Studio, else import)",
+    )
+    dry_run: bool = flag(kept=False, help="do everything but write")
     json: bool = json_flag("one object instead of text")
     storage: StorageOptions = included(StorageOptions)
 
@@ -102,7 +118,7 @@ def run(options: ImportOptions) -> int:
 
     storage = options.storage.open()
     files = [(file, _read(file, storage, "read the labels")) for file in options.files]
-    format_, found = label_import.read(
+    format_, annotations = label_import.read(
         files, options.format, strict=options.strict, allow_empty=options.allow_empty
     )
     mapping = None
@@ -112,7 +128,7 @@ def run(options: ImportOptions) -> int:
         )
     lake = Lake(options.lake, storage)
     placement = label_uris.place(
-        found.images,
+        annotations.images,
         lake,
         mapping=mapping,
         prefix=options.uri_prefix and normalise(options.uri_prefix),
@@ -120,25 +136,25 @@ def run(options: ImportOptions) -> int:
         unchecked=options.unchecked,
     )
     if placement.unplaced:
-        _tell_unplaced(placement.unplaced, len(found.images), options, storage)
+        _tell_unplaced(placement.unplaced, len(annotations.images), options, storage)
     prepared = label_import.prepare(
         lake,
         placement,
-        source=found.source,
+        source=annotations.source,
         pinned_source=options.source,
         split=options.split,
         ids={name: id_ for id_, name in CATEGORIES},
         skip_empty=options.skip_empty,
     )
     added = label_store.add(lake, prepared.sets, prepared.before, dry_run=options.dry_run)
-    facts = _facts(format_, prepared.sets, added, len(placement.unplaced), found.notes + prepared.notes)
-    facts["skipped"] = [one._asdict() for one in found.skipped]
+    facts = _facts(format_, prepared.sets, added, len(placement.unplaced), annotations.notes + prepared.notes)
+    facts["skipped"] = [left_out._asdict() for left_out in annotations.skipped]
     if options.json:
         from masklake.jobs.terminal.json import print_json
 
         print_json(facts | {"lake": lake.uri})
     else:
-        _print(facts, found.skipped, lake, dry_run=options.dry_run)
+        _print(facts, annotations.skipped, lake, dry_run=options.dry_run)
     return ExitCode.DONE
 
 
@@ -162,9 +178,9 @@ def _tell_unplaced(unplaced: list[Unplaced], images: int, options: ImportOptions
     from masklake.pipeline.storage.store import redact
 
     console = plain_console(sys.stderr)
-    for one in unplaced[:_LISTED]:
+    for image in unplaced[:_LISTED]:
         console.print(
-            one_line(redact(f"{one.name!r} {one.reason}")), soft_wrap=True
+            one_line(redact(f"{image.name!r} {image.reason}")), soft_wrap=True
         )  # signed URLs are names too
     if len(unplaced) > _LISTED:
         console.print(f"… and {len(unplaced) - _LISTED:,} more (--unresolved FILE writes them all)")
@@ -187,7 +203,7 @@ def _write_unplaced(unplaced: list[Unplaced], file: str, storage: Storage) -> No
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["name", "uri", "reason"])
-    rows.writerows([one.name, "", one.reason] for one in unplaced)
+    rows.writerows([row.name, "", row.reason] for row in unplaced)
     with explaining(file, "write the unresolved names"):
         storage.write(normalise(file), text.getvalue().encode())
 
@@ -195,7 +211,7 @@ def _write_unplaced(unplaced: list[Unplaced], file: str, storage: Storage) -> No
 def _facts(
     format_: str, sets: list[LabelSet], added: Added, unresolved: int, notes: Counter[str]
 ) -> dict[str, Any]:
-    instances = [instance for one in sets for instance in one.instances]
+    instances = [instance for label_set in sets for instance in label_set.instances]
     return {
         "format": format_,
         "images": len(sets),
@@ -203,9 +219,9 @@ def _facts(
         "replaced": added.replaced,
         "unchanged": added.unchanged,
         "unresolved": unresolved,
-        "empty": sum(not one.instances for one in sets),
-        "train": sum(one.split == "train" for one in sets),
-        "val": sum(one.split == "val" for one in sets),
+        "empty": sum(not label_set.instances for label_set in sets),
+        "train": sum(label_set.split == "train" for label_set in sets),
+        "val": sum(label_set.split == "val" for label_set in sets),
         "instances": len(instances),
         "masks": sum(instance.mask is not None for instance in instances),
         "with_joints": sum(bool(instance.joints) for instance in instances),
@@ -229,20 +245,20 @@ def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run
         "nothing; train {train:,}, val {val:,}".format(**facts)
     )
     say(
-        "{instances:,} instances: {masks:,} with masks, {with_joints:,} with joints, {crowds:,} crowds".format(
+        "{instances:,} instances: {masks:,} with masks, {with_joints:,} with keypoints, {crowds:,} crowds".format(
             **facts
         )
     )
     if facts["unresolved"]:
         say("left out: {unresolved:,} images that could not be resolved".format(**facts))
     by_kind: dict[str, list[Skipped]] = {}
-    for one in skipped:
-        by_kind.setdefault(one.kind, []).append(one)
+    for entry in skipped:
+        by_kind.setdefault(entry.kind, []).append(entry)
     for alike in by_kind.values():
         part = " left out: " in alike[0].problem  # of an object, which stays
         say(f"{'' if part else 'left out: '}{alike[0].problem}: {len(alike):,}")
-        for one in alike[:_LISTED_OF_A_KIND]:
-            say(f"- {one.where}" + (f": {one.problem}" if one.problem != alike[0].problem else ""))
+        for entry in alike[:_LISTED_OF_A_KIND]:
+            say(f"- {entry.where}" + (f": {entry.problem}" if entry.problem != alike[0].problem else ""))
         if len(alike) > _LISTED_OF_A_KIND:
             say(f"- … and {len(alike) - _LISTED_OF_A_KIND:,} more (--json lists them all)")
     for note, count in facts["notes"].items():

@@ -12,7 +12,7 @@ from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argumen
 
 SUMMARY = "count what is labelled, by class and split"
 DESCRIPTION = """\
-Count what is labelled in a lake: images and instances by split, instances by class with masks, joints and
+Count what is labelled in a lake: images and instances by split, instances by class with masks, keypoints and
 crowds, where the labels come from, how long their history is, and which keypoints change places when training mirrors an
 image (`masklake train --flip-pairs` says otherwise)."""
 EPILOG = """\
@@ -43,12 +43,21 @@ _KEYPOINTS = """
 """
 _NAMED = 8
 """Keypoints that are named in a line; --json has all."""
-_CLASS_COLUMNS = ("images", "instances", "train", "val", "masks", "with joints", "crowds")
+_CLASS_COLUMNS = {
+    "images": "images",
+    "instances": "instances",
+    "train": "train",
+    "val": "val",
+    "masks": "masks",
+    "with_joints": "with keypoints",
+    "crowds": "crowds",
+}
+"""Headings by what --json calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatsOptions(Options):
-    """What `masklake labels stats` is told."""
+    """The options of `masklake labels stats`."""
 
     lake: str = lake_argument()
     json: bool = json_flag("one object")
@@ -70,18 +79,15 @@ def run(options: StatsOptions) -> int:
         "images": [
             dict(zip(("split", "source", "images", "empty", "instances"), row, strict=True)) for row in images
         ],
-        "classes": [
-            dict(zip(("label", *(name.replace(" ", "_") for name in _CLASS_COLUMNS)), row, strict=True))
-            for row in classes
-        ],
+        "classes": [dict(zip(("label", *_CLASS_COLUMNS), row, strict=True)) for row in classes],
         "keypoints": _keypoints(keypoints),
         "history": {
             "parts": len(parts),
             "bytes": sum(part.size or 0 for part in parts),
             **dict(zip(("label_sets", "older_label_sets", "rows"), history[:3], strict=True)),
             **{
-                name: at and at.isoformat()
-                for name, at in zip(("first_at", "last_at"), history[3:], strict=True)
+                name: time and time.isoformat()
+                for name, time in zip(("first_at", "last_at"), history[3:], strict=True)
             },
         },
     }
@@ -102,11 +108,11 @@ def _keypoints(rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     from masklake.model.flip_pairs import propose
 
     names: dict[str, dict[str, None]] = {}
-    for label, some, _ in sorted(rows, key=lambda row: (row[0], -len(row[1]))):
-        names.setdefault(label, {}).update(dict.fromkeys(some))
+    for label, keypoints, _ in sorted(rows, key=lambda row: (row[0], -len(row[1]))):
+        names.setdefault(label, {}).update(dict.fromkeys(keypoints))
     facts = []
-    for label, known in names.items():
-        ordered = list(known)
+    for label, seen in names.items():
+        ordered = list(seen)
         proposed = propose(ordered)
         facts.append(
             {
@@ -137,7 +143,7 @@ def _print(facts: dict[str, Any]) -> None:
         )
     console.print(images)
     console.print()
-    classes = ruled_table(("class",), _CLASS_COLUMNS)
+    classes = ruled_table(("class",), tuple(_CLASS_COLUMNS.values()))
     for row in facts["classes"]:
         label, *counts = row.values()
         classes.add_row(printable(label), *(f"{count:,}" for count in counts))

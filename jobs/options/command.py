@@ -69,10 +69,10 @@ def understand(
         return replace(line, action=action)
     file = _config_in(arguments) if command.from_file else None
     kept = {} if file is None else job_file.read(file, command.options, name, folder)
-    given = vars(parser_of(name, command, kept).parse_args(arguments))
-    given.pop("debug", None)
-    config = given.pop("config", None)
-    values = given | _not_contradicted(command.options, kept, given)
+    explicit = vars(parser_of(name, command, kept).parse_args(arguments))
+    explicit.pop("debug", None)
+    config = explicit.pop("config", None)
+    values = explicit | _not_contradicted(command.options, kept, explicit)
     return Line(command=command, options=build(command.options, values), config=config)
 
 
@@ -164,13 +164,13 @@ def _config_in(arguments: Sequence[str]) -> str | None:
 
 
 def _not_contradicted(
-    cls: type[Options], kept: Mapping[str, Any], given: Mapping[str, Any]
+    cls: type[Options], kept: Mapping[str, Any], explicit: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the file says where the command line does not: of options that exclude each other, that of the line counts."""
     excluding = {entry.name: entry.declared.instead_of for entry in entries(cls)}
-    decided = {excluding[name] for name in given} - {None}
+    decided = {excluding[name] for name in explicit} - {None}
     return {
-        name: value for name, value in kept.items() if name not in given and excluding[name] not in decided
+        name: value for name, value in kept.items() if name not in explicit and excluding[name] not in decided
     }
 
 

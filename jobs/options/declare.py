@@ -32,7 +32,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What is said of one field."""
+    """What is declared of one option."""
 
     help: str
     kind: Callable[[str], Any] | None = None
@@ -95,9 +95,9 @@ def included(part: type[Options]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a command, or a part of it, is told. Values are checked however they come."""
+    """The options of a command, or of a part of it. Values are checked, from the command line, a file or Python."""
 
-    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
+    explicit: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
     """The options that the user gave, on the command line or in a file."""
 
     def __post_init__(self) -> None:
@@ -111,23 +111,23 @@ class Options:
         self.validate()
 
     def _refuse_both(self) -> None:
-        said: dict[str, Entry] = {}
+        first: dict[str, Entry] = {}
         for entry in entries(type(self), into=False):
             if (word := entry.declared.instead_of) and getattr(self, entry.field) != entry.default:
-                if word in said:
-                    raise UserError(f"{entry.shown}: not with {said[word].shown}; give one of them")
-                said[word] = entry
+                if word in first:
+                    raise UserError(f"{entry.shown}: not with {first[word].shown}; give one of them")
+                first[word] = entry
 
     def validate(self) -> None:
         """What holds between options. Raises UserError."""
 
-    def said(self) -> dict[str, Any]:
-        """Fields of this part that were given, or that Python code set to another value than the default."""
+    def explicit_values(self) -> dict[str, Any]:
+        """The fields of this part that the user gave, or that Python code set to another value than the default."""
         values = {entry: getattr(self, entry.field) for entry in entries(type(self), into=False)}
         return {
             entry.field: value
             for entry, value in values.items()
-            if entry.name in self.given or value != entry.default
+            if entry.name in self.explicit or value != entry.default
         }
 
 
@@ -178,16 +178,16 @@ def entries(cls: type[Options], *, into: bool = True) -> Iterator[Entry]:
                 yield dataclasses.replace(entry, path=(field.name, *entry.path))
 
 
-def build(cls: type[Options], said: dict[str, Any]) -> Any:
+def build(cls: type[Options], by_name: dict[str, Any]) -> Any:
     """The options with these values, by option name. Raises UserError where they cannot be."""
     known = {entry.name: entry for entry in entries(cls, into=False)}
-    own = {entry.field: said[name] for name, entry in known.items() if name in said}
+    own = {entry.field: by_name[name] for name, entry in known.items() if name in by_name}
     for field in dataclasses.fields(cls):
         part = field.metadata.get(_KEY)
         if part is not None and not isinstance(part, Declared):
-            own[field.name] = build(part, said)
+            own[field.name] = build(part, by_name)
     names = {entry.name for entry in entries(cls)}
-    return cls(given=frozenset(said) & names, **own)
+    return cls(explicit=frozenset(by_name) & names, **own)
 
 
 def values(options: Options) -> dict[str, Any]:

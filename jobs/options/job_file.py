@@ -50,9 +50,9 @@ def read(file: str, cls: type[Options], command: str, folder: str | None = None)
     return values
 
 
-def _refuse_excluding(given: list[Entry], file: str) -> None:
+def _refuse_excluding(in_file: list[Entry], file: str) -> None:
     by_word: dict[str, Entry] = {}
-    for entry in given:
+    for entry in in_file:
         if (word := entry.declared.instead_of) is None:
             continue
         if word in by_word:

@@ -114,8 +114,8 @@ def as_arguments(options: Options, names: frozenset[str] | None = None) -> list[
     flags, places = [], []
     for entry in entries(type(options)):
         value = entry.value_in(options)
-        said = entry.name in options.given or (value != entry.default and not entry.required)
-        if not (said if names is None else entry.name in names) or value is None or value is False:
+        wanted = entry.name in options.explicit or (value != entry.default and not entry.required)
+        if not (wanted if names is None else entry.name in names) or value is None or value is False:
             continue
         if entry.declared.positional:
             places += [value] if isinstance(value, str) else list(value)

@@ -24,21 +24,29 @@ class StorageOptions(Options):
     """How storage is reached; credentials themselves come from the AWS environment only."""
 
     endpoint_url: str | None = option(
-        str, "URL", section=STORAGE, again=True, help="another S3 service than AWS (also AWS_ENDPOINT_URL)"
+        str,
+        "URL",
+        section=STORAGE,
+        again=True,
+        help="the address of an S3 service other than AWS, such as http://minio:9000 (or set AWS_ENDPOINT_URL)",
     )
-    profile: str | None = option(str, "NAME", section=STORAGE, again=True, help="a profile of ~/.aws/config")
-    anonymous: bool = flag(section=STORAGE, again=True, help="send no credentials: public buckets")
+    profile: str | None = option(
+        str, "NAME", section=STORAGE, again=True, help="the profile of ~/.aws/config to use"
+    )
+    anonymous: bool = flag(section=STORAGE, again=True, help="send no credentials, for public buckets")
     requester_pays: bool = flag(
-        section=STORAGE, again=True, help="pay for reading buckets whose owner asks for that (S3)"
+        section=STORAGE,
+        again=True,
+        help="agree to pay for reading, where a bucket's owner asks for that (S3)",
     )
     kms_key: str | None = option(
         str, "KEY", section=STORAGE, again=True,
-        help="the KMS key that S3 encrypts with what is written (id, alias or ARN)",
+        help="the KMS key with which S3 encrypts what is written: its id, alias or ARN",
     )  # fmt: skip
 
     @staticmethod
     def of(storage: Storage) -> StorageOptions:
-        """Those that name `storage`."""
+        """The options that describe `storage`."""
         return StorageOptions(**{field.name: getattr(storage, field.name) for field in fields(storage)})
 
     def open(self) -> Storage:
@@ -52,11 +60,11 @@ class ClusterOptions(Options):
 
     address: str | None = option(
         str, "ADDRESS", section=HOW, kept=False,
-        help="join a Ray cluster (auto, HOST:6379); default: Ray inside this process",
+        help="join this Ray cluster: auto, or HOST:6379 (default: Ray runs on this machine, for this command alone)",
     )  # fmt: skip
     gpus: int | None = option(
         zero_or_more, "N", section=HOW,
-        help="GPUs to use (default: all that Ray finds; 0 for none); a cluster may make their nodes only now",
+        help="how many GPUs to use (default: all that Ray finds; 0: none); a cluster that grows may start their nodes only then",
     )  # fmt: skip
 
 
@@ -79,8 +87,8 @@ def lock_option(name: str) -> Any:
     """--lock, whose usual value is the command's `name`."""
     return option(
         _lock_name, "NAME", section=HOW, again=True,
-        help=f"work only while nobody else holds LAKE/locks/NAME.json, and hold it; refused (exit code "
-        f"{ExitCode.REFUSED.value}) where another does. Schedules of this command hold {name!r}",
+        help=f"hold the lock LAKE/locks/NAME.json while working; where another holds it, end with exit code {ExitCode.REFUSED.value}. "
+        f"Schedules of this command hold {name!r}",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "pick images worth correcting, and write them as Label Studio tasks"
 DESCRIPTION = """\
 Choose images that a person should correct, and write them with what the model found as Label Studio tasks:
-masks, boxes and joints are predictions there, which the annotator accepts or mends. `masklake labels import`
+masks, boxes and keypoints are predictions there, which the annotator accepts or corrects. `masklake labels import`
 takes the corrected file back; every task carries its URI, so names and URLs do not matter.
 
 Chosen among images whose newest row is ok and that are not labelled yet, by the mean of three figures, 0 to 1:
@@ -34,7 +34,7 @@ The same lake gives the same images.
 
 Left out: copies of one object, and images that look nearly like one that is chosen, or like a labelled image that
 lies next to them. To see that, up to 5 images for each one of the budget are read; those that are gone, unreadable or
-changed since the run are passed over and told. --keep-similar reads none.
+changed since the run are passed over, and counted by reason. --keep-similar reads none.
 
 --urls presigned writes URLs of images in S3 that a browser can open without credentials, for --expires hours at
 most (S3: a week; temporary credentials end sooner). Whoever has the file has the images: keep it as you keep a
@@ -81,12 +81,12 @@ def run(options: ReviewOptions) -> int:
     )
     if not picks.chosen:
         raise _none_left(lake, candidates, picks)
-    founds = review_tasks.found(lake, candidates, picks.chosen)
-    reasons = [review_tasks.why(one, figures) for one in picks.chosen]
-    models = [candidates.models[candidates.model[one.image]] for one in picks.chosen]
+    predictions = review_tasks.found(lake, candidates, picks.chosen)
+    reasons = [review_tasks.why(pick, figures) for pick in picks.chosen]
+    models = [candidates.models[candidates.model[pick.image]] for pick in picks.chosen]
     if not options.dry_run:
-        _write(founds, reasons, models, options, storage, lake)
-    facts = review_report.facts(lake, candidates, picks, founds, reasons, models, options)
+        _write(predictions, reasons, models, options, storage, lake)
+    facts = review_report.facts(lake, candidates, picks, predictions, reasons, models, options)
     review_report.show(facts, "json" if options.json else options.format)
     return ExitCode.DONE
 
@@ -100,16 +100,18 @@ def _model(text: str, storage: Storage, lake: Lake) -> str:
 
     if re.fullmatch(r"[^:/]+@[0-9a-f]{12}", text):
         return text  # it may be known to the rows alone
-    found = models.resolve(text, storage, lake=lake.uri)
-    return f"{found.spec.name}@{found.fingerprint}"
+    resolved = models.resolve(text, storage, lake=lake.uri)
+    return f"{resolved.spec.name}@{resolved.fingerprint}"
 
 
 def _nothing(lake: Lake, candidates: Candidates, run: str | None, model: str | None) -> UserError:
-    of = f" of run {run}" * bool(run) + f" of {model}" * bool(model)
+    of_which = f" of run {run}" * bool(run) + f" of {model}" * bool(model)
     if not candidates.failed and not candidates.labelled:
-        return UserError(f"{lake.uri}: has no images{of}; `masklake runs {lake.uri}` lists what there is")
+        return UserError(
+            f"{lake.uri}: has no images{of_which}; `masklake runs {lake.uri}` lists what there is"
+        )
     return UserError(
-        f"{lake.uri}: no image{of} is left to review: {candidates.labelled:,} are labelled already (--again takes "
+        f"{lake.uri}: no image{of_which} is left to review: {candidates.labelled:,} are labelled already (--again takes "
         f"them), {candidates.failed:,} failed"
     )
 
@@ -117,16 +119,16 @@ def _nothing(lake: Lake, candidates: Candidates, run: str | None, model: str | N
 def _none_left(lake: Lake, candidates: Candidates, picks: Picks) -> UserError:
     from masklake.pipeline.storage.store import redact
 
-    told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(picks.passed.items()))
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(picks.passed.items()))
     first = "; the first: {}: {}".format(*picks.problems[0]) if picks.problems else ""
     return UserError(
-        redact(f"{lake.uri}: of {len(candidates):,} images none could be chosen: {told}{first}; ")
+        redact(f"{lake.uri}: of {len(candidates):,} images none could be chosen: {reasons}{first}; ")
         + "check that the images can be read from here, or give --keep-similar, which reads none"
     )
 
 
 def _write(
-    founds: list[Found],
+    predictions: list[Found],
     reasons: list[dict[str, Any]],
     models: list[str],
     options: ReviewOptions,
@@ -141,15 +143,17 @@ def _write(
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import normalise
 
-    urls = [one.set.uri for one in founds]
+    urls = [prediction.set.uri for prediction in predictions]
     if options.urls == "presigned":
         urls = review_urls.signed(urls, storage, options.expires)
-    tasks = review_tasks.tasks([one.above(options.score) for one in founds], reasons, models, urls)
+    tasks = review_tasks.tasks(
+        [prediction.above(options.score) for prediction in predictions], reasons, models, urls
+    )
     files = {options.out: json.dumps(tasks, ensure_ascii=False, separators=(",", ":"))}
     if options.interface:
-        able = {name for one in review_score.reach(lake, lake.run_ids()) for name in one.classes or ()}
+        able = {name for reach in review_score.reach(lake, lake.run_ids()) for name in reach.classes or ()}
         files[options.interface] = labelling_interface(
-            [one.set for one in founds], able.union(label_store.classes(lake))
+            [prediction.set for prediction in predictions], able.union(label_store.classes(lake))
         )
     for file, text in files.items():
         with explaining(file, "write the tasks"):

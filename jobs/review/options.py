@@ -21,40 +21,42 @@ hours = Kind(
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewOptions(Options):
-    """What `masklake review` is told."""
+    """The options of `masklake review`."""
 
     lake: str = lake_argument()
-    budget: int = option(positive, "N", default=100, help="how many images")
-    run: str | None = option(str, "RUN|last", section=_WHICH, help="only images of this run, as it saw them")
+    budget: int = option(positive, "N", default=100, help="how many images to choose (default 100)")
+    run: str | None = option(str, "RUN|last", section=_WHICH, help="only images of this run: its id, or last")
     model: str | None = option(
         str, "MODEL", section=_WHICH, holds="model",
-        help="only images of this model: demo, coco, one of the lake's, a directory, …",
+        help="only images whose newest rows are of this model: demo, coco, one of the lake's, a folder, …",
     )  # fmt: skip
     again: bool = flag(section=_WHICH, help="also images that are labelled already")
     random: float = option(
         fraction, "0..1", default=0.1, section=_WHICH,
-        help="share of the budget that is drawn at random, so that labels stay unbiased",
+        help="the share of the budget that is drawn at random, so that labels stay unbiased (default 0.1)",
     )  # fmt: skip
-    keep_similar: bool = flag(section=_WHICH, help="keep images that look alike, and read none to find out")
+    keep_similar: bool = flag(
+        section=_WHICH, help="also choose images that look alike; then no image is read"
+    )
     out: str = option(
         str, "FILE", default="review.json", section=_WRITTEN, short=("--output",),
-        help="the tasks: a local file, s3://…; whole or not at all",
+        help="where the tasks are written: a local file, s3://… (default review.json)",
     )  # fmt: skip
     interface: str | None = option(
-        str, "FILE", section=_WRITTEN, help="also write Label Studio's labelling interface (XML)"
+        str, "FILE", section=_WRITTEN, help="also write Label Studio's labelling interface (XML) to this file"
     )
     score: float = option(
         fraction, "0..1", default=0.5, section=_WRITTEN,
-        help="from which score on an instance is offered for correction",
+        help="offer instances of at least this score for correction (default 0.5)",
     )  # fmt: skip
     urls: str = option(
         one_of("plain", "presigned"), "{plain,presigned}", default="plain", section=_WRITTEN,
-        help="of the images in the tasks: as the lake has them, or signed for a browser",
+        help="the images' URLs in the tasks: as the lake has them (default), or signed, so that a browser can open them",
     )  # fmt: skip
     expires: float = option(
-        hours, "HOURS", default=24.0, section=_WRITTEN, help="how long presigned URLs work"
+        hours, "HOURS", default=24.0, section=_WRITTEN, help="how long presigned URLs work (default 24)"
     )
-    dry_run: bool = flag(section=_WRITTEN, kept=False, help="choose, but write nothing")
+    dry_run: bool = flag(section=_WRITTEN, kept=False, help="choose and print, but write nothing")
     json: bool = json_flag("one object: what was chosen, and why")
     format: str = option(
         one_of("table", "json"), "{table,json}", default="table", kept=False, hidden=True,

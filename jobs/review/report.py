@@ -21,12 +21,12 @@ def facts(
     lake: Lake,
     candidates: Candidates,
     picks: Picks,
-    founds: Sequence[Found],
+    predictions: Sequence[Found],
     reasons: Sequence[dict[str, Any]],
     models: Sequence[str],
     options: ReviewOptions,
 ) -> dict[str, Any]:
-    """Everything that is told, as plain values."""
+    """Everything that is printed, as plain values."""
     from masklake.pipeline.storage.store import redact
 
     passed = {reason: picks.passed[reason] for reason in ("identical", "similar", "changed", "unreadable")}
@@ -38,30 +38,30 @@ def facts(
         "left_out": {"labelled": candidates.labelled, "failed": candidates.failed, **passed},
         "images_read": picks.read,
         "stopped_reading": picks.stopped,
-        "picked": dict(Counter(one.kind for one in picks.chosen).most_common()),
-        "offered_instances": sum(len(one.above(options.score).scores) for one in founds),
+        "picked": dict(Counter(pick.kind for pick in picks.chosen).most_common()),
+        "offered_instances": sum(len(prediction.above(options.score).scores) for prediction in predictions),
         "problems": [
             {"uri": redact(uri), "cause": redact(cause)} for uri, cause in picks.problems
         ],
         "images": [
-            {"uri": redact(one.set.uri), "model": model, **reason}
-            for one, model, reason in zip(founds, models, reasons, strict=True)
+            {"uri": redact(prediction.set.uri), "model": model, **reason}
+            for prediction, model, reason in zip(predictions, models, reasons, strict=True)
         ],
         "written": [] if options.dry_run else [options.out, *([options.interface] if options.interface else [])],
     }  # fmt: skip
 
 
-def show(found: dict[str, Any], format_: str) -> None:
+def show(facts: dict[str, Any], format_: str) -> None:
     """Print the facts."""
     if format_ == "json":
         from masklake.jobs.terminal.json import print_json
 
-        print_json(found)
+        print_json(facts)
     else:
-        _print(found)
+        _print(facts)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(facts: dict[str, Any]) -> None:
     from masklake.jobs.terminal.tables import plain_console, ruled_table
     from masklake.jobs.terminal.text import elide, one_line, printable
 
@@ -70,39 +70,39 @@ def _print(found: dict[str, Any]) -> None:
     def say(text: str) -> None:
         console.print(one_line(text), soft_wrap=True)
 
-    left, images = found["left_out"], found["images"]
+    left, images = facts["left_out"], facts["images"]
     say(
-        f"{found['candidates']:,} images to choose from, {found['candidates_of_two_models']:,} of them seen by two models; "
+        f"{facts['candidates']:,} images to choose from, {facts['candidates_of_two_models']:,} of them seen by two models; "
         f"left out: {left['labelled']:,} labelled already, {left['failed']:,} failed"
     )
-    told = ", ".join(f"{count:,} {kind}" for kind, count in found["picked"].items())
-    say(f"picked {len(images):,} of a budget of {found['budget']:,}: {told}")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in facts["picked"].items())
+    say(f"picked {len(images):,} of a budget of {facts['budget']:,}: {kinds}")
     say(
         f"passed over: {left['identical']:,} identical, {left['similar']:,} nearly alike, {left['changed']:,} changed since "
-        f"the run, {left['unreadable']:,} unreadable; {found['images_read']:,} images read"
+        f"the run, {left['unreadable']:,} unreadable; {facts['images_read']:,} images read"
     )
-    if found["stopped_reading"]:
+    if facts["stopped_reading"]:
         say("more were not read, at 5 for each one of the budget: these are mostly alike (--keep-similar)")
-    elif len(images) < found["budget"]:
+    elif len(images) < facts["budget"]:
         say("the budget is larger: that is every image that could be chosen")
-    for one in found["problems"][:_PROBLEMS_LISTED]:
-        say(f"{one['uri']}: {one['cause']}")
-    if len(found["problems"]) > _PROBLEMS_LISTED:
-        say(f"… and {len(found['problems']) - _PROBLEMS_LISTED:,} more (--format json lists all)")
+    for problem in facts["problems"][:_PROBLEMS_LISTED]:
+        say(f"{problem['uri']}: {problem['cause']}")
+    if len(facts["problems"]) > _PROBLEMS_LISTED:
+        say(f"… and {len(facts['problems']) - _PROBLEMS_LISTED:,} more (--format json lists all)")
     console.print()
     table = ruled_table(("image", "why"), ("score", "doubt", "dispute", "rarity"))
-    for one in images[:_LISTED]:
-        why = one["kind"] + (f" ({one['rarest']})" if one["kind"] == "rarity" else "")
-        figures = (f"{one[name]:.2f}" for name in ("score", "doubt", "dispute", "rarity"))
-        table.add_row(_tail(printable(one["uri"])), elide(printable(why), 40), *figures)
+    for image in images[:_LISTED]:
+        why = image["kind"] + (f" ({image['rarest']})" if image["kind"] == "rarity" else "")
+        figures = (f"{image[name]:.2f}" for name in ("score", "doubt", "dispute", "rarity"))
+        table.add_row(_tail(printable(image["uri"])), elide(printable(why), 40), *figures)
     console.print(table)
     if len(images) > _LISTED:
         say(f"… and {len(images) - _LISTED:,} more (--format json lists all)")
     console.print()
-    if found["written"]:
+    if facts["written"]:
         say(
-            f"{len(images):,} tasks with {found['offered_instances']:,} instances to correct written to "
-            + ", ".join(found["written"])
+            f"{len(images):,} tasks with {facts['offered_instances']:,} instances to correct written to "
+            + ", ".join(facts["written"])
         )
     else:
         say("dry run: nothing was written")

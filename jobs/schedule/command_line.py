@@ -103,7 +103,7 @@ def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
         elsewhere=False,
         storage=getattr(line.options, "storage", StorageOptions()).open(),
         options=frozenset(values),
-        explicit=line.options.given,
+        explicit=line.options.explicit,
     )
 
 

@@ -181,7 +181,7 @@ def resumed_job(options: SegmentOptions) -> tuple[Job, models.Resolved]:
     record = RunFolder(lake, Lake(lake, storage).resolve(options.resume or "last"), storage).load()
     resumed(record, process_alive)  # says at once when there is nothing to resume
     kept = record.all_options | {"source": record.source}
-    for name, value in {"source": normalise(options.source), **options.rows.said()}.items():
+    for name, value in {"source": normalise(options.source), **options.rows.explicit_values()}.items():
         if kept[name] != (list(value) if isinstance(value, tuple) else value):
             raise UserError(
                 f"run {record.run}: was started with {name} {kept[name]!r}, not {value!r}; resume it without that, or start a new run"

@@ -11,14 +11,15 @@ from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, la
 from masklake.model.tiles.tiling import Tiling
 
 _UNTOLD = Tiling()
-"""What is cut where nothing is said about it."""
+"""How images are cut where no option says otherwise."""
 MODEL = Section("model")
 LARGE = Section(
     "large images",
     """\
-Made as small as the model's input, a very large image shows no small things. So it is cut into tiles that the
-model sees one by one, then at half the resolution into tiles of twice the side, and so on up to the whole
-image. A thing that several tiles show becomes one instance. It takes up to half as long again as the tiles.""",
+When a very large image is made as small as the model's input, small objects disappear. So it is cut into tiles,
+and the model looks at each of them; then again at half the resolution, with tiles of twice the side, and so on up
+to the whole image. An object that several tiles show becomes one instance. This takes up to half as long again as
+the tiles of the first level alone.""",
 )
 READING = Section("reading images")
 WHICH = Section("which images")
@@ -29,29 +30,33 @@ class RowOptions(Options):
     """What decides the rows of an image. A run keeps them, so that resuming cannot change them."""
 
     score: float = option(
-        fraction, "0..1", default=0.05, section=MODEL, help="leave out instances below this score"
+        fraction,
+        "0..1",
+        default=0.05,
+        section=MODEL,
+        help="leave out instances below this score (default 0.05)",
     )
     classes: tuple[str, ...] | None = option(
-        names, "A,B", section=MODEL, help="keep only these classes (default all)"
+        names, "A,B", section=MODEL, help="keep only these classes, such as person,dog (default all)"
     )
     max_detections: int = option(
         positive, "N", default=100, section=MODEL,
-        help="instances an image, best first (default 100); in an image that is cut into tiles, instances a tile",
+        help="keep at most N instances of an image, best first (default 100); of an image that is cut into tiles, N of a tile",
     )  # fmt: skip
     precision: str = option(
         one_of("auto", "exact", "float32", "bfloat16", "float16"), "{auto,exact,float32,bfloat16,float16}",
         default="auto", section=MODEL,
-        help="of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it natively, else "
-        "float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, "
+        help="the number format of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it "
+        "natively, else float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, "
         "and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32",
     )  # fmt: skip
     max_pixels: int = option(
         positive, "N", default=128_000_000, section=READING,
-        help="refuse images of more pixels (default 128,000,000): their row says so",
+        help="refuse images of more than N pixels (default 128,000,000); their row has the status too_large",
     )  # fmt: skip
     max_bytes: int = option(
         positive, "N", default=512_000_000, section=READING,
-        help="refuse larger objects (default 512,000,000): their row says so",
+        help="refuse objects of more than N bytes (default 512,000,000); their row has the status too_large",
     )  # fmt: skip
     full_decode: bool = flag(
         section=READING, help="decode large JPEGs in full instead of at the fraction that the model needs"
@@ -63,8 +68,8 @@ class RowOptions(Options):
     )  # fmt: skip
     overlap: int | None = option(
         positive, "PIXELS", section=LARGE,
-        help=f"pixels that neighbouring tiles share (default an eighth of the tile: {_UNTOLD.shared}); what is larger may "
-        "be cut at this level and is seen whole at the next",
+        help=f"pixels that neighbouring tiles share (default an eighth of the tile: {_UNTOLD.shared}); an object that is "
+        "larger than this may be cut at one level, and is seen whole at the next",
     )  # fmt: skip
 
     def validate(self) -> None:
@@ -103,9 +108,13 @@ class RowOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(Options):
-    """What `masklake segment` is told."""
+    """The options of `masklake segment`."""
 
-    source: str = argument("SOURCE", holds="path", help="where the images lie")
+    source: str = argument(
+        "SOURCE",
+        holds="path",
+        help="where the images are: s3://bucket/photos/, a folder, a glob, a list of URIs, …",
+    )
     lake: str = lake_argument("where the results go")
     model: str | None = option(
         str, "NAME|PATH|URI", section=MODEL, holds="model",
@@ -114,35 +123,45 @@ class SegmentOptions(Options):
     )  # fmt: skip
     first_model: str | None = option(
         str, "NAME|PATH|URI", section=MODEL, holds="model",
-        help="the model as long as the lake has none of the name --model, as before the first promotion",
+        help="the model to use as long as the lake has no --model of that name: before the first promotion of production",
     )  # fmt: skip
     weights_dir: str | None = option(
         str, "DIR", section=MODEL, holds="path", again=True,
-        help="published weights for --model coco, where they cannot be downloaded",
+        help="a folder with the published weights for --model coco, where they cannot be downloaded",
     )  # fmt: skip
     rows: RowOptions = included(RowOptions)
-    limit: int | None = option(positive, "N", section=WHICH, help="at most N images")
-    redo_all: bool = flag(name="all", section=WHICH, help="also what finished runs have covered")
-    every_object: bool = flag(section=WHICH, help="also objects whose names do not look like images")
+    limit: int | None = option(positive, "N", section=WHICH, help="stop after N images (default: all)")
+    redo_all: bool = flag(
+        name="all", section=WHICH, help="also images that finished runs have covered already"
+    )
+    every_object: bool = flag(
+        section=WHICH, help="also objects whose names do not end like those of images (.jpg, .png, …)"
+    )
     resume: str | None = option(
-        str, "RUN|last", section=WHICH, kept=False, help="go on with a run that was stopped or killed"
+        str,
+        "RUN|last",
+        section=WHICH,
+        kept=False,
+        help="go on with a run that was stopped or killed: its id, or last",
     )
     dry_run: bool = flag(
-        section=WHICH, kept=False, help="say how many images and bytes there are to do; write nothing"
+        section=WHICH, kept=False, help="print how many images and bytes there are to do; write nothing"
     )
     cluster: ClusterOptions = included(ClusterOptions)
     lock: str | None = lock_option("segment")
     actors: tuple[int, int] | None = option(
         span, "MIN:MAX", section=HOW,
-        help="predictor actors (default: up to one a GPU, or one a CPU as far as memory goes)",
+        help="how many predictor actors, such as 1:4 (default: up to one for each GPU; without GPUs up to one for each CPU, as "
+        "memory allows)",
     )  # fmt: skip
     batch_size: int | None = option(
         positive, "N", section=HOW,
-        help="images that a task, and so a predictor, takes at once (default 16; 64 on GPUs); the predictor cuts them to "
-        "what memory holds",
+        help="how many images a predictor is given at once (default 16; 64 on GPUs); it makes smaller batches of them where memory "
+        "is short",
     )  # fmt: skip
     commit_images: int | None = option(
         positive, "N", section=HOW,
-        help="images a Parquet part, which is what a kill can cost (default 256; 8192 on GPUs)",
+        help="how many images one Parquet part holds; a kill can cost at most the parts that were not full yet (default 256; 8192 on "
+        "GPUs)",
     )  # fmt: skip
     storage: StorageOptions = included(StorageOptions)

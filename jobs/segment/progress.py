@@ -64,7 +64,7 @@ def stage_line(progress: Progress) -> str:
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[Watch]:
-    """A watcher for `pipeline.segment.run.run` that shows what it is told on `console`."""
+    """A watcher for `pipeline.segment.run.run` that shows each report on `console`."""
     if console.is_terminal:
         with _live(console) as watch:
             yield watch

@@ -53,8 +53,8 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
     used = [name.removesuffix("_workers") for name in infer if name.endswith("_workers")]
     if used:
         redone = infer.get("redone_images", 0)
-        told = f"; {redone:,.0f} images overflowed there and were done again in float32" if redone else ""
-        say(f"  in {' and '.join(sorted(used))}{told}")
+        note = f"; {redone:,.0f} images overflowed there and were done again in float32" if redone else ""
+        say(f"  in {' and '.join(sorted(used))}{note}")
     _stages(record, console)
     lake = shlex.quote(record.lake)
     if record.state != "complete":

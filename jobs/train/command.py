@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "train a model on the lake's labels, measure it, promote it when it is better"
 DESCRIPTION = """\
-Train a Mask R-CNN on the labels of split train, with Ray Train, and keep it in the lake. Boxes, masks and joints
-are learnt together; an image without joint labels has no keypoint loss, one without masks no mask loss. Images are
+Train a Mask R-CNN on the labels of split train, with Ray Train, and keep it in the lake. Boxes, masks and keypoints
+are learnt together; an image without keypoint labels has no keypoint loss, one without masks no mask loss. Images are
 read where they lie. The result is measured on split val, which no training sees.
 
 With --promote it becomes the model's production version, if it is better on val than the one that is by --margin;
@@ -132,13 +132,13 @@ def _held_out(lake: Lake, options: TrainOptions, labels: TrainingSet) -> Target 
     from masklake.jobs.eval import truth as eval_truth
 
     try:
-        found = eval_truth.of_labels(lake, "val")
+        target = eval_truth.of_labels(lake, "val")
     except UserError:
         if options.promote:
             raise
         return None
-    if found.of_classes(labels.counts).classes:
-        return found
+    if target.of_classes(labels.counts).classes:
+        return target
     if options.promote:
         raise UserError(
             f"{lake.uri}: the labels of split val hold none of the classes that are learnt, so nothing can be measured; "
@@ -238,7 +238,7 @@ def _recipe(learning: LearningOptions, origin: Any, min_size: int) -> Recipe:
 
     tiny = origin.backbone == "tiny"
     rate = 1e-4 if origin.model is not None else 2e-3 if tiny else 5e-4
-    asked: dict[str, Any] = {
+    values: dict[str, Any] = {
         "batch": learning.batch_size or (8 if min_size <= _SMALL_INPUT else 4),
         "learning_rate": learning.learning_rate or rate,
         "schedule": learning.schedule,
@@ -250,7 +250,7 @@ def _recipe(learning: LearningOptions, origin: Any, min_size: int) -> Recipe:
         "seed": learning.seed,
     }
     few: dict[str, Any] = {"proposals": 300, "anchors": 128, "rois": 64} if tiny else {}
-    return Recipe(**{k: v for k, v in asked.items() if v is not None}, **few)
+    return Recipe(**{k: v for k, v in values.items() if v is not None}, **few)
 
 
 def _resumed(options: TrainOptions, lake: str, storage: Storage) -> TrainingRecord:
@@ -267,7 +267,7 @@ def _resumed(options: TrainOptions, lake: str, storage: Storage) -> TrainingReco
         **record.options["recipe"],
         **{name: record.options.get(name) for name in ("steps", "minutes", "classes", "flip_pairs")},
     }
-    for field, value in options.learning.said().items():
+    for field, value in options.learning.explicit_values().items():
         if kept.get("batch" if field == "batch_size" else field) != (
             list(value) if isinstance(value, tuple) else value
         ):
@@ -282,7 +282,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     from masklake.pipeline.train.checkpoints import last_step
 
     data = record.data
-    joints = f", joints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
+    keypoints = f", keypoints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
     fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
     notes = "".join(f"; {note}" for note in record.start.get("notes", []))
     held = (
@@ -294,7 +294,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     return log_lines.first_line(
         record.run,
         f"training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
-        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{joints}; {held}{notes}",
+        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{keypoints}; {held}{notes}",
         attempt=gone_on,
     )
 

@@ -24,11 +24,11 @@ class Rate:
     def __init__(self) -> None:
         self._seen: list[tuple[float, int, int]] = []
 
-    def describe(self, told: dict[str, Any], steps: int | None, minutes: float | None) -> str:
+    def describe(self, report: dict[str, Any], steps: int | None, minutes: float | None) -> str:
         """How far it is, the losses, images per second, what is left."""
-        if "step" not in told:
+        if "step" not in report:
             return "starting the workers"
-        step, seconds, images = told["step"], told["seconds"], told["images"]
+        step, seconds, images = report["step"], report["seconds"], report["images"]
         if not self._seen or self._seen[-1][1] != step:
             self._seen.append((seconds, step, images))
         if self._seen[-1][1] < self._seen[0][1] or self._seen[-1][0] < self._seen[0][0]:
@@ -36,7 +36,7 @@ class Rate:
         while len(self._seen) > 2 and self._seen[-1][0] - self._seen[0][0] > _RATE_OVER_S:
             self._seen.pop(0)
         parts = [f"step {step:,}" + (f" / {steps:,}" if steps else "")]
-        losses = {k: v for k, v in told.get("losses", {}).items() if k.startswith("loss_")}
+        losses = {k: v for k, v in report.get("losses", {}).items() if k.startswith("loss_")}
         if losses:
             each = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in losses.items())
             parts.append(f"loss {sum(losses.values()):.3f} ({each})")
@@ -45,28 +45,28 @@ class Rate:
             parts.append(f"{(n1 - n0) / (t1 - t0):.1f} images/s")
             left = (steps - step) * (t1 - t0) / (s1 - s0) if steps else 60 * (minutes or 0) - seconds
             parts.append(f"{duration(max(0, left))} left")
-        if told.get("workers", 1) > 1:
-            parts.append(f"{told['workers']} workers")
-        if told.get("skipped"):
-            parts.append(f"{len(told['skipped']):,} images could not be read")
+        if report.get("workers", 1) > 1:
+            parts.append(f"{report['workers']} workers")
+        if report.get("skipped"):
+            parts.append(f"{len(report['skipped']):,} images could not be read")
         return " · ".join(parts)
 
 
 @contextlib.contextmanager
 def shown(console: Console, steps: int | None, minutes: float | None) -> Iterator[Watch]:
-    """A watcher for `pipeline.train.driver.Training` that shows on `console` what it is told."""
+    """A watcher for `pipeline.train.driver.Training` that shows each report on `console`."""
     rate = Rate()
     if console.is_terminal:
         with console.status("starting the workers") as status:
-            yield lambda told: status.update(rate.describe(told, steps, minutes))
+            yield lambda report: status.update(rate.describe(report, steps, minutes))
         return
-    said, at = "", 0.0
+    last_line, printed_at = "", 0.0
 
-    def watch(told: dict[str, Any]) -> None:
-        nonlocal said, at
-        line = rate.describe(told, steps, minutes)
-        if time.monotonic() - at >= (_SAME_LINE_EVERY_S if line == said else _LINE_EVERY_S):
-            said, at = line, time.monotonic()
+    def watch(report: dict[str, Any]) -> None:
+        nonlocal last_line, printed_at
+        line = rate.describe(report, steps, minutes)
+        if time.monotonic() - printed_at >= (_SAME_LINE_EVERY_S if line == last_line else _LINE_EVERY_S):
+            last_line, printed_at = line, time.monotonic()
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     yield watch

@@ -39,8 +39,8 @@ class Judge:
         lake = Lake(self.rows, self.storage)
         detector = eval_rows.of_model(lake, model)
         images = eval_rows.newest_images(lake, detector.runs, self.target.images)
-        found = measure(lake, self.target, detector, images, score=0.5, all_classes=True)
-        return {kind: measured and measured.stats for kind, measured in found.kinds.items()}
+        comparison = measure(lake, self.target, detector, images, score=0.5, all_classes=True)
+        return {kind: measured and measured.stats for kind, measured in comparison.kinds.items()}
 
     def _detect(self, model: Resolved, cluster: Cluster, console: Console) -> None:
         import pyarrow as pa
@@ -66,7 +66,7 @@ class Judge:
         code = execute(over_them, job, planned, resolved, cluster, console)
         if code:
             raise UserError(
-                f"{model.spec.name}@{model.fingerprint}: could not be run over the images of split {self.target.name}, as told above"
+                f"{model.spec.name}@{model.fingerprint}: could not be run over the images of split {self.target.name}, as printed above"
             )
 
 
@@ -117,7 +117,7 @@ def described(decision: dict[str, Any]) -> str:
     )
 
 
-def promote(registry: Registry, version: Version, alias: str, seen: Any) -> None:
+def promote(registry: Registry, version: Version, alias: str, aliases: Any) -> None:
     """Move the alias, if nobody has moved it since it was `seen`. Raises UserError if so."""
-    if seen.version(alias) != version.version:
-        registry.promote(version, alias, seen)
+    if aliases.version(alias) != version.version:
+        registry.promote(version, alias, aliases)

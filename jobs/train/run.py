@@ -62,7 +62,7 @@ def train(
                 order=BatchOrder(len(labels), recipe.batch, recipe.seed, labels.wide),
                 recipe=recipe,
                 preprocessing=spec.preprocessing,
-                outputs={one.name: at for at, one in enumerate(spec.classes, start=1)},
+                outputs={info.name: output for output, info in enumerate(spec.classes, start=1)},
                 joints=spec.keypoint_names,
                 mirror=spec.mirror,
                 storage=storage,
@@ -79,7 +79,7 @@ def train(
 
     needed = {"CPU": workers[0] * crew.worker_cpus, "GPU": float(workers[0] if crew.gpus else 0)}
     with train_progress.shown(console, record.options["steps"], record.options["minutes"]) as watch:
-        watching = telling(watch, lambda told: "step" in told, "the training", needed, console)
+        watching = telling(watch, lambda report: "step" in report, "the training", needed, console)
         return Training(record, work, crew, storage, watching).run()
 
 
@@ -223,10 +223,10 @@ def _report(record: TrainingRecord, console: Console) -> None:
             if stats:
                 table.add_row(kind, *(f"{stats[name]:.3f}" for name in _STATS))
         console.print(table)
-    at = record.position
+    position = record.position
     say(
         console,
-        f"trained: {record.model} after {at['step']:,} steps, {at['images']:,} images, {at['seconds'] / 60:.1f} minutes",
+        f"trained: {record.model} after {position['step']:,} steps, {position['images']:,} images, {position['seconds'] / 60:.1f} minutes",
     )
     if record.decision is None:
         say(console, f"masklake models promote {record.lake} {record.model}    # makes it production")

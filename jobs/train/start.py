@@ -65,7 +65,7 @@ def origin(options: TrainOptions, lake: str, storage: Storage) -> Origin:
     if name is None:
         having = [
             n
-            for n in {one.name for one in Registry(lake, storage).versions()}
+            for n in {version.name for version in Registry(lake, storage).versions()}
             if Registry(lake, storage).aliases(n).version(PRODUCTION)
         ]
         if len(having) > 1:
@@ -111,7 +111,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     from masklake.model.train.start import from_backbone, from_model, new_network
 
     torch.manual_seed(seed)
-    masks, joints = labels.masks > 0, bool(labels.joints)
+    masks, keypoints = labels.masks > 0, bool(labels.joints)
     classes = [
         ClassInfo(labels.ids[c], c, c in labels.with_joints)
         for c in sorted(labels.counts, key=lambda c: labels.ids[c])
@@ -121,7 +121,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     if from_.model is None:
         assert from_.backbone is not None  # noqa: S101  # an origin has one or the other
         network = new_network(
-            from_.backbone, masks=masks, joints=joints, pretrained=from_.weights is not None
+            from_.backbone, masks=masks, joints=keypoints, pretrained=from_.weights is not None
         )
         spec = ModelSpec(
             name=name,
@@ -135,10 +135,12 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
         return from_backbone(spec, from_.weights)
     loaded = presets.load_model(from_.model.source.local(), weights_dir=from_.model.source.weights_dir)
     old = loaded.spec
-    names = old.keypoint_names if joints and set(labels.joints) <= set(old.keypoint_names) else labels.joints
-    keeps_joints = not joints and getattr(parse(old.architecture), "joints", False)
-    known = {one.name: one for one in old.classes}
-    if keeps_joints:  # nobody labelled joints: those that it places stay
+    names = (
+        old.keypoint_names if keypoints and set(labels.joints) <= set(old.keypoint_names) else labels.joints
+    )
+    keeps_keypoints = not keypoints and getattr(parse(old.architecture), "joints", False)
+    known = {info.name: info for info in old.classes}
+    if keeps_keypoints:  # no keypoints are labelled: the model keeps those that it has
         names = old.keypoint_names
         classes = [replace(c, keypoints=c.name in known and known[c.name].keypoints) for c in classes]
     spec = ModelSpec(
@@ -149,7 +151,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
         skeleton=skeleton,
         preprocessing=old.preprocessing,
     )
-    start = from_model(loaded, spec, masks=masks, joints=joints)
+    start = from_model(loaded, spec, masks=masks, joints=keypoints)
     return start if sized is None else replace(start, spec=replace(start.spec, preprocessing=sized))
 
 

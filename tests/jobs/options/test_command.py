@@ -49,7 +49,7 @@ def line(*arguments: str) -> Line:
 
 def test_nothing_said_is_the_default() -> None:
     assert line("l").options == Toy(lake="l")
-    assert line("l").options.given == {"lake"}
+    assert line("l").options.explicit == {"lake"}
 
 
 def test_the_command_line_becomes_typed_values() -> None:
@@ -59,7 +59,7 @@ def test_the_command_line_becomes_typed_values() -> None:
     assert options == Toy(
         lake="l", score=0.5, classes=("a", "b"), actors=(2, 2), promote=True, part=Part(url="u")
     )
-    assert options.part.given == {"url"}
+    assert options.part.explicit == {"url"}
     assert line(*as_arguments(options)).options == options
 
 
@@ -120,7 +120,7 @@ def test_the_command_line_beats_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, 'lake = "l"\nscore = 0.5\nsteps = 9\n')
     options = line("m", "--config", file, "--score", "0.05", "--epochs", "3").options
     assert options == Toy(lake="m", epochs=3)
-    assert "score" in options.given
+    assert "score" in options.explicit
 
 
 @pytest.mark.parametrize(
