@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
 
 from tests.helpers.paths import SHARED
@@ -30,6 +31,10 @@ from tests.helpers.share import (  # noqa: F401  # hooks of pytest, by their nam
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
+
+# No test is judged by its time: on a busy machine any example may take a second.
+settings.register_profile("masklake", deadline=None)
+settings.load_profile("masklake")
 
 
 def pytest_configure() -> None:

@@ -38,7 +38,9 @@ class CheckOptions(Options):
         holds="model",
         help="check class names: demo, coco, one of the lake's, a directory or a URI",
     )
-    weights_dir: str | None = option(str, "DIR", holds="path", help="where the weights of --model coco lie")
+    weights_dir: str | None = option(
+        str, "DIR", holds="path", help="a folder with the published weights for --model coco"
+    )
     json: bool = json_flag("an array with an object per problem")
     storage: StorageOptions = included(StorageOptions)
 

@@ -31,7 +31,9 @@ class ExportOptions(Options):
     """The options of `masklake labels export`."""
 
     lake: str = lake_argument()
-    file: str = argument("FILE", help="where to write: a local file, s3://…, …; whole or not at all")
+    file: str = argument(
+        "FILE", help="where to write: a local file or s3://…; it is written in one step, or not at all"
+    )
     format: str = option(
         one_of("coco", "label-studio"), "{coco,label-studio}", default="coco", help="the format of FILE"
     )

@@ -10,9 +10,9 @@ For notebooks and programs:
     mask = masklake.decode_mask(dogs.limit(1).to_arrow_table().to_pylist()[0])    # (H, W) bool
 
     predictor = masklake.Predictor(masklake.load_model("demo"))
-    found = predictor.predict([open("photo.jpg", "rb").read()])[0]
-    found.names, found.boxes, found.scores, found.full_masks()
-    found.to_coco(image_id=1), found.draw(PIL.Image.open("photo.jpg"))
+    detections = predictor.predict([open("photo.jpg", "rb").read()])[0]
+    detections.names, detections.boxes, detections.scores, detections.full_masks()
+    detections.to_coco(image_id=1), detections.draw(PIL.Image.open("photo.jpg"))
 
 `help(masklake.open_lake)`, `help(masklake.Detections)` and `help(masklake.Predictor)` say more. Nothing of torch is
 imported before a model or a predictor is asked for, and nothing of Ray at all. The command line is `masklake --help`.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _SURE = 0.5
-"""From here on most detections are right; what lies below is kept for who weighs scores (AP does)."""
+"""From here on most detections are right; rows below it are kept for those who weigh detections by score, as AP does."""
 
 
 def summarise(record: RunRecord, progress: Progress, again: str, console: Console) -> None:

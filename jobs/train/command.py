@@ -110,7 +110,7 @@ def _run(options: TrainOptions) -> ExitCode:
 
 
 def _selection(options: TrainOptions, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:
-    """Which labels: those known at a time, of which classes, dealt anew by which seed."""
+    """Which labels: as of which time (None: now), of which classes, shuffled by which seed (None: not)."""
     import datetime
 
     if record is None:

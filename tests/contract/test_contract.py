@@ -78,7 +78,10 @@ class BoxPredictor(ContentPredictor):
     """Finds boxes only, as a Faster R-CNN does."""
 
     def predict(self, *args: Any) -> list[Detections]:
-        return [dataclasses.replace(found, masks=None, keypoints=None) for found in super().predict(*args)]
+        return [
+            dataclasses.replace(detections, masks=None, keypoints=None)
+            for detections in super().predict(*args)
+        ]
 
 
 @pytest.fixture
@@ -134,8 +137,8 @@ def test_the_label_store_keeps_the_contract(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", [ContentPredictor, BoxPredictor], indirect=True)
 def test_the_sink_keeps_the_contract(written: Path) -> None:
-    found = sum(i % 4 for i in range(29))
-    assert check_lake(written) == {"images": 60, "instances": 2 * found}
+    n_instances = sum(i % 4 for i in range(29))
+    assert check_lake(written) == {"images": 60, "instances": 2 * n_instances}
 
 
 def test_the_sink_writes_what_was_found(written: Path) -> None:
@@ -153,10 +156,10 @@ def test_the_sink_writes_what_was_found(written: Path) -> None:
     assert (frame["score"].to_numpy() == np.concatenate([d.scores for d in detections])).all()
     assert frame["label_id"].to_list() == np.concatenate([d.labels for d in detections]).tolist()
     assert set(frame.select("label_id", "label").rows()) == {(1, "person"), (2, "square")}
-    joints = np.concatenate([d.keypoints[d.labels == 1] for d in detections if d.keypoints is not None])
+    keypoints = np.concatenate([d.keypoints[d.labels == 1] for d in detections if d.keypoints is not None])
     persons = frame.filter(pl.col("label") == "person")["keypoints"].to_list()
-    assert [[j["name"] for j in row] for row in persons] == [list(VOCABULARY.joints)] * len(joints)
-    assert ([[[j["x"], j["y"], j["score"]] for j in row] for row in persons] == joints).all()
+    assert [[j["name"] for j in row] for row in persons] == [list(VOCABULARY.joints)] * len(keypoints)
+    assert ([[[j["x"], j["y"], j["score"]] for j in row] for row in persons] == keypoints).all()
     assert (
         frame.filter(pl.col("label") == "square")["keypoints"].null_count()
         == (frame["label"] == "square").sum()
@@ -187,11 +190,11 @@ def test_the_checks_see_a_file_that_breaks_the_contract(builder: LakeBuilder) ->
         "an instance too few": good.slice(1),
         "another area": good.set_column(7, good.field(7), areas),
     }
-    for what, table in breaks.items():
+    for mistake, table in breaks.items():
         pq.write_table(table, path, compression="zstd")
         with pytest.raises(AssertionError):
             check_lake(Path(builder.uri))
-            pytest.fail(f"not seen: {what}", pytrace=False)
+            pytest.fail(f"not seen: {mistake}", pytrace=False)
     pq.write_table(good, path, compression="snappy")
     with pytest.raises(AssertionError):
         check_lake(Path(builder.uri))

@@ -106,9 +106,9 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         assert done.code == 0, done.stdout[-4000:] + done.stderr
         assert used(cluster)["three"] > 0
 
-        told = json.dumps(cluster.ask("/api/jobs/"))
-        assert s3_bucket.server.secret_key not in told
-        assert cluster.token not in told
+        answer = json.dumps(cluster.ask("/api/jobs/"))
+        assert s3_bucket.server.secret_key not in answer
+        assert cluster.token not in answer
 
     assert_whole(lake, run_id, uris, attempt=2)
 

@@ -48,10 +48,10 @@ def lake(s3_bucket: Bucket, tmp_path: Path) -> str:
 def digest_of(lake: str, steps: int) -> str:
     """What the first `steps` batches of a training are called, by their definition."""
     labels = training_set.gather(Lake(lake, Storage()), classes=None, as_of=None, shuffled=None)
-    order, at = BatchOrder(len(labels), BATCH, 1, labels.wide), Position()
+    order, position = BatchOrder(len(labels), BATCH, 1, labels.wide), Position()
     for step in range(steps):
-        at.digest = at.after(order.of_step(step).tobytes())
-    return at.digest
+        position.digest = position.after(order.of_step(step).tobytes())
+    return position.digest
 
 
 def await_checkpoint(cluster: RayNodes, lake: str, run: str) -> str:
@@ -59,8 +59,8 @@ def await_checkpoint(cluster: RayNodes, lake: str, run: str) -> str:
     record = load(lake, run, Storage())
 
     def newest() -> str | None:
-        found = trainings.checkpoints(record)
-        return found[-1] if found and found[-1] > "step-00000000" else None
+        names = trainings.checkpoints(record)
+        return names[-1] if names and names[-1] > "step-00000000" else None
 
     return str(cluster.wait_until(newest, 120))
 
@@ -77,9 +77,9 @@ def trainers(cluster: RayNodes) -> dict[str, str]:
     """The nodes of the workers that train now, by the workers' ids."""
     names = cluster.node_ids()
     return {
-        one["actor_id"]: names[one["node_id"]]
-        for one in cluster.listed("actors", state="ALIVE")
-        if "RayTrainWorker" in one["class_name"] and one["node_id"] in names
+        actor["actor_id"]: names[actor["node_id"]]
+        for actor in cluster.listed("actors", state="ALIVE")
+        if "RayTrainWorker" in actor["class_name"] and actor["node_id"] in names
     }
 
 
@@ -95,9 +95,9 @@ def test_a_training_is_submitted_stopped_resumed_and_measured(
         await_checkpoint(cluster, lake, run)
         stopped = masklake("jobs", "stop", first)
         assert stopped.code == 0
-        at = load(lake, run, Storage())
-        assert at.state == "stopped"
-        assert 0 < at.position["step"] < 80
+        record = load(lake, run, Storage())
+        assert record.state == "stopped"
+        assert 0 < record.position["step"] < 80
         [hint] = [line for line in stopped.stderr.splitlines() if "go on with" in line]
         again = shlex.split(hint.partition("go on with: masklake ")[2])
         assert again == ["submit", "train", lake, "--resume", run]
@@ -105,7 +105,7 @@ def test_a_training_is_submitted_stopped_resumed_and_measured(
         second = masklake.submit(*again[1:])
         done = masklake("jobs", "logs", second, "--follow")
         assert done.code == 0, done.stdout + done.stderr
-        assert f"attempt 2 from step {at.position['step']}:" in done.stdout
+        assert f"attempt 2 from step {record.position['step']}:" in done.stdout
         record = load(lake, run, Storage())
         assert_done(record, attempt=2, steps=80)
         assert (

@@ -81,19 +81,19 @@ def setting(s3_bucket: Bucket) -> Setting:
 def _finish(setting: Setting, *, attempt: int = 2) -> dict:
     """Resume, and prove that nothing is lost or doubled."""
     with setting.drive("--resume") as driver:
-        said = driver.result()
-        assert driver.process.returncode == 0, said
-    assert (said["state"], said["error"], said["attempt"]) == ("complete", None, attempt)
+        result = driver.result()
+        assert driver.process.returncode == 0, result
+    assert (result["state"], result["error"], result["attempt"]) == ("complete", None, attempt)
     assert_exactly_once(setting.lake, setting.run, setting.uris)
     record = setting.folder.load()
     assert record.state == "complete"
-    assert record.counts == said["counts"]
+    assert record.counts == result["counts"]
     assert sum(record.counts.values()) == len(setting.uris)
     before = setting.bucket.all_keys("lake/")
     again = verify(setting.folder, len(setting.uris), attempt)
     assert (again.missing, again.doubled, again.mismatched) == (0, 0, 0)
     assert setting.bucket.all_keys("lake/") == before
-    return said
+    return result
 
 
 def test_driver_killed_while_it_lists(setting: Setting) -> None:
@@ -110,8 +110,8 @@ def test_driver_killed_at_a_commit(setting: Setting, parts: int) -> None:
         setting.await_commits(driver, parts)
         driver.kill()
         committed = table(setting.lake, "images", setting.run).num_rows
-        said = _finish(setting)
-    assert said["skipped"] >= committed >= 8 * parts
+        result = _finish(setting)
+    assert result["skipped"] >= committed >= 8 * parts
 
 
 def test_driver_killed_between_its_last_commit_and_its_record(setting: Setting) -> None:
@@ -179,16 +179,16 @@ def test_a_stopped_driver(setting: Setting, signal_: signal.Signals) -> None:
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 2)
         driver.process.send_signal(signal_)
-        said = driver.result()
+        result = driver.result()
         assert driver.process.returncode == 130
-        assert (said["state"], said["error"]) == ("stopped", None)
+        assert (result["state"], result["error"]) == ("stopped", None)
         assert driver.family() == []
     images, instances = (part_names(setting.lake, t, setting.run) for t in ("images", "instances"))
     assert images <= instances
     # the first Ctrl-C also commits what no part was full of
     rows = table(setting.lake, "images", setting.run).num_rows
     assert rows == 8 * len(images) or (signal_ == signal.SIGINT and rows < 8 * len(images))
-    assert setting.folder.load().counts == said["counts"] == {"ok": rows}
+    assert setting.folder.load().counts == result["counts"] == {"ok": rows}
     assert _finish(setting)["skipped"] == rows
 
 
@@ -196,11 +196,16 @@ def test_a_stopped_driver(setting: Setting, signal_: signal.Signals) -> None:
 
 
 def _whole_in_one_attempt(setting: Setting, driver: Driver) -> dict:
-    said = driver.result()
-    assert (said["state"], said["error"], said["attempt"]) == ("complete", None, 1)
-    assert said["verification"] == {"images": len(setting.uris), "missing": 0, "doubled": 0, "mismatched": 0}
+    result = driver.result()
+    assert (result["state"], result["error"], result["attempt"]) == ("complete", None, 1)
+    assert result["verification"] == {
+        "images": len(setting.uris),
+        "missing": 0,
+        "doubled": 0,
+        "mismatched": 0,
+    }
     assert_exactly_once(setting.lake, setting.run, setting.uris)
-    return said
+    return result
 
 
 def _title(process: psutil.Process) -> str:
@@ -221,8 +226,8 @@ def test_predictor_actors_killed(setting: Setting) -> None:
             setting.await_commits(driver, parts)
             (actor, *_) = driver.wait_until(lambda: driver.workers(INFER))
             _kill(actor)
-        said = _whole_in_one_attempt(setting, driver)
-    assert said["counts"] == {"ok": N}
+        result = _whole_in_one_attempt(setting, driver)
+    assert result["counts"] == {"ok": N}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -237,8 +242,8 @@ def test_any_worker_killed(setting: Setting, seed: int) -> None:
             if workers := [p for p in driver.workers() if not re.search("Ledger|Agent", _title(p))]:
                 _kill(rnd.choice(workers))
             time.sleep(0.4)
-        said = _whole_in_one_attempt(setting, driver)
-    assert said["counts"] == {"ok": N}
+        result = _whole_in_one_attempt(setting, driver)
+    assert result["counts"] == {"ok": N}
 
 
 def test_the_source_killed(setting: Setting) -> None:
@@ -247,8 +252,8 @@ def test_the_source_killed(setting: Setting) -> None:
         setting.await_commits(driver, 1)
         for reader in driver.workers("ray::ReadManifest"):
             _kill(reader)
-        said = _whole_in_one_attempt(setting, driver)
-    assert said["counts"] == {"ok": N}
+        result = _whole_in_one_attempt(setting, driver)
+    assert result["counts"] == {"ok": N}
 
 
 def test_the_ledger_killed(setting: Setting) -> None:
@@ -257,8 +262,8 @@ def test_the_ledger_killed(setting: Setting) -> None:
             setting.await_commits(driver, parts)
             for ledger in driver.wait_until(lambda: driver.workers("ray::Ledger")):
                 _kill(ledger)
-        said = _whole_in_one_attempt(setting, driver)
-    assert said["counts"] == {"ok": N}
+        result = _whole_in_one_attempt(setting, driver)
+    assert result["counts"] == {"ok": N}
 
 
 @pytest.mark.parametrize("server", ["/raylet/raylet", "/gcs/gcs_server"])
@@ -280,9 +285,9 @@ def test_images_that_kill_their_worker(setting: Setting, poison: list[int]) -> N
     for i in poison:
         setting.bucket.put(f"photos/{i:05d}.png", solid(POISON, (12, 8)))
     with setting.drive() as driver:
-        said = driver.result()
-        assert driver.process.returncode == 0, said
-    assert said["counts"] == {"ok": N - len(poison), "failed": len(poison)}
+        result = driver.result()
+        assert driver.process.returncode == 0, result
+    assert result["counts"] == {"ok": N - len(poison), "failed": len(poison)}
     assert_exactly_once(setting.lake, setting.run, setting.uris)
     rows = table(setting.lake, "images", setting.run).to_pylist()
     failed = {row["uri"]: row["error"] for row in rows if row["status"] == "failed"}
@@ -309,8 +314,8 @@ def busy(use_s3: Callable[[LoopbackS3], None]) -> Iterator[Setting]:
 @pytest.mark.rgw
 def test_a_server_that_asks_to_slow_down(busy: Setting) -> None:
     with busy.drive() as driver:
-        said = _whole_in_one_attempt(busy, driver)
-    assert said["counts"] == {"ok": 300}
+        result = _whole_in_one_attempt(busy, driver)
+    assert result["counts"] == {"ok": 300}
 
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)  # on RGW the guest owns what it wrote
@@ -322,9 +327,9 @@ def test_the_right_to_write_is_lost_midway(setting: Setting, use_s3: Callable[[L
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 2)
         setting.bucket.allow_guest(*reading)
-        said = driver.result()
-        assert driver.process.returncode in (1, 2), said
-        assert "denied" in said["error"].lower()
+        result = driver.result()
+        assert driver.process.returncode in (1, 2), result
+        assert "denied" in result["error"].lower()
     use_s3(owner)
     _finish(setting)
 
@@ -337,12 +342,12 @@ def test_the_source_may_not_be_read_midway(setting: Setting, use_s3: Callable[[L
     )
     use_s3(setting.bucket.guest)
     with setting.drive() as driver:
-        said = driver.result()
-    assert (said["state"], said["counts"]) == ("complete", {"failed": N})
+        result = driver.result()
+    assert (result["state"], result["counts"]) == ("complete", {"failed": N})
     use_s3(setting.bucket.server)
     rows = table(setting.lake, "images", setting.run)
     assert all("permission denied" in error for error in rows["error"].to_pylist())
     retry = replace(setting, run=new_run_id())
     with retry.drive() as driver:
-        said = driver.result()
-    assert said["counts"] == {"ok": N}, "failed rows must not count as covered"
+        result = driver.result()
+    assert result["counts"] == {"ok": N}, "failed rows must not count as covered"

@@ -37,7 +37,7 @@ EVERY = 2
 
 
 @contextlib.contextmanager
-def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(store: Store, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`masklake schedule serve`, in a process of its own, with the tests' job."""
     code = (
         "from tests.helpers.schedules import *\n"
@@ -45,7 +45,7 @@ def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
         "schedule_process._CHILD = 'tests.helpers.schedules'\n"
         f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lease-seconds', '6']))"
     )
-    with said.open("wb") as file:
+    with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=ROOT,
@@ -61,7 +61,7 @@ def daemon(store: Store, said: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def counted(store: Store, state: str) -> int:
-    return sum(one.state == state for one in store.history(limit=1000))
+    return sum(firing.state == state for firing in store.history(limit=1000))
 
 
 def taken(lake: Path) -> Lock:
@@ -85,10 +85,10 @@ def test_nothing_is_doubled_and_nothing_lost(
     """`deaf` jobs do not end with their daemon: the next daemon has to end them before it goes on."""
     use_job(monkeypatch)
     store, lake = Store(tmp_path / "schedules.db"), tmp_path / "lake"
-    what = f"{deaf}run,sleep=0.5"
+    command = f"{deaf}run,sleep=0.5"
     first_time = Every(EVERY).after(utcnow())
     assert first_time is not None
-    store.add(schedule(tmp_path, what, every=EVERY, next_at=utc(first_time)))
+    store.add(schedule(tmp_path, command, every=EVERY, next_at=utc(first_time)))
 
     with daemon(store, tmp_path / "first.txt") as first:
         wait_until(lambda: counted(store, OK) >= 2)
@@ -110,8 +110,8 @@ def test_nothing_is_doubled_and_nothing_lost(
         wait_until(lambda: counted(store, OK) > ran)
         with store.transaction() as db:  # long enough to be killed in
             db.execute("update schedules set command = replace(command, 'sleep=0.5', 'sleep=20')")
-        wait_until(lambda: any(one.log and one.state == "running" for one in store.history(limit=3)))
-        running = next(one for one in store.history(limit=3) if one.state == "running")
+        wait_until(lambda: any(firing.log and firing.state == "running" for firing in store.history(limit=3)))
+        running = next(firing for firing in store.history(limit=3) if firing.state == "running")
         wait_until(lambda: diary(lake)[-1] == f"begin {running.pid}")
         os.kill(first.pid, 9)
         first.wait()
@@ -132,22 +132,22 @@ def test_nothing_is_doubled_and_nothing_lost(
         assert again.wait(60) == 0
 
     history = list(reversed(store.history(limit=1000)))
-    assert {one.state for one in history} <= {OK, REFUSED, INTERRUPTED, COALESCED, STOPPED, WAITING}
+    assert {firing.state for firing in history} <= {OK, REFUSED, INTERRUPTED, COALESCED, STOPPED, WAITING}
     # Every time has come once, by itself or in the count of the one that stands for it.
-    times = [one for one in history if one.attempt == 1]
-    assert len({one.scheduled_at for one in times}) == len(times)
+    times = [firing for firing in history if firing.attempt == 1]
+    assert len({firing.scheduled_at for firing in times}) == len(times)
     span = moment(times[-1].scheduled_at) - first_time
-    assert sum(1 + one.missed for one in times) == 1 + span.total_seconds() / EVERY
-    assert sum(one.missed for one in times) >= 1
+    assert sum(1 + firing.missed for firing in times) == 1 + span.total_seconds() / EVERY
+    assert sum(firing.missed for firing in times) >= 1
     # Jobs ran one after another: between the beginnings of two the first has ended, or was killed with its daemon.
     entries = [line.split() for line in diary(lake)]
     begun = [pid for word, pid in entries if word == "begin"]
     ended = [pid for word, pid in entries if word == "end"]
-    jobs = [str(one.pid) for one in history if one.pid is not None]
+    jobs = [str(firing.pid) for firing in history if firing.pid is not None]
     assert begun == jobs
-    cut = {str(one.pid) for one in history if one.state in (INTERRUPTED, STOPPED)}
+    cut = {str(firing.pid) for firing in history if firing.state in (INTERRUPTED, STOPPED)}
     assert [pid for pid in begun if pid not in cut] == [pid for pid in ended if pid not in cut]
-    for here, following in itertools.pairwise(entries):
-        assert here[0] == "end" or here[1] in cut or following == ["end", here[1]]
+    for entry, following in itertools.pairwise(entries):
+        assert entry[0] == "end" or entry[1] in cut or following == ["end", entry[1]]
     # The interrupted run was gone on with.
     assert f"resumes={RUN}" in (tmp_path / "second.txt").read_text()

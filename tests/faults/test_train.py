@@ -63,21 +63,21 @@ def await_checkpoint(driver: Driver, lake: str, newer_than: str = "") -> str:
     """Wait for a checkpoint that is newer; its name."""
 
     def newest() -> str | None:
-        made = ids(lake, Storage())
-        found = trainings.checkpoints(load(lake, made[0], Storage())) if made else []
-        return found[-1] if found and found[-1] > newer_than else None
+        runs = ids(lake, Storage())
+        names = trainings.checkpoints(load(lake, runs[0], Storage())) if runs else []
+        return names[-1] if names and names[-1] > newer_than else None
 
-    found: str = driver.wait_until(newest)
-    return found
+    newest_step: str = driver.wait_until(newest)
+    return newest_step
 
 
 def assert_same(record: TrainingRecord, undisturbed: TrainingRecord) -> None:
     """It made the same steps, and came to the same weights, bit by bit."""
     assert record.state == "complete"
     assert (record.position["step"], record.position["digest"]) == (STEPS, undisturbed.position["digest"])
-    theirs = trainings.weights(undisturbed)
+    expected = trainings.weights(undisturbed)
     for name, tensor in trainings.weights(record).items():
-        assert torch.equal(tensor, theirs[name]), name
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_killed_driver_loses_nothing(lake: str, undisturbed: TrainingRecord, run_cli: RunCli) -> None:
@@ -101,8 +101,8 @@ def test_a_killed_worker_is_started_again(lake: str, undisturbed: TrainingRecord
         await_checkpoint(driver, lake)
         [worker] = driver.workers(WORKER)
         worker.kill()
-        said = driver.output()
-    assert driver.process.returncode == 0, said
+        output = driver.output()
+    assert driver.process.returncode == 0, output
     record = trainings.only(lake)
     assert record.attempt == 1
     assert_same(record, undisturbed)
@@ -112,23 +112,23 @@ def test_a_worker_that_is_killed_too_often_ends_it(lake: str) -> None:
     with training(lake, *TINY, *OFTEN, "--steps", "5000", "--max-failures", "0") as driver:
         await_checkpoint(driver, lake)
         driver.workers(WORKER)[0].kill()
-        said = driver.output()
+        output = driver.output()
     assert driver.process.returncode == 1
     record = trainings.only(lake)
     assert record.state == "failed"
-    assert f"go on with: masklake train {lake} --resume {record.run}" in said
+    assert f"go on with: masklake train {lake} --resume {record.run}" in output
 
 
 def test_ctrl_c_makes_a_checkpoint(lake: str, undisturbed: TrainingRecord, run_cli: RunCli) -> None:
     with training(lake, *TINY, "--steps", str(STEPS), "--checkpoint-minutes", "60") as driver:
-        driver.wait_until(lambda: (made := ids(lake, Storage())) and load(lake, made[0], Storage()).run)
+        driver.wait_until(lambda: (runs := ids(lake, Storage())) and load(lake, runs[0], Storage()).run)
         driver.wait_until(lambda: driver.workers("ray::MapWorker(MapBatches(_Loader))"))
         os.kill(driver.process.pid, signal.SIGINT)
-        said = driver.output()
-    assert driver.process.returncode == 130, said
+        output = driver.output()
+    assert driver.process.returncode == 130, output
     record = trainings.only(lake)
     assert record.state == "stopped"
-    assert f"the last checkpoint is kept; go on with: masklake train {lake} --resume {record.run}" in said
+    assert f"the last checkpoint is kept; go on with: masklake train {lake} --resume {record.run}" in output
     assert run_cli("train", lake, "--resume", record.run).code == 0
     assert_same(trainings.only(lake), undisturbed)
 
@@ -140,8 +140,8 @@ def test_two_workers_see_the_same_batches(lake: str, undisturbed: TrainingRecord
         workers = driver.workers(WORKER)
         assert len(workers) == 2
         workers[0].kill()
-        said = driver.output()
-    assert driver.process.returncode == 0, said
+        output = driver.output()
+    assert driver.process.returncode == 0, output
     record = trainings.only(lake)
     assert (record.position["step"], record.position["digest"]) == (STEPS, undisturbed.position["digest"])
 

@@ -31,7 +31,7 @@ DEMO = {
     "name": "demo",
     "source": "demo",
     "fingerprint": presets.fingerprint("demo"),
-    "classes": [one.name for one in presets.describe("demo").classes],
+    "classes": [info.name for info in presets.describe("demo").classes],
 }
 Masklake = Callable[..., tuple[int, str, str]]
 RunCli = Callable[..., CliResult]
@@ -56,9 +56,9 @@ def coco_directory(folder: Path, n: int) -> Path:
     (folder / "val2017" / "annotations.json").unlink()
     (folder / "annotations").mkdir()
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(truth))
-    people = [one for one in truth["annotations"] if one["category_id"] == 1]
-    joints = {**truth, "annotations": people, "categories": truth["categories"][:1]}
-    (folder / "annotations" / "person_keypoints_val2017.json").write_text(json.dumps(joints))
+    people = [annotation for annotation in truth["annotations"] if annotation["category_id"] == 1]
+    keypoint_truth = {**truth, "annotations": people, "categories": truth["categories"][:1]}
+    (folder / "annotations" / "person_keypoints_val2017.json").write_text(json.dumps(keypoint_truth))
     return folder
 
 
@@ -71,7 +71,7 @@ def by_pycocotools(directory: Path, lake: Path) -> dict[str, list[float]]:
         file = "person_keypoints" if kind == "keypoints" else "instances"
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(directory / "annotations" / f"{file}_val2017.json")
-            ids = {one["file_name"]: one["id"] for one in truth.dataset["images"]}
+            ids = {image["file_name"]: image["id"] for image in truth.dataset["images"]}
             results = [
                 {
                     "image_id": ids[row["uri"].rpartition("/")[2]],
@@ -98,8 +98,8 @@ def assert_equal(facts: dict[str, Any], reference: dict[str, list[float]]) -> No
     for kind, expected in reference.items():
         stats = facts["figures"][kind]
         assert tuple(stats) == (KEYPOINT_STATS if kind == "keypoints" else AREA_STATS)
-        found = [-1 if value is None else value for value in stats.values()]
-        assert found == pytest.approx(expected, abs=1e-6)
+        figures = [-1 if value is None else value for value in stats.values()]
+        assert figures == pytest.approx(expected, abs=1e-6)
 
 
 def test_parquet_against_labels_is_pycocotools_on_the_json(
@@ -108,8 +108,8 @@ def test_parquet_against_labels_is_pycocotools_on_the_json(
     coco, lake = coco_directory(tmp_path / "coco", 8), tmp_path / "lake"
     builder = LakeBuilder(str(lake))
     builder.record(OLDEST, model=DEMO, options=RowOptions().record())
-    with Image.open(there := coco / "val2017" / "scene-000003.jpg") as scene:
-        builder.part(OLDEST, [(image(str(there), width=scene.width, height=scene.height), [])])
+    with Image.open(photo := coco / "val2017" / "scene-000003.jpg") as scene:
+        builder.part(OLDEST, [(image(str(photo), width=scene.width, height=scene.height), [])])
     done = run_cli("eval", lake, "--coco", coco, "--model", "demo", "--format", "json")
     assert done.code == 0, done.stderr
     assert "7 of 8 labelled images have no row of demo@" in done.stderr, "what is there is not done again"
@@ -137,9 +137,9 @@ def test_parquet_against_labels_is_pycocotools_on_the_json(
             assert min(picture.size) > 300
     counts = np.array(facts["confusion"]["counts"])
     assert counts[:-1].sum() == facts["instances"]["labelled"]
-    assert facts["confusion"]["classes"] == [one["class"] for one in facts["classes"]]
+    assert facts["confusion"]["classes"] == [row["class"] for row in facts["classes"]]
     assert np.trace(counts) > 0.5 * counts.sum()
-    mean = np.mean([one["mask"]["AP"] for one in facts["classes"]])
+    mean = np.mean([row["mask"]["AP"] for row in facts["classes"]])
     assert mean == pytest.approx(facts["figures"]["mask"]["AP"])
 
     # one run only: the newest lacks the image that was there
@@ -161,20 +161,20 @@ def test_polygons_and_crowds_of_real_photos_are_measured_as_coco_does(
     """Detections are the truth, moved. Figures by area differ: labels count mask pixels, COCO the areas of polygons."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(photos / "instances.json")
-    crowds = {one["image_id"] for one in truth.dataset["annotations"] if one["iscrowd"]}
-    chosen = [one for one in truth.dataset["images"] if one["id"] in crowds or one["id"] % 5 == 0]
-    names = {one["id"]: one["name"] for one in truth.dataset["categories"]}
+    crowds = {entry["image_id"] for entry in truth.dataset["annotations"] if entry["iscrowd"]}
+    chosen = [entry for entry in truth.dataset["images"] if entry["id"] in crowds or entry["id"] % 5 == 0]
+    names = {entry["id"]: entry["name"] for entry in truth.dataset["categories"]}
     rng = np.random.default_rng(0)
     rows, results = [], []
-    for one in chosen:
-        found = []
-        for annotation in truth.imgToAnns[one["id"]]:
+    for entry in chosen:
+        instances = []
+        for annotation in truth.imgToAnns[entry["id"]]:
             x, y, w, h = annotation["bbox"]
             moved = (x + w * rng.normal(0, 0.08), y + h * rng.normal(0, 0.08), w, h)
             pixels = np.roll(truth.annToMask(annotation), tuple(rng.integers(-3, 4, 2)), (0, 1))
             mask = coco_mask.encode(np.asfortranarray(pixels))
             class_ = annotation["category_id"] if rng.random() < 0.9 else int(rng.choice(list(names)))
-            found.append(
+            instances.append(
                 {
                     "label_id": class_,
                     "label": names[class_],
@@ -185,17 +185,19 @@ def test_polygons_and_crowds_of_real_photos_are_measured_as_coco_does(
                     "keypoints": None,
                 }
             )
-        found.sort(key=lambda row: -row["score"])
-        rows.append((image(f"s3://p/{one['file_name']}", width=one["width"], height=one["height"]), found))
+        instances.sort(key=lambda row: -row["score"])
+        rows.append(
+            (image(f"s3://p/{entry['file_name']}", width=entry["width"], height=entry["height"]), instances)
+        )
         results += [
             {
-                "image_id": one["id"],
+                "image_id": entry["id"],
                 "category_id": row["label_id"],
                 "score": row["score"],
                 "bbox": [row[side] for side in "xywh"],
                 "segmentation": row["mask"],
             }
-            for row in found
+            for row in instances
         ]
     builder = LakeBuilder(str(tmp_path / "lake"))
     builder.record(RUN, model=DEMO | {"classes": list(names.values())})
@@ -213,8 +215,10 @@ def test_polygons_and_crowds_of_real_photos_are_measured_as_coco_does(
         name, field = KINDS[kind]
         fields = ("image_id", "category_id", "score", field)
         with contextlib.redirect_stdout(io.StringIO()):
-            reference = COCOeval(truth, truth.loadRes([{k: one[k] for k in fields} for one in results]), name)
-            reference.params.imgIds = sorted(one["id"] for one in chosen)
+            reference = COCOeval(
+                truth, truth.loadRes([{k: entry[k] for k in fields} for entry in results]), name
+            )
+            reference.params.imgIds = sorted(entry["id"] for entry in chosen)
             reference.evaluate()
             reference.accumulate()
             reference.summarize()
@@ -391,8 +395,10 @@ def test_the_published_figures_stand_beside(tmp_path: Path, masklake: Masklake) 
     builder.part(RUN, rows)
     code, out, err = masklake("eval", builder.uri, "--coco", coco, "--run", RUN)
     assert (code, err) == (0, "")
-    found = {line.split()[0]: line.split()[-1] for line in out.splitlines() if line.startswith(tuple(KINDS))}
-    assert found == {"box": "0.474", "mask": "0.418", "keypoints": "0.650"}
+    figures = {
+        line.split()[0]: line.split()[-1] for line in out.splitlines() if line.startswith(tuple(KINDS))
+    }
+    assert figures == {"box": "0.474", "mask": "0.418", "keypoints": "0.650"}
     assert "on the keypoint network's own boxes" in " ".join(out.split())
 
 
@@ -410,14 +416,14 @@ def test_what_labels_say_of_evaluation_is_heeded(tmp_path: Path, masklake: Maskl
     """ignore, the file's areas, and the classes that an image was searched for (LVIS), from the lake to the figures."""
     builder = LakeBuilder(str(tmp_path / "lake"))
     builder.record(RUN, model=DEMO | {"classes": ["person", "dog", "cat"]})
-    found = [
+    detections = [
         instance("dog", 0.95, (40, 20, 10, 10)),  # what is to be ignored
         instance("cat", 0.93, (30, 30, 10, 10)),  # nobody searched for cats here
         instance("dog", 0.9),
         instance("person", 0.99, (2, 30, 9, 9)),  # there is none, says the file
     ]
     builder.part(
-        RUN, {"s3://p/a.jpg": found, "s3://p/b.jpg": [instance("cat", 0.9), instance("person", 0.9)]}
+        RUN, {"s3://p/a.jpg": detections, "s3://p/b.jpg": [instance("cat", 0.9), instance("person", 0.9)]}
     )
     searched = {"absent": ["person"], "not_exhaustive": None}
     builder.labels(

@@ -68,11 +68,11 @@ def test_labels_go_in_are_counted_checked_and_come_out(
     assert (done.code, done.stderr) == (0, "")
     first, second, last = done.stdout.splitlines()
     assert first == "2 images (coco): 2 new, 0 replaced, 0 unchanged; 1 hold nothing; train 0, val 2"
-    assert second == "2 instances: 2 with masks, 1 with joints, 0 crowds"
+    assert second == "2 instances: 2 with masks, 1 with keypoints, 0 crowds"
     assert last.startswith(f"written: {lake}/labels/part-")
     query = "select uri, n_instances, split from labelled order by 1"
-    asked = run_cli("query", query, "--lake", lake, "--format", "json")
-    assert [list(row.values()) for row in json.loads(asked.stdout)] == [
+    queried = run_cli("query", query, "--lake", lake, "--format", "json")
+    assert [list(row.values()) for row in json.loads(queried.stdout)] == [
         ["s3://p/a.jpg", 2, "val"],
         ["s3://p/x/b.jpg", 0, "val"],
     ]
@@ -91,10 +91,10 @@ def test_labels_go_in_are_counted_checked_and_come_out(
     assert masklake("labels", "check", lake)[0] == 0
     for format_ in ("coco", "label-studio"):
         out = tmp_path / f"{format_}.json"
-        told = masklake(
+        exported = masklake(
             "labels", "export", lake, out, "--format", format_, "--interface", tmp_path / "i.xml"
         )[1]
-        assert told == f"2 images and 2 instances written to {out}, {tmp_path / 'i.xml'}\n"
+        assert exported == f"2 images and 2 instances written to {out}, {tmp_path / 'i.xml'}\n"
         assert "0 new, 0 replaced, 2 unchanged" in masklake("labels", "import", out, lake)[1]
         masklake("labels", "import", out, tmp_path / format_)
         assert newest(tmp_path / format_) == newest(lake)
@@ -116,13 +116,13 @@ def test_names_that_are_not_found_stop_the_import(
     assert newest(lake) == []
     code, out, _ = masklake("labels", "import", file, lake, "--skip-unresolved")
     assert (code, "left out: 2 images that could not be resolved" in out) == (0, True)
-    assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg"]
+    assert [labels.uri for labels in newest(lake)] == ["s3://p/a.jpg"]
     todo.write_text(
         todo.read_text().replace("b.jpg,,", "b.jpg,s3://p/y/b.jpg,").replace('.jpg",,', '.jpg",s3://q/%41 c,')
     )
     code, out, _ = masklake("labels", "import", file, lake, "--mapping", todo)
     assert (code, "3 images (coco): 2 new, 0 replaced, 1 unchanged" in out) == (0, True)
-    assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg", "s3://p/y/b.jpg", "s3://q/%41 c"]
+    assert [labels.uri for labels in newest(lake)] == ["s3://p/a.jpg", "s3://p/y/b.jpg", "s3://q/%41 c"]
 
 
 def test_signed_urls_are_matched_and_not_shown(
@@ -135,7 +135,7 @@ def test_signed_urls_are_matched_and_not_shown(
     code, _, err = masklake("labels", "import", write(tasks), lake, "--skip-unresolved")
     assert (code, "secret" in err) == (0, False)
     assert "none.jpg?X-Amz-Signature=…" in err
-    assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg"]
+    assert [labels.uri for labels in newest(lake)] == ["s3://p/a.jpg"]
 
 
 def test_a_dry_run_and_json(lake: str, write: Callable[..., Path], masklake: Masklake) -> None:
@@ -153,8 +153,8 @@ def test_the_split_stays_when_labels_change(
 ) -> None:
     masklake("labels", "import", write(coco(annotation(1))), lake, "--split", "val")
     masklake("labels", "import", write(coco(annotation(1), annotation(2))), lake)
-    [one] = newest(lake)
-    assert (one.split, len(one.instances)) == ("val", 2)
+    [labels] = newest(lake)
+    assert (labels.split, len(labels.instances)) == ("val", 2)
 
 
 def test_who_labelled_is_told(
@@ -163,16 +163,16 @@ def test_who_labelled_is_told(
     """Label Studio's are human; what comes back unchanged keeps its source, and what a person changed does not."""
     studio = write([task(result("a", "rectanglelabels", BOX), image="s3://p/a.jpg")])
     masklake("labels", "import", studio, lake)
-    assert [one.source for one in newest(lake)] == ["human"]
+    assert [labels.source for labels in newest(lake)] == ["human"]
     masklake("labels", "import", write(coco(annotation(1))), lake, "--source", "agency")
-    assert [one.source for one in newest(lake)] == ["agency"]
+    assert [labels.source for labels in newest(lake)] == ["agency"]
     out = tmp_path / "out.json"
     masklake("labels", "export", lake, out, "--format", "label-studio")
     assert "1 unchanged" in masklake("labels", "import", out, lake)[1]
     tasks = json.loads(out.read_text())
     tasks[0]["annotations"][0]["result"] = []
     masklake("labels", "import", write(tasks), lake)
-    assert [(one.source, one.instances) for one in newest(lake)] == [("human", ())]
+    assert [(labels.source, labels.instances) for labels in newest(lake)] == [("human", ())]
 
 
 def test_classes_are_numbered_as_in_the_lake_and_as_in_coco(
@@ -204,7 +204,7 @@ def test_images_without_annotations_may_be_left_out(
     file = write(coco(annotation(1), images=images("a.jpg", "x/b.jpg")))
     _, out, _ = masklake("labels", "import", file, lake, "--skip-empty")
     assert "note: images without annotations left out (--skip-empty): 1" in out
-    assert [one.uri for one in newest(lake)] == ["s3://p/a.jpg"]
+    assert [labels.uri for labels in newest(lake)] == ["s3://p/a.jpg"]
 
 
 @pytest.mark.parametrize(("content", "problem"), [
@@ -273,7 +273,7 @@ def test_images_below_a_prefix_must_be_there(
     code, _, err = masklake("labels", "import", file, lake, "--uri-prefix", tmp_path)
     assert (code, f"'b.jpg' is not there: {tmp_path}/b.jpg does not exist" in err) == (2, True)
     assert masklake("labels", "import", file, lake, "--uri-prefix", tmp_path, "--unchecked")[0] == 0
-    assert [one.uri for one in newest(lake)] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    assert [labels.uri for labels in newest(lake)] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
 
 
 def test_what_evaluation_and_training_heed_goes_in_and_comes_out(
@@ -285,7 +285,7 @@ def test_what_evaluation_and_training_heed_goes_in_and_comes_out(
     [before] = newest(lake)
     assert (before.absent, before.not_exhaustive) == (("person",), ("dog",))
     assert [(i.given_area, i.ignore) for i in before.instances] == [(123.5, True), (7, False)]
-    asked = masklake(
+    queried = masklake(
         "query",
         "select given_area, ignore, absent, not_exhaustive, area from labels",
         "--lake",
@@ -293,7 +293,7 @@ def test_what_evaluation_and_training_heed_goes_in_and_comes_out(
         "--format",
         "json",
     )
-    assert json.loads(asked[1])[0] == {
+    assert json.loads(queried[1])[0] == {
         "given_area": 123.5, "ignore": True, "absent": ["person"], "not_exhaustive": ["dog"], "area": 400,
     }  # fmt: skip
     for format_ in ("coco", "label-studio"):
@@ -314,8 +314,8 @@ def test_parts_of_older_versions_lack_the_newest_columns(
         ["ignore", "given_area", "num_keypoints", "absent", "not_exhaustive"]
     )
     pq.write_table(old, part)
-    [one] = newest(lake)
-    assert [(i.ignore, i.given_area) for i in one.instances] == [(False, None)]
+    [labels] = newest(lake)
+    assert [(i.ignore, i.given_area) for i in labels.instances] == [(False, None)]
     query = "select count(*) as n from labels where ignore is null and absent is null"
     assert json.loads(masklake("query", query, "--lake", lake, "--format", "json")[1]) == [{"n": 1}]
     masklake("labels", "import", write(coco(annotation(1, ignore=1), images=images("x/b.jpg"))), lake)
@@ -391,7 +391,7 @@ def test_labels_in_s3(s3_bucket: Bucket, run_cli: Callable[..., CliResult], mask
     lake, prefix = f"{s3_bucket.uri}/lake", f"{s3_bucket.uri}/photos"
     done = run_cli("labels", "import", f"{s3_bucket.uri}/labels.json", lake, "--uri-prefix", prefix)
     assert (done.code, done.stderr) == (0, "")
-    assert [one.uri for one in newest(lake)] == [f"{prefix}/a b.jpg"]
+    assert [labels.uri for labels in newest(lake)] == [f"{prefix}/a b.jpg"]
     assert masklake("labels", "export", lake, f"{lake}/out.json")[0] == 0
     written = b"".join(s3_bucket.get(key) for key in s3_bucket.all_keys("lake/"))
     assert s3_bucket.server.env["AWS_SECRET_ACCESS_KEY"].encode() not in written
@@ -414,10 +414,10 @@ def test_labels_in_s3(s3_bucket: Bucket, run_cli: Callable[..., CliResult], mask
 
 
 def test_real_annotations_survive_both_formats(photos: Path, masklake: Masklake, tmp_path: Path) -> None:
-    given = [photos / "instances.json", photos / "person_keypoints.json"]
-    code, out, _ = masklake("labels", "import", *given, tmp_path / "lake", "--uri-prefix", "s3://coco/")
+    files = [photos / "instances.json", photos / "person_keypoints.json"]
+    code, out, _ = masklake("labels", "import", *files, tmp_path / "lake", "--uri-prefix", "s3://coco/")
     assert code == 0
-    assert out.splitlines()[1] == "3,328 instances: 3,328 with masks, 179 with joints, 32 crowds"
+    assert out.splitlines()[1] == "3,328 instances: 3,328 with masks, 179 with keypoints, 32 crowds"
     assert masklake("labels", "check", tmp_path / "lake")[0] == 0
     before = newest(tmp_path / "lake")
     # Label Studio's brush format takes its time, so only the val split goes that way.
@@ -425,7 +425,9 @@ def test_real_annotations_survive_both_formats(photos: Path, masklake: Masklake,
         file = tmp_path / f"{format_}.json"
         masklake("labels", "export", tmp_path / "lake", file, "--format", format_, *chosen)
         masklake("labels", "import", file, tmp_path / format_)
-        assert newest(tmp_path / format_) == [one for one in before if not chosen or one.split == "val"]
+        assert newest(tmp_path / format_) == [
+            labels for labels in before if not chosen or labels.split == "val"
+        ]
     assert check_lake(tmp_path / "lake") == {"labels": 3330}
 
 
@@ -434,10 +436,14 @@ def test_real_masks_are_those_of_pycocotools(photos: Path, masklake: Masklake, t
 
     masklake("labels", "import", photos / "instances.json", tmp_path / "lake", "--uri-prefix", "s3://coco/")
     reference = COCO(str(photos / "instances.json"))
-    for found in newest(tmp_path / "lake")[::20]:
-        [image] = [image for image in reference.imgs.values() if found.uri.endswith(f"/{image['file_name']}")]
-        masks = [_text(reference.annToRLE(one)["counts"]) for one in reference.imgToAnns[image["id"]]]
-        assert [instance.mask and instance.mask.counts for instance in found.instances] == masks
+    for labels in newest(tmp_path / "lake")[::20]:
+        [image] = [
+            image for image in reference.imgs.values() if labels.uri.endswith(f"/{image['file_name']}")
+        ]
+        masks = [
+            _text(reference.annToRLE(annotation)["counts"]) for annotation in reference.imgToAnns[image["id"]]
+        ]
+        assert [instance.mask and instance.mask.counts for instance in labels.instances] == masks
 
 
 def _text(counts: str | bytes) -> str:

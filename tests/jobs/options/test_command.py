@@ -80,10 +80,10 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(SystemExit) as ended:
         line(*arguments)
     assert ended.value.code == ExitCode.MISTAKE
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
-    assert told.endswith("(masklake toy --help tells more)\n")
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.endswith("(masklake toy --help tells more)\n")
 
 
 def test_python_code_is_checked_too() -> None:
@@ -209,10 +209,10 @@ def test_help_tells_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         line("--help")
     assert ended.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "least score (default 0.05)" in told
-    assert "promote it" in told
-    assert "promote it (default" not in told
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "least score (default 0.05)" in help_text
+    assert "promote it" in help_text
+    assert "promote it (default" not in help_text
 
 
 GROUP = Group(summary="toys", actions={"make": TOY, "break": TOY}, usual=None)

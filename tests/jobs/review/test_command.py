@@ -49,25 +49,27 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LakeBuilder:
 
 
 def tasks(file: str | Path = "review.json") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(Path(file).read_text())
-    return found
+    content: list[dict[str, Any]] = json.loads(Path(file).read_text())
+    return content
 
 
 def accept(file: Path, out: Path) -> None:
     """What Label Studio exports when an annotator accepts every prediction: annotations with ids of its own."""
     content = tasks(file)
-    for number, one in enumerate(content):
+    for number, task in enumerate(content):
         results = [
             {**result, "id": f"LS{number}-{result['id']}", "origin": "prediction"}
             | ({"parentID": f"LS{number}-{result['parentID']}"} if "parentID" in result else {})
-            for result in one["predictions"][0]["result"]
+            for result in task["predictions"][0]["result"]
         ]
-        one["annotations"] = [{"id": 7 + number, "was_cancelled": False, "result": results}]
+        task["annotations"] = [{"id": 7 + number, "was_cancelled": False, "result": results}]
     out.write_text(json.dumps(content))
 
 
 def newest(lake: str | Path) -> dict[str, Any]:
-    return {one.uri.rpartition("/")[2]: one for one in label_store.newest(Lake(str(lake), Storage()))}
+    return {
+        labels.uri.rpartition("/")[2]: labels for labels in label_store.newest(Lake(str(lake), Storage()))
+    }
 
 
 def test_tasks_say_what_was_found_and_why(builder: LakeBuilder, masklake: Masklake, tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_tasks_say_what_was_found_and_why(builder: LakeBuilder, masklake: Maskla
     assert passed.startswith("passed over: 0 identical, 0 nearly alike")
     assert larger == "the budget is larger: that is every image that could be chosen"
     assert last == "3 tasks with 2 instances to correct written to review.json, i.xml"
-    by_name = {one["data"]["image"].rpartition("/")[2]: one for one in tasks()}
+    by_name = {task["data"]["image"].rpartition("/")[2]: task for task in tasks()}
     dog, person = by_name["dog.png"], by_name["person.png"]
     assert by_name.keys() == {"dog.png", "person.png", "nothing.png"}
     assert dog["data"]["kind"] == "doubt"
@@ -106,16 +108,16 @@ def test_accepted_predictions_become_labels(builder: LakeBuilder, masklake: Mask
     accept(tmp_path / "review.json", tmp_path / "done.json")
     code, out, _ = masklake("labels", "import", tmp_path / "done.json", builder.uri)
     assert (code, out.splitlines()[0][:26]) == (0, "3 images (label-studio): 3")
-    found = newest(builder.uri)
-    assert {one.source for one in found.values()} == {"human"}
-    boxes = [one.box for one in found["dog.png"].instances]
+    labels = newest(builder.uri)
+    assert {label_set.source for label_set in labels.values()} == {"human"}
+    boxes = [instance.box for instance in labels["dog.png"].instances]
     assert boxes == [(0, 4, 8, 12), (8, 4, 8, 12)]
-    assert {one.mask.counts for one in found["dog.png"].instances} == {
+    assert {instance.mask.counts for instance in labels["dog.png"].instances} == {
         rle(48, 64, (8 * i, 4, 8, 12))["counts"] for i in range(2)
     }
-    assert found["nothing.png"].instances == ()
-    assert (found["nothing.png"].width, found["nothing.png"].height) == (64, 48)
-    [person] = found["person.png"].instances
+    assert labels["nothing.png"].instances == ()
+    assert (labels["nothing.png"].width, labels["nothing.png"].height) == (64, 48)
+    [person] = labels["person.png"].instances
     assert [joint.visibility for joint in person.joints] == [2] * 17
     code, _, err = masklake("review", builder.uri)
     assert (
@@ -137,15 +139,17 @@ def test_a_real_run_comes_back_as_its_labels(run_cli: RunCli, tmp_path: Path) ->
     done = run_cli("labels", "import", "done.json", "lake")
     assert (done.code, done.stdout.startswith("6 images (label-studio): 6 new")) == (0, True)
     rows = ds.dataset(tmp_path / "lake" / "instances", format="parquet", partitioning=None).to_table()
-    found = newest(tmp_path / "lake")
-    assert len(found) == 6
-    for name, labels in found.items():
+    accepted = newest(tmp_path / "lake")
+    assert len(accepted) == 6
+    for name, labels in accepted.items():
         mine = sorted(
             (row for row in rows.to_pylist() if row["uri"].endswith(name)), key=lambda row: row["instance"]
         )
-        assert [same(one) for one in labels.instances] == [
+        assert [same(instance) for instance in labels.instances] == [
             (row["label"], row["label_id"], tuple(row[side] for side in "xywh"), row["mask"]["counts"], {
-                joint["name"]: (joint["x"], joint["y"]) for joint in row["keypoints"] or () if joint["score"] > 0
+                point["name"]: (point["x"], point["y"])
+                for point in row["keypoints"] or ()
+                if point["score"] > 0
             })
             for row in mine
         ]  # fmt: skip
@@ -155,14 +159,20 @@ def test_a_real_run_comes_back_as_its_labels(run_cli: RunCli, tmp_path: Path) ->
     assert json.loads(again.stdout)["left_out"]["labelled"] == 6
 
 
-def same(one: Instance) -> tuple[Any, ...]:
-    """What a row of instances says too; joints to a thousandth of a pixel, as they went by percentages."""
-    joints = {
+def same(instance: Instance) -> tuple[Any, ...]:
+    """What a row of instances says too; keypoints to a thousandth of a pixel, as they went by percentages."""
+    keypoints = {
         j.name: (pytest.approx(j.x, abs=1e-3), pytest.approx(j.y, abs=1e-3))
-        for j in one.joints
+        for j in instance.joints
         if j.visibility
     }
-    return one.label, one.label_id, one.box, one.mask.counts if one.mask else None, joints
+    return (
+        instance.label,
+        instance.label_id,
+        instance.box,
+        instance.mask.counts if instance.mask else None,
+        keypoints,
+    )
 
 
 def test_a_dry_run_and_json(builder: LakeBuilder, masklake: Masklake, tmp_path: Path) -> None:
@@ -181,7 +191,7 @@ def test_the_same_lake_gives_the_same_images(
     first = tasks()
     masklake("review", builder.uri, "--budget", "2", "--random", "0.5", "--out", tmp_path / "b.json")
     assert tasks(tmp_path / "b.json") == first
-    assert [one["data"]["kind"] for one in first].count("random") == 1
+    assert [task["data"]["kind"] for task in first].count("random") == 1
 
 
 def test_runs_and_models_narrow(builder: LakeBuilder, masklake: Masklake) -> None:
@@ -192,7 +202,7 @@ def test_runs_and_models_narrow(builder: LakeBuilder, masklake: Masklake) -> Non
     def names(*options: str) -> list[str]:
         code, out, _ = masklake("review", builder.uri, "--dry-run", "--format", "json", *options)
         assert code == 0
-        return sorted(one["uri"].rpartition("/")[2] for one in json.loads(out)["images"])
+        return sorted(image["uri"].rpartition("/")[2] for image in json.loads(out)["images"])
 
     assert names("--run", "last") == ["person.png"]
     assert len(names("--run", RUN)) == len(names("--model", MODEL)) == 3
@@ -208,7 +218,7 @@ def test_hostile_names_are_shown_as_text(builder: LakeBuilder, masklake: Masklak
         assert (code, err) == (0, "")
         assert not {"\x1b", "\u202e"} & set(out)
         assert "\\u001b[31m" in out or "\\x1b[31m" in out
-    assert str(tmp_path / "p" / name) in {one["data"]["masklake"]["uri"] for one in tasks()}
+    assert str(tmp_path / "p" / name) in {task["data"]["masklake"]["uri"] for task in tasks()}
     accept(tmp_path / "review.json", tmp_path / "done.json")
     assert masklake("labels", "import", tmp_path / "done.json", builder.uri)[0] == 0
     assert name in newest(builder.uri)
@@ -272,15 +282,15 @@ def signed_tasks(put: Callable[[str, bytes], Any], bucket: str, run_cli: RunCli)
         uris.append(f"{bucket}/photos/{key}")
     builder.part(RUN, [(row_of(uri), dogs(0.5)) for uri in uris])
     out = f"{bucket}/out/review.json"
-    for told in ("table", "json"):
+    for format_ in ("table", "json"):
         done = run_cli(
-            "review", builder.uri, "--urls", "presigned", "--expires", "2", "--out", out, "--format", told
+            "review", builder.uri, "--urls", "presigned", "--expires", "2", "--out", out, "--format", format_
         )
         assert (done.code, done.stderr) == (0, "")
         assert "X-Amz" not in done.stdout
     written: list[dict[str, Any]] = json.loads(Storage().read(out))
-    assert {one["data"]["masklake"]["uri"] for one in written} == set(uris)
-    assert all("X-Amz-Expires=7200" in one["data"]["image"] for one in written)
+    assert {task["data"]["masklake"]["uri"] for task in written} == set(uris)
+    assert all("X-Amz-Expires=7200" in task["data"]["image"] for task in written)
     return written
 
 
@@ -300,21 +310,21 @@ def test_presigned_urls_open_the_images(
             client.put_object(Bucket="photos", Key=key, Body=data)
 
         written = signed_tasks(put, "s3://photos", run_cli)
-        for one in written:
-            assert opened(one["data"]["image"]) == Storage().read(one["data"]["masklake"]["uri"])
+        for task in written:
+            assert opened(task["data"]["image"]) == Storage().read(task["data"]["masklake"]["uri"])
         (tmp_path / "review.json").write_text(json.dumps(written))
         accept(tmp_path / "review.json", tmp_path / "done.json")
-        code, told, _ = masklake("labels", "import", tmp_path / "done.json", "s3://photos/lake")
-        assert (code, "3 new" in told) == (0, True)
+        code, summary, _ = masklake("labels", "import", tmp_path / "done.json", "s3://photos/lake")
+        assert (code, "3 new" in summary) == (0, True)
         labelled = label_store.newest(Lake("s3://photos/lake", Storage()))
-        assert {one.uri for one in labelled} == {f"s3://photos/photos/{key}" for key in KEYS}
+        assert {labels.uri for labels in labelled} == {f"s3://photos/photos/{key}" for key in KEYS}
 
 
 @pytest.mark.rgw
 @pytest.mark.parametrize("s3_bucket", ["rgw"], indirect=True)
 def test_a_server_that_checks_takes_the_signature_and_no_other(s3_bucket: Bucket, run_cli: RunCli) -> None:
-    for one in signed_tasks(s3_bucket.put, s3_bucket.uri, run_cli):
-        url, uri = one["data"]["image"], one["data"]["masklake"]["uri"]
+    for task in signed_tasks(s3_bucket.put, s3_bucket.uri, run_cli):
+        url, uri = task["data"]["image"], task["data"]["masklake"]["uri"]
         assert opened(url) == Storage().read(uri)
         assert opened(url.partition("?")[0]) == opened(url[:-8] + "0" * 8) == 403
 

@@ -122,10 +122,10 @@ def test_score_classes_and_max_detections_shape_the_rows(
         "2",
     )
     assert result.code == 0, result.stdout + result.stderr
-    found = rows(tmp_path / "lake", "instances")
-    assert found
-    assert {row["label"] for row in found} <= {"person", "star"}
-    assert all(row["score"] >= 0.4 for row in found)
+    instances = rows(tmp_path / "lake", "instances")
+    assert instances
+    assert {row["label"] for row in instances} <= {"person", "star"}
+    assert all(row["score"] >= 0.4 for row in instances)
     assert max(row["n_instances"] for row in rows(tmp_path / "lake", "images")) <= 2
 
 
@@ -133,7 +133,9 @@ def test_large_images_by_tiles(tmp_path: Path, run_cli: RunCli) -> None:
     """A scene of four, as JPEG and so that a decoder might make it smaller; seams go through all four."""
     (tmp_path / "large").mkdir()
     parts = [scenes.scene(5, index, (240, 240)) for index in (1, 2, 3, 5)]
-    image = np.concatenate([np.concatenate([p.image for p in parts[at : at + 2]], axis=1) for at in (0, 2)])
+    image = np.concatenate(
+        [np.concatenate([p.image for p in parts[first : first + 2]], axis=1) for first in (0, 2)]
+    )
     Image.fromarray(image.repeat(2, 0).repeat(2, 1)).save(tmp_path / "large" / "a.jpg", quality=95)
     tiles = ("--tile", "512", "--overlap", "64")
     result = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", *tiles)
@@ -305,10 +307,10 @@ def test_s3_to_s3_with_hostile_keys_and_broken_images(
     lake = f"{s3_bucket.uri}/lake"
     result = run_cli("segment", f"{s3_bucket.uri}/in/", lake, *DEMO)
     assert result.code == 0, result.stdout + result.stderr
-    found = run_cli(
+    queried = run_cli(
         "query", "select uri, status, error, n_instances from images", "--lake", lake, "--format", "json"
     )
-    by_uri = {row["uri"]: row for row in json.loads(found.stdout)}
+    by_uri = {row["uri"]: row for row in json.loads(queried.stdout)}
     assert set(by_uri) == {f"{s3_bucket.uri}/in/{k}" for k in [*keys, "zero.jpg", "cut.jpg", "text.jpg"]}
     good = [by_uri[f"{s3_bucket.uri}/in/{key}"] for key in keys]
     assert {row["status"] for row in good} == {"ok"}
@@ -365,4 +367,4 @@ def test_the_composed_coco_model_from_a_weights_folder(photos: Path, tmp_path: P
     persons = [row for row in instances if row["label"] == "person"]
     assert persons
     assert all(len(row["keypoints"]) == 17 for row in persons)
-    assert all(np.isfinite([joint["score"] for joint in row["keypoints"]]).all() for row in persons)
+    assert all(np.isfinite([keypoint["score"] for keypoint in row["keypoints"]]).all() for row in persons)

@@ -117,8 +117,8 @@ def test_flip_pairs_are_the_options_or_those_that_the_names_tell(lake: str, tmp_
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.train import dataset
 
-    def pairs(of: str, text: str | None) -> tuple[object, bool]:
-        labels = dataset.gather(Lake(of, Storage()))
+    def pairs(lake_uri: str, text: str | None) -> tuple[object, bool]:
+        labels = dataset.gather(Lake(lake_uri, Storage()))
         spec = build(Origin(model=None, backbone="tiny"), labels, "t", None, 1, text).spec
         return spec.flip_pairs, spec.mirror is not None
 
@@ -131,8 +131,8 @@ def test_flip_pairs_are_the_options_or_those_that_the_names_tell(lake: str, tmp_
     assert pairs(other, "0:2") == (((0, 2),), True)
 
 
-def _record(lake: str, **given: object) -> None:
-    training_record.save(trainings.a_record(lake, **given), Storage())
+def _record(lake: str, **fields: object) -> None:
+    training_record.save(trainings.a_record(lake, **fields), Storage())
 
 
 def test_what_is_complete_is_not_resumed(masklake: Masklake, lake: str) -> None:
@@ -264,10 +264,10 @@ def test_from_labels_to_a_model(
     assert record.data["classes"].keys() == {"person"}
     assert 0 <= record.figures["mask"]["AP"] <= 1
     assert {"box", "mask", "keypoints"} <= {k for k, v in record.figures.items() if v}
-    told = trainings.spec(record)
-    assert [one["name"] for one in told["classes"]] == ["person"]
-    assert told["metrics"]["mask"] == record.figures["mask"]
-    assert told["lineage"]["digest"] == record.position["digest"]
+    spec = trainings.spec(record)
+    assert [info["name"] for info in spec["classes"]] == ["person"]
+    assert spec["metrics"]["mask"] == record.figures["mask"]
+    assert spec["lineage"]["digest"] == record.position["digest"]
     assert trainings.checkpoints(record) == [], "nothing of a complete training is gone on with"
     assert not any(file.is_file() for file in (Path(lake) / "runs" / record.run / "start").rglob("*"))
     steps = [step for step, _ in trainings.events(record)["loss/mask"]]
