@@ -44,13 +44,13 @@ class Truth:
         """The part of it about these image ids and class names."""
         ids = {id_ for name, id_ in self.ids.items() if name in classes}
         content = self.content | {
-            "images": [one for one in self.content["images"] if one["id"] in images],
+            "images": [entry for entry in self.content["images"] if entry["id"] in images],
             "annotations": [
-                one
-                for one in self.content["annotations"]
-                if one["image_id"] in images and one["category_id"] in ids
+                entry
+                for entry in self.content["annotations"]
+                if entry["image_id"] in images and entry["category_id"] in ids
             ],
-            "categories": [one for one in self.content["categories"] if one["id"] in ids],
+            "categories": [entry for entry in self.content["categories"] if entry["id"] in ids],
         }
         return replace(self, content=content)
 
@@ -73,7 +73,9 @@ class Target:
         labelled = {
             name
             for truth in self.truths
-            for name in map(truth.names.get, {one["category_id"] for one in truth.content["annotations"]})
+            for name in map(
+                truth.names.get, {annotation["category_id"] for annotation in truth.content["annotations"]}
+            )
             if name is not None
         }
         return sorted(labelled, key=lambda name: (self.truths[0].ids.get(name, 0), name))

@@ -158,7 +158,7 @@ def test_the_sink_writes_what_was_found(written: Path) -> None:
     assert set(frame.select("label_id", "label").rows()) == {(1, "person"), (2, "square")}
     keypoints = np.concatenate([d.keypoints[d.labels == 1] for d in detections if d.keypoints is not None])
     persons = frame.filter(pl.col("label") == "person")["keypoints"].to_list()
-    assert [[j["name"] for j in row] for row in persons] == [list(VOCABULARY.joints)] * len(keypoints)
+    assert [[j["name"] for j in row] for row in persons] == [list(VOCABULARY.keypoint_names)] * len(keypoints)
     assert ([[[j["x"], j["y"], j["score"]] for j in row] for row in persons] == keypoints).all()
     assert (
         frame.filter(pl.col("label") == "square")["keypoints"].null_count()

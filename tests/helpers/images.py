@@ -98,7 +98,7 @@ def tiff(tags: dict[int, tuple[str, Any]], *segments: bytes, order: str = "<") -
     tags: code to (type, value or values), the type as in `struct`: B, H, I, f, s; offsets and counts are added.
     """
     tiled = 322 in tags
-    at = 8 + sum(len(segment) + len(segment) % 2 for segment in segments)
+    offset = 8 + sum(len(segment) + len(segment) % 2 for segment in segments)
     offsets, where = [], 8
     for segment in segments:
         offsets.append(where)
@@ -111,7 +111,7 @@ def tiff(tags: dict[int, tuple[str, Any]], *segments: bytes, order: str = "<") -
     }
     codes = {"B": 1, "s": 2, "H": 3, "I": 4, "f": 11, "b": 6, "h": 8, "Q": 16}
     entries, extra = b"", b""
-    after = at + 2 + 12 * len(every) + 4
+    after = offset + 2 + 12 * len(every) + 4
     for code, (kind, value) in sorted(every.items()):
         if kind == "s":
             packed, count = value + b"\0", len(value) + 1
@@ -124,7 +124,7 @@ def tiff(tags: dict[int, tuple[str, Any]], *segments: bytes, order: str = "<") -
         else:
             entries += struct.pack(order + "HHI", code, codes[kind], count) + packed.ljust(4, b"\0")
     body = b"".join(segment + bytes(len(segment) % 2) for segment in segments)
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", offset)
     return head + body + struct.pack(order + "H", len(every)) + entries + bytes(4) + extra
 
 

@@ -23,11 +23,15 @@ def rectangle(x: int, y: int, w: int, h: int, *, width: int = WIDTH, height: int
 
 
 def an_instance(
-    label: str = "dog", box: tuple[int, int, int, int] = (8, 4, 16, 12), *, joints: bool = False, **given: Any
+    label: str = "dog",
+    box: tuple[int, int, int, int] = (8, 4, 16, 12),
+    *,
+    joints: bool = False,
+    **fields: Any,
 ) -> Instance:
     """A rectangle in a 64×48 image; with `joints` a visible, a hidden and an unlabelled one."""
     x, y, _, _ = box
-    found = Instance(
+    instance = Instance(
         label=label,
         label_id=_IDS[label],
         box=box,
@@ -36,18 +40,18 @@ def an_instance(
         if joints
         else (),
     )
-    return replace(found, **given)
+    return replace(instance, **fields)
 
 
-def label_set(uri: str, *instances: Instance, iscrowd: bool = False, **given: Any) -> LabelSet:
+def label_set(uri: str, *instances: Instance, iscrowd: bool = False, **fields: Any) -> LabelSet:
     """A label set of a 64×48 image; with `iscrowd` its last instance is a crowd."""
-    found = list(instances)
+    labelled = list(instances)
     if iscrowd:
-        found[-1] = replace(found[-1], iscrowd=True)
+        labelled[-1] = replace(labelled[-1], iscrowd=True)
     base = LabelSet(
-        uri=uri, width=WIDTH, height=HEIGHT, instances=tuple(found), source="import", split="train"
+        uri=uri, width=WIDTH, height=HEIGHT, instances=tuple(labelled), source="import", split="train"
     )
-    return replace(base, **given)
+    return replace(base, **fields)
 
 
 _coordinates = st.floats(-100, 1000, width=32)

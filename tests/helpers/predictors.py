@@ -33,7 +33,7 @@ class ContentPredictor:
     def predict(
         self, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]] | None = None
     ) -> list[Detections]:
-        found = []
+        predictions = []
         for image, (height, width) in zip(images, frames or [i.shape[:2] for i in images], strict=True):
             if tuple(image[0, 0]) == POISON:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +45,7 @@ class ContentPredictor:
             keypoints = np.tile(corners[:, None, :], (1, 3, 1))
             keypoints = np.concatenate([keypoints, np.ones((n, 3, 1), np.float32)], axis=2)
             keypoints[labels != 1] = np.nan
-            found.append(
+            predictions.append(
                 Detections(
                     boxes=np.concatenate([corners, corners + np.float32([width, height]) / 3], axis=1),
                     labels=labels,
@@ -54,4 +54,4 @@ class ContentPredictor:
                     keypoints=keypoints.astype(np.float32),
                 )
             )
-        return found
+        return predictions
