@@ -15,21 +15,22 @@ from masklake.pipeline.errors import UserError
 if TYPE_CHECKING:
     from masklake.pipeline.lake.registry import Registry, Version
 
-SUMMARY = "keep models in a lake: add, list, show, promote, rollback"
+SUMMARY = "keep models in a lake: add, list, show, promote, rollback, unalias"
 DESCRIPTION = """\
 A lake keeps models in versions that never change, LAKE/models/NAME/VERSION, and names the ones in use by
 aliases. `masklake segment … LAKE --model production` runs what the alias means when the run is planned; the run
 records the version. A version is the model's fingerprint, so name@version is what the rows say of their model.
 
-MODEL is NAME@VERSION, NAME:ALIAS, or an alias that only one model has. Of two who move an alias at once, one
-wins and the other is told."""
+An alias is the lake's: one model has it at a time, and another gets it only after `unalias`. MODEL is NAME@VERSION,
+NAME:ALIAS, or an alias. Of two who move an alias at once, one wins and the other is told."""
 EPILOG = """\
 examples:
   masklake models add trained/ s3://lake
   masklake models list s3://lake
   masklake models promote s3://lake photos@0123456789ab
   masklake segment s3://photos/ s3://lake --model production
-  masklake models rollback s3://lake photos"""
+  masklake models rollback s3://lake photos
+  masklake models unalias s3://lake photos production        # and then another model may have it"""
 
 _MODEL = "NAME@VERSION, NAME:ALIAS or an alias"
 
@@ -82,12 +83,23 @@ class ModelsRollbackOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelsUnaliasOptions(Options):
+    """What `masklake models unalias` is told."""
+
+    lake: str = lake_argument()
+    name: str = argument("NAME", help="the model's name")
+    alias: str = argument("ALIAS", help="which of its aliases")
+    storage: StorageOptions = included(StorageOptions)
+
+
 def _registry(
     options: ModelsListOptions
     | ModelsShowOptions
     | ModelsAddOptions
     | ModelsPromoteOptions
-    | ModelsRollbackOptions,
+    | ModelsRollbackOptions
+    | ModelsUnaliasOptions,
 ) -> Registry:
     from masklake.pipeline.lake.registry import Registry
     from masklake.pipeline.storage.store import normalise_folder
@@ -202,21 +214,18 @@ def add(options: ModelsAddOptions) -> int:
 def promote(options: ModelsPromoteOptions) -> int:
     """Point an alias at a version. Raises UserError where that is not possible."""
     registry = _registry(options)
-    from masklake.model.presets import PRESETS
+    from masklake.jobs.models.resolve import require_alias
 
-    if options.alias in PRESETS:
-        raise UserError(f"--alias {options.alias}: is the name of a preset; choose another")
     version = _version(registry, options.model)
+    require_alias(registry, version.name, options.alias)
     aliases = registry.aliases(version.name)
     before = aliases.version(options.alias)
     if before == version.version:
         _say(f"{version.name}:{options.alias} is {version} already")
         return ExitCode.DONE
     registry.promote(version, options.alias, aliases)
-    _say(
-        f"{version.name}:{options.alias} is {version} now"
-        + (f"; it was {version.name}@{before}" if before else "")
-    )
+    was = f"; it was {version.name}@{before}" if before else ""
+    _say(f"{version.name}:{options.alias} is {version} now{was}")
     return ExitCode.DONE
 
 
@@ -228,6 +237,14 @@ def rollback(options: ModelsRollbackOptions) -> int:
     _say(
         f"{options.name}:{options.alias} is {options.name}@{version} again; it was {options.name}@{aliases.version(options.alias)}"
     )
+    return ExitCode.DONE
+
+
+def unalias(options: ModelsUnaliasOptions) -> int:
+    """Take an alias from a model. Raises UserError where it has none."""
+    registry = _registry(options)
+    version = registry.unalias(options.name, options.alias, registry.aliases(options.name))
+    _say(f"{options.name} has no alias {options.alias} any more; it was {options.name}@{version}")
     return ExitCode.DONE
 
 
@@ -243,5 +260,6 @@ COMMAND = Group(
         "rollback": Command(
             summary="point an alias where it pointed before", options=ModelsRollbackOptions, run=rollback
         ),
+        "unalias": Command(summary="take an alias from a model", options=ModelsUnaliasOptions, run=unalias),
     },
 )

@@ -127,6 +127,13 @@ def resolve(
     )
 
 
+def require_alias(registry: Registry, name: str, alias: str) -> None:
+    """Raises UserError where the model `name` may not have `alias`."""
+    if alias in presets.PRESETS:
+        raise UserError(f"--alias {alias}: is the name of a preset; choose another")
+    registry.require_alias(name, alias)
+
+
 def names_in(registry: Registry) -> set[str]:
     """Everything that means a model of the lake: name@version, name:alias, alias."""
     versions = registry.versions()

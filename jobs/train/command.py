@@ -162,6 +162,7 @@ def _new(options: TrainOptions, lake: str, storage: Storage, labels: TrainingSet
     learning = options.learning
     name = learning.name or origin.name
     check_name(name, "model")
+    _require_alias(options, lake, storage, name)
     size = (
         None
         if learning.min_size is None
@@ -275,7 +276,21 @@ def _resumed(options: TrainOptions, lake: str, storage: Storage) -> TrainingReco
                 f"training {record.run}: was started with other options than --{field.replace('_', '-')} {shown(value)}; "
                 "resume it without that, or start a new one"
             )
+    _require_alias(options, lake, storage, record.options["name"])
     return training_record.next_attempt(record, process_alive)
+
+
+def _require_alias(options: TrainOptions, lake: str, storage: Storage, name: str) -> None:
+    """Raises UserError where the result, a version of `name`, could not be promoted: hours of training sooner."""
+    from masklake.jobs.models.resolve import require_alias
+    from masklake.pipeline.lake.registry import Registry
+
+    if not options.promote:
+        return
+    try:
+        require_alias(Registry(lake, storage), name, options.alias)
+    except UserError as error:
+        raise UserError(f"{error}; --name says of which model the result is a version") from error
 
 
 def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None, storage: Storage) -> str:

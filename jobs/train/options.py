@@ -156,6 +156,10 @@ class TrainOptions(Options):
         section=GATE, again=True,
         help="make the result the production model if it is better on val than the present one",
     )  # fmt: skip
+    alias: str = option(
+        str, "NAME", default="production", section=GATE, again=True,
+        help="what --promote makes it in place of production: an alias is the lake's, so a second model needs its own",
+    )  # fmt: skip
     metric: str | None = option(
         one_of(*METRICS), "KIND.STAT", section=GATE, again=True,
         help=f"the figure that --promote compares: {', '.join(METRICS)} (default mask.AP; box.AP where no masks are labelled)",

@@ -115,12 +115,12 @@ def conclude(
     module, spec = _result(record, storage)
     train_start.put(module, spec, folder, storage, half=record.options["half"])
     candidate = models.resolve(folder, storage)
-    registry, alias = Registry(record.lake, storage), train_start.PRODUCTION
+    registry, alias = Registry(record.lake, storage), options.alias
     seen = registry.aliases(record.options["name"])
     figures: dict[str, Any] = {}
     decision = None
     if target is not None:
-        before = _production(registry, record.options["name"], seen, storage) if options.promote else None
+        before = _production(registry, record.options["name"], alias, storage) if options.promote else None
         # What either knows counts for both: a candidate that forgot a class is the worse for it.
         known = {c.name for model in (candidate, before) if model is not None for c in model.spec.classes}
         judge = promotion.Judge(
@@ -200,10 +200,10 @@ def _result(record: TrainingRecord, storage: Storage) -> tuple[Any, Any]:
     return loaded.module.eval(), spec
 
 
-def _production(registry: Registry, name: str, seen: Any, storage: Storage) -> models.Resolved | None:
-    if seen.version(train_start.PRODUCTION) is None:
+def _production(registry: Registry, name: str, alias: str, storage: Storage) -> models.Resolved | None:
+    if registry.aliases(name).version(alias) is None:
         return None
-    return models.resolve(f"{name}:{train_start.PRODUCTION}", storage, lake=registry.lake)
+    return models.resolve(f"{name}:{alias}", storage, lake=registry.lake)
 
 
 def _add(registry: Registry, candidate: models.Resolved, folder: str, storage: Storage) -> Version:

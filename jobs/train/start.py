@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from masklake.pipeline.train.dataset import TrainingSet
     from torchvision.models.detection import FasterRCNN
 
-PRODUCTION = "production"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -63,17 +61,15 @@ def origin(options: TrainOptions, lake: str, storage: Storage) -> Origin:
         return Origin(model=None, backbone=options.backbone, weights=options.backbone_weights)
     name = options.model
     if name is None:
-        having = [
-            n
-            for n in {version.name for version in Registry(lake, storage).versions()}
-            if Registry(lake, storage).aliases(n).version(PRODUCTION)
-        ]
+        registry, alias = Registry(lake, storage), options.alias
+        names = {version.name for version in registry.versions()}
+        having = [name for name in sorted(names) if registry.aliases(name).version(alias)]
         if len(having) > 1:
             raise UserError(
-                f"{lake}: {len(having)} models have an alias {PRODUCTION!r}; say by --model which is trained further: "
-                + ", ".join(f"{n}:{PRODUCTION}" for n in sorted(having))
+                f"{lake}: {len(having)} models have an alias {alias!r}; say by --model which is trained further: "
+                + ", ".join(f"{name}:{alias}" for name in having)
             )
-        name = PRODUCTION if having else "coco"
+        name = alias if having else "coco"
     return Origin(model=models.resolve(name, storage, options.weights_dir, lake=lake))
 
 

@@ -4,8 +4,8 @@
     LAKE/models/<name>/aliases.json                                production -> version, and how it came there
 
 A version is complete when its model.json is there, which is written last. Aliases change by compare-and-set: of two
-processes that move one at the same time, one succeeds and the other gets an error. The lake's rows name their model as
-`name@version`.
+processes that move one at the same time, one succeeds and the other gets an error. An alias is the lake's: one model
+has it at a time, so that it means a model by itself. The lake's rows name their model as `name@version`.
 """
 
 from __future__ import annotations
@@ -116,9 +116,10 @@ class Registry:
         name, sign, which = match.groups()
         if sign is None:
             having = [n for n in sorted(names) if self.aliases(n).version(text)]
-            if len(having) > 1:
+            if len(having) > 1:  # lakes of before may, and two who promoted at the same moment
                 raise UserError(
-                    f"{self.lake}: {len(having)} models have an alias {text!r}; write {having[0]}:{text}"
+                    f"{self.lake}: {len(having)} models have an alias {text!r}; write {having[0]}:{text}, or take it from "
+                    f"the others: masklake models unalias {self.lake} {having[1]} {text}"
                 )
             if not having:
                 return None
@@ -156,9 +157,23 @@ class Registry:
             raise UserError(f"{uri}: was written by a newer Masklake; upgrade this one")
         return Aliases(versions=versions, log=log, etag=fetched.etag)
 
-    def promote(self, version: Version, alias: str, seen: Aliases) -> None:
-        """Point `alias` at `version`, if the aliases are still as they were `seen`. Raises UserError if not."""
+    def require_alias(self, name: str, alias: str) -> None:
+        """Raises UserError where the model `name` may not have `alias`: another model has it, or it is no name."""
         check_name(alias, "alias")
+        if self.aliases(name).version(alias):
+            return
+        for other in sorted({version.name for version in self.versions()} - {name}):
+            if self.aliases(other).version(alias):
+                raise UserError(
+                    f"{self.lake}: {alias} is the alias of the model {other!r}, and with two of them it would mean neither; "
+                    f"give {name!r} another by --alias, or take it from that one: masklake models unalias {self.lake} "
+                    f"{other} {alias}"
+                )
+
+    def promote(self, version: Version, alias: str, seen: Aliases) -> None:
+        """Point `alias` at `version`, if the aliases are still as they were `seen`. Raises UserError if not, and where
+        another model has the alias."""
+        self.require_alias(version.name, alias)
         self._move(version.name, alias, [*seen.versions.get(alias, []), version.version], seen)
 
     def rollback(self, name: str, alias: str, seen: Aliases) -> str:
@@ -169,11 +184,24 @@ class Registry:
         self._move(name, alias, before, seen)
         return before[-1]
 
+    def unalias(self, name: str, alias: str, seen: Aliases) -> str:
+        """Take `alias` from the model; the version where it pointed. Raises UserError if it has none, or it was moved."""
+        check_name(name, "model")
+        version = seen.version(alias)
+        if version is None:
+            having = ", ".join(sorted(seen.versions)) or "none"
+            raise UserError(f"{self.lake}: model {name!r} has no alias {alias!r} (its aliases: {having})")
+        self._move(name, alias, [], seen)
+        return version
+
     def _move(self, name: str, alias: str, versions: list[str], seen: Aliases) -> None:
-        move = {"at": now(), "alias": alias, "from": seen.version(alias), "to": versions[-1]}
+        """Write that `alias` has been at `versions`, the last of them now; nowhere where there are none."""
+        to = versions[-1] if versions else None
+        move = {"at": now(), "alias": alias, "from": seen.version(alias), "to": to}
         # The token makes the content this writer's own, so that it knows its own write from another's.
         log = [*seen.log, move | {"token": secrets.token_hex(4)}]
-        content = {"schema_version": SCHEMA_VERSION, "aliases": seen.versions | {alias: versions}, "log": log}
+        aliases = {name: before for name, before in (seen.versions | {alias: versions}).items() if before}
+        content = {"schema_version": SCHEMA_VERSION, "aliases": aliases, "log": log}
         data = json.dumps(content, indent=1).encode()
         uri = self._aliases_uri(name)
         with explaining(uri, "write the aliases"):

@@ -60,7 +60,7 @@ def test_what_comes_in_stands_first_and_then_the_lake() -> None:
 def test_json_is_asked_for_by_one_option() -> None:
     silent = {
         "segment", "train", "submit", "scenes", "demo", "jobs logs", "jobs stop", "models add", "models promote",
-        "models rollback", "schedule add", "schedule pause", "schedule resume", "schedule remove", "schedule run-now",
+        "models rollback", "models unalias", "schedule add", "schedule pause", "schedule resume", "schedule remove", "schedule run-now",
         "schedule serve", "schedule render",
     }  # fmt: skip
     assert {name for name, command in commands() if "json" not in options_of(command)} <= silent

@@ -87,6 +87,7 @@ COMMANDS = [
     Command("models add {b}/model {lake}"),
     Command("models promote {b}/lake demo@{version} --alias staging", writes=True),
     Command("models rollback {b}/lake demo", writes=True),
+    Command("models unalias {b}/lake demo production", writes=True),
 ]
 
 

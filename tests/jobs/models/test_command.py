@@ -94,6 +94,26 @@ def test_mistakes_get_one_line(masklake: Masklake, folder: Path, tmp_path: Path)
         assert answer in err
 
 
+def test_a_second_model_gets_the_alias_when_the_first_gives_it_back(
+    masklake: Masklake, folder: Path, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    masklake("models", "add", folder, lake)
+    photos = f"photos@{fingerprint(folder)}"
+    masklake("models", "add", renamed(folder, "scans"), lake)
+    scans = f"scans@{fingerprint(folder)}"
+    masklake("models", "promote", lake, photos)
+    code, out, err = masklake("models", "promote", lake, scans)
+    assert (code, out, "production is the alias of the model 'photos'" in err) == (2, "", True)
+    assert masklake("models", "promote", lake, scans, "--alias", "nightly")[0] == 0
+    unalias = ("models", "unalias", lake, "photos", "production")
+    assert masklake(*unalias)[:2] == (0, f"photos has no alias production any more; it was {photos}\n")
+    code, out, err = masklake(*unalias)
+    assert (code, out) == (2, "")
+    assert "model 'photos' has no alias 'production' (its aliases: none)" in err
+    assert masklake("models", "promote", lake, scans)[1] == f"scans:production is {scans} now\n"
+
+
 def test_segment_takes_what_the_alias_means(masklake: Masklake, folder: Path, tmp_path: Path) -> None:
     lake, photos = tmp_path / "lake", tmp_path / "photos"
     photos.mkdir()

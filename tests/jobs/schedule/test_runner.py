@@ -35,6 +35,7 @@ from masklake.jobs.schedule.store import (
 )
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lock import Lock
+from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
@@ -92,6 +93,26 @@ def test_the_real_child_runs_the_command(store: Store, tmp_path: Path) -> None:
     assert firing is not None
     assert runner(store).attempt(firing.id) == (OK, None)
     assert (tmp_path / "out" / "annotations.json").exists()
+
+
+def test_a_schedule_names_a_model_of_the_lake_by_its_alias(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    files = {file.name: file.read_bytes() for file in (ROOT / "model" / "weights" / "demo").iterdir()}
+    registry = Registry(str(tmp_path / "lake"), Storage())
+    for name, alias in (("photos", "production"), ("scans", "nightly")):
+        registry.add(name, "0123456789ab", files)
+        version = registry.find(f"{name}@0123456789ab")
+        assert version is not None
+        registry.promote(version, alias, registry.aliases(name))
+    command = ["segment", "photos", "lake", "--dry-run", "--model", "scans:nightly"]
+    made = schedule(tmp_path, command=command)
+    store.add(made)
+    firing = schedule_ledger.claim(store, made, Clock()())
+    assert firing is not None
+    assert runner(store).attempt(firing.id) == (OK, None)
+    log = (store.logs / "s" / "20261125T120000Z-1.log").read_text()
+    assert log.startswith("would run demo@")  # as the spec in that folder names itself
 
 
 def test_a_failure_says_its_code_and_last_line_and_is_tried_again(due: Make, store: Store) -> None:

@@ -93,6 +93,25 @@ def test_a_promotion_needs_something_to_measure(masklake: Masklake, tmp_path: Pa
     assert "split val hold none of the classes that are learnt" in message
 
 
+def test_a_result_that_could_not_be_promoted_is_told_before_it_is_trained(
+    masklake: Masklake, lake: str
+) -> None:
+    from masklake.pipeline.lake.registry import Registry
+
+    registry = Registry(lake, Storage())
+    registry.add("photos", "0123456789ab", {"model.json": b"{}", "model.safetensors": b""})
+    version = registry.find("photos@0123456789ab")
+    assert version is not None
+    registry.promote(version, "production", registry.aliases("photos"))
+    tiny = ("--backbone", "tiny", "--promote")
+    message = refused(masklake, lake, *tiny)
+    assert "production is the alias of the model 'photos'" in message
+    assert "give 'model' another by --alias" in message
+    assert "--name says of which model" in message
+    assert "--alias coco: is the name of a preset" in refused(masklake, lake, *tiny, "--alias", "coco")
+    assert "alias name '../x'" in refused(masklake, lake, *tiny, "--alias", "../x")
+
+
 def test_weights_of_another_backbone_are_refused(masklake: Masklake, lake: str, tmp_path: Path) -> None:
     import torch
 

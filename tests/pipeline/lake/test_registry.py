@@ -80,15 +80,64 @@ def test_what_is_not_there_is_told(registry: Registry) -> None:
         registry.rollback("none", "production", registry.aliases("none"))
 
 
-def test_an_alias_of_two_models_must_be_told_apart(registry: Registry) -> None:
+def promoted(registry: Registry, text: str, alias: str = "production") -> None:
+    version = registry.find(text)
+    assert version is not None
+    registry.promote(version, alias, registry.aliases(version.name))
+
+
+def test_an_alias_is_one_models_at_a_time(registry: Registry) -> None:
     registry.add("scans", V1, FILES)
-    for text in (f"photos@{V1}", f"scans@{V1}"):
-        target = registry.find(text)
-        assert target is not None
-        registry.promote(target, "production", registry.aliases(target.name))
-    with pytest.raises(UserError, match=r"2 models have an alias 'production'; write photos:production"):
+    promoted(registry, f"photos@{V1}")
+    with pytest.raises(
+        UserError, match=r"production is the alias of the model 'photos', .* by --alias, or"
+    ) as refused:
+        promoted(registry, f"scans@{V1}")
+    assert f"masklake models unalias {registry.lake} photos production" in str(refused.value)
+    assert str(registry.find("production")) == f"photos@{V1}"
+    promoted(registry, f"scans@{V1}", "staging")
+    promoted(registry, f"photos@{V2}")
+    assert registry.unalias("photos", "production", registry.aliases("photos")) == V2
+    assert registry.find("production") is None
+    promoted(registry, f"scans@{V1}")
+    assert str(registry.find("production")) == f"scans@{V1}"
+
+
+def test_an_alias_is_taken_away_once(registry: Registry, tmp_path: Path) -> None:
+    promoted(registry, f"photos@{V1}")
+    promoted(registry, f"photos@{V2}", "staging")
+    before = registry.aliases("photos")
+    registry.unalias("photos", "production", before)
+    after = registry.aliases("photos")
+    assert (after.versions, len(after.log)) == ({"staging": [V2]}, 3)
+    assert (after.log[-1]["from"], after.log[-1]["to"]) == (V1, None)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"'photos' has no alias 'production' \(its aliases: staging\)"):
+            registry.unalias("photos", "production", registry.aliases("photos"))
+    with pytest.raises(UserError, match=r"moved by someone else just now \(production is None\)"):
+        registry.unalias("photos", "production", before)
+    with pytest.raises(UserError, match=r"model name '\.\./photos'"):
+        registry.unalias("../photos", "production", before)
+    promoted(registry, f"photos@{V3}")
+    with pytest.raises(UserError, match="no version before"):  # its past went with it
+        registry.rollback("photos", "production", registry.aliases("photos"))
+
+
+def test_a_lake_of_before_where_two_models_have_an_alias_can_be_read_and_mended(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.add("scans", V1, FILES)
+    promoted(registry, f"photos@{V1}")
+    kept = (tmp_path / "lake" / "models" / "photos" / "aliases.json").read_bytes()
+    (tmp_path / "lake" / "models" / "scans" / "aliases.json").write_bytes(kept)
+    with pytest.raises(
+        UserError, match=r"2 models have an alias 'production'; write photos:production, or take"
+    ):
         registry.find("production")
     assert str(registry.find("scans:production")) == f"scans@{V1}"
+    promoted(registry, f"photos@{V2}")  # which has it already
+    registry.unalias("scans", "production", registry.aliases("scans"))
+    assert str(registry.find("production")) == f"photos@{V2}"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".hidden", "ü", "a\n", "x" * 101])
