@@ -157,17 +157,17 @@ def _checked(directory: Path) -> Path:
 
 
 def _check_keys(
-    source: object, expected: "dict[str, torch.Tensor]", found: "dict[str, torch.Tensor]"
+    source: object, expected: "dict[str, torch.Tensor]", tensors: "dict[str, torch.Tensor]"
 ) -> None:
-    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    for what, keys in (("lacks", missing), ("has unknown", unknown)):
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    for problem, keys in (("lacks", missing), ("has unknown", unknown)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ModelError(f"{source}: {what} {keys[0]}{more}; the weights are of another architecture")
+            raise ModelError(f"{source}: {problem} {keys[0]}{more}; the weights are of another architecture")
     for key, tensor in expected.items():
-        if found[key].shape != tensor.shape:
+        if tensors[key].shape != tensor.shape:
             raise ModelError(
-                f"{source}: {key} has shape {tuple(found[key].shape)}, not {tuple(tensor.shape)}; "
+                f"{source}: {key} has shape {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}; "
                 "the weights are of another architecture"
             )
 

@@ -1,4 +1,4 @@
-"""COCO's category table and person joints (Lin et al. 2014; categories as in the 2017 annotation files)."""
+"""COCO's category table and person keypoints (Lin et al. 2014; categories as in the 2017 annotation files)."""
 
 PERSON_ID = 1
 
@@ -129,7 +129,7 @@ SKELETON: tuple[tuple[int, int], ...] = (
     (4, 6),
 )
 
-# Joints that trade places when an image is mirrored.
+# Keypoints that change places when an image is mirrored.
 FLIP_PAIRS: tuple[tuple[int, int], ...] = (
     (1, 2),
     (3, 4),

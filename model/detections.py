@@ -1,4 +1,4 @@
-"""What a predictor gives for one image. Free of torch."""
+"""The result of a predictor for one image. Free of torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Detections:
     scores: (N,) float32, 0 to 1.
     masks: (N, M, M) float32, probability of the mask over its box, or None where the model has no masks.
         M x M is the mask head's grid, 28 x 28 unless the model has another (Mask R-CNN, figure 4); `model.masks.rle` makes COCO RLE of it.
-    keypoints: (N, K, 3) float32, x and y in pixels and the heat-map logit at the joint (torchvision's
-        `keypoints_scores`), or None where the model has no joints. Rows of classes without joints are NaN.
+    keypoints: (N, K, 3) float32, x and y in pixels and the heat-map logit there (torchvision's
+        `keypoints_scores`), or None where the model has no keypoints. Rows of classes without keypoints are NaN.
     rles: COCO RLE of each instance's mask in the frame, in place of `masks`: where they were asked for, and for
         images that were predicted by tiles (`model.tiles.predictor`), where an instance can be made of several masks.
     frame: height and width in pixels of the frame that the boxes are in. spec: of the model that found them. A

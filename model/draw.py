@@ -1,4 +1,4 @@
-"""Instances drawn onto their image: tinted masks with a contour, boxes, joints and limbs, labels with scores."""
+"""Instances drawn onto their image: tinted masks with a contour, boxes, keypoints and limbs, labels with scores."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _BACKGROUND: Colour = (32, 32, 32)
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes that follow the picture, so that it reads the same whole at any number of pixels."""
+    """Sizes in pixels of the picture; they grow with it, so that pictures of any size look alike."""
 
     factor: float
     """Pixels of the picture per pixel of the frame that the rows speak of."""
     line: int
-    joint: float
+    keypoint: float
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -43,7 +43,7 @@ def draw_instances(
 
     image: (H, W, 3) uint8 RGB. rows: rows of `instances` or `labels` as dicts, of which x, y, w, h, label,
     score, mask and keypoints are used, in pixels of the same H×W frame; score, mask and keypoints may be absent
-    or None. skeleton: limbs as pairs of positions in keypoints. Joints are drawn where their heat-map logit is
+    or None. skeleton: limbs as pairs of positions in keypoints. Keypoints are drawn where their heat-map logit is
     above 0, or, for labels, where they are labelled. A picture whose longer side is below 640 pixels is
     enlarged to that.
 
@@ -60,7 +60,7 @@ def draw_instances(
     scale = _Scale(
         factor=factor,
         line=max(1, round(side / 420)),
-        joint=max(2.0, side / 260),
+        keypoint=max(2.0, side / 260),
         font=ImageFont.load_default(max(11, side / 46)),
     )
     painted = [(row, _colour(i)) for i, row in enumerate(rows)]
@@ -74,10 +74,10 @@ def draw_instances(
         edges = left, top, max(left, right - 1), max(top, bottom - 1)
         draw.rectangle(edges, outline=colour, width=scale.line)
     for row, colour in painted:
-        _draw_joints(draw, row.get("keypoints") or (), skeleton, colour, scale)
-    taken: list[Rect] = []
+        _draw_keypoints(draw, row.get("keypoints") or (), skeleton, colour, scale)
+    placed: list[Rect] = []
     for row, colour in sorted(painted, key=lambda item: -(item[0].get("score") or 0.0)):
-        _draw_label(draw, row, colour, scale, size, taken)
+        _draw_label(draw, row, colour, scale, size, placed)
     return picture
 
 
@@ -148,26 +148,26 @@ def _rect(row: Mapping[str, Any], scale: _Scale) -> Rect:
     return left, top, left + max(0.0, row["w"] * scale.factor), top + max(0.0, row["h"] * scale.factor)
 
 
-def _draw_joints(
+def _draw_keypoints(
     draw: ImageDraw.ImageDraw,
-    joints: Sequence[Mapping[str, Any]],
+    keypoints: Sequence[Mapping[str, Any]],
     skeleton: Sequence[tuple[int, int]],
     colour: Colour,
     scale: _Scale,
 ) -> None:
-    seen = {
-        i: (joint["x"] * scale.factor, joint["y"] * scale.factor)
-        for i, joint in enumerate(joints)
-        if (joint["visibility"] if "visibility" in joint else joint["score"]) > 0
+    visible = {
+        i: (keypoint["x"] * scale.factor, keypoint["y"] * scale.factor)
+        for i, keypoint in enumerate(keypoints)
+        if (keypoint["visibility"] if "visibility" in keypoint else keypoint["score"]) > 0
     }
-    limbs = [(*seen[a], *seen[b]) for a, b in skeleton if a in seen and b in seen]
+    limbs = [(*visible[a], *visible[b]) for a, b in skeleton if a in visible and b in visible]
     # A dark edge below all limbs keeps them apart from a tint of their own colour.
     for limb in limbs:
         draw.line(limb, fill=_DARK, width=3 * scale.line + 2)
     for limb in limbs:
         draw.line(limb, fill=colour, width=2 * scale.line + 1)
-    for x, y in seen.values():
-        draw.circle((x, y), scale.joint, fill="white", outline=_DARK, width=max(1, scale.line // 2))
+    for x, y in visible.values():
+        draw.circle((x, y), scale.keypoint, fill="white", outline=_DARK, width=max(1, scale.line // 2))
 
 
 def _draw_label(
@@ -176,7 +176,7 @@ def _draw_label(
     colour: Colour,
     scale: _Scale,
     size: tuple[int, int],
-    taken: list[Rect],
+    placed: list[Rect],
 ) -> None:
     """Label and score at the box: the first place of a few that no other label has and that lies in the picture."""
     text = "".join(c if c.isprintable() else "�" for c in str(row["label"]))
@@ -202,10 +202,10 @@ def _draw_label(
     free = [
         (x, y)
         for x, y in inside
-        if not any(_overlap((x, y, x + width, y + height), other) for other in taken)
+        if not any(_overlap((x, y, x + width, y + height), other) for other in placed)
     ]
     x, y = (free or inside)[0]
-    taken.append((x, y, x + width, y + height))
+    placed.append((x, y, x + width, y + height))
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     draw.text((x + pad - left, y + pad - top), text, fill=_text_colour(colour), font=scale.font)
 

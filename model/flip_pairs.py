@@ -75,26 +75,26 @@ def parse(text: str, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """The pairs in `left_eye:right_eye,left_ear:right_ear`, names of `names`; none in `none`. Raises ModelError."""
     if text == "none":
         return ()
-    at = {name: i for i, name in enumerate(names)}
+    positions = {name: i for i, name in enumerate(names)}
     pairs = []
     for part in text.split(","):
         ends = [end.strip() for end in part.split(":")]
         if len(ends) != 2 or ends[0] == ends[1]:
             raise ModelError(f"--flip-pairs: {part!r} is not LEFT:RIGHT, the names of two keypoints")
-        if unknown := [end for end in ends if end not in at]:
+        if unknown := [end for end in ends if end not in positions]:
             raise ModelError(
                 f"--flip-pairs: there is no keypoint {unknown[0]!r}; there are {', '.join(names) or 'none'}"
             )
-        pairs.append((at[ends[0]], at[ends[1]]))
+        pairs.append((positions[ends[0]], positions[ends[1]]))
     if len({end for pair in pairs for end in pair}) < 2 * len(pairs):
         raise ModelError("--flip-pairs: names a keypoint twice")
     return tuple(pairs)
 
 
 def mirrored(names: Sequence[str], pairs: Sequence[tuple[int, int]] | None = None) -> list[int] | None:
-    """For each keypoint the position of the one whose place it takes in a mirror.
+    """For each keypoint the position of its counterpart in a mirrored image.
 
-    pairs: None for those that the names tell; then the result is None where they cannot be told.
+    pairs: of positions; None for those that `propose` finds by the names, and the result is None where these are not usable.
     """
     if pairs is None:
         proposed = propose(names)
@@ -120,10 +120,10 @@ def _word_swapped(token: str) -> str:
         if token in (a, b):
             return b if token == a else a
     for a, b in _WORDS:
-        for this, that in ((a, b), (b, a)):
+        for side, opposite in ((a, b), (b, a)):
             # "left" may be glued to anything; words of other languages begin theirs
-            if token.startswith(this) or (this in ("left", "right", "左", "右") and this in token):
-                return token.replace(this, that)
+            if token.startswith(side) or (side in ("left", "right", "左", "右") and side in token):
+                return token.replace(side, opposite)
     return token
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PRESETS = ("demo", "coco")
 
 DETECTOR_WEIGHTS = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
-JOINTS_WEIGHTS = "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
+KEYPOINTS_WEIGHTS = "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
 """Names under which torchvision publishes them. The digits are the first of the content's SHA-256."""
 
 _COCO = Composed(
@@ -38,13 +38,13 @@ def describe(name_or_dir: Source, *, weights_dir: Source | None = None) -> Model
     """The spec of a preset or a checkpoint directory, without its weights and without torch.
 
     weights_dir: for `coco`, a directory with the two published files (`.pth`, or `.safetensors` of the same
-        stem), instead of torchvision's download cache; that they are there is checked.
+        stem), instead of torchvision's download cache; it is checked that they exist.
     Raises ModelError for an unknown name, and a checkpoint or weights file that is missing or unreadable.
     """
     _check_weights_dir(name_or_dir, weights_dir)
     if name_or_dir == "coco":
         if weights_dir is not None:
-            for name in (DETECTOR_WEIGHTS, JOINTS_WEIGHTS):
+            for name in (DETECTOR_WEIGHTS, KEYPOINTS_WEIGHTS):
                 _published_file(Path(weights_dir), name)
         return _coco()
     return checkpoint.read_spec(_directory(name_or_dir))
@@ -59,7 +59,7 @@ def fingerprint(name_or_dir: Source, *, weights_dir: Source | None = None) -> st
     if name_or_dir != "coco":
         return checkpoint.fingerprint(_directory(name_or_dir))
     hashes = []
-    for name in (DETECTOR_WEIGHTS, JOINTS_WEIGHTS):
+    for name in (DETECTOR_WEIGHTS, KEYPOINTS_WEIGHTS):
         published = Path(name).stem.rpartition("-")[2]
         if weights_dir is None:
             hashes.append(published)
@@ -73,7 +73,7 @@ def load_model(name_or_dir: Source, *, weights_dir: Source | None = None) -> Loa
     """The spec and the network with its weights, in evaluation mode, float32, on the CPU.
 
     `coco` without `weights_dir` takes its weights from torchvision's download cache, or downloads them.
-    Raises ModelError as `describe` does, and for weights that cannot be had or do not fit.
+    Raises ModelError as `describe` does, and for weights that cannot be loaded, or do not fit the network.
     """
     spec = describe(name_or_dir, weights_dir=weights_dir)
     if name_or_dir != "coco":
@@ -83,7 +83,7 @@ def load_model(name_or_dir: Source, *, weights_dir: Source | None = None) -> Loa
 
     with torch.device("meta"):
         module = ComposedRCNN(_COCO, spec)
-    for part, name in ((module.detector, DETECTOR_WEIGHTS), (module.joints, JOINTS_WEIGHTS)):
+    for part, name in ((module.detector, DETECTOR_WEIGHTS), (module.joints, KEYPOINTS_WEIGHTS)):
         tensors = _published(name, None if weights_dir is None else Path(weights_dir))
         if part is module.joints:
             tensors = {key: t for key, t in tensors.items() if not key.startswith(UNUSED)}
@@ -100,10 +100,10 @@ def _coco() -> ModelSpec:
         skeleton=coco.SKELETON,
         lineage={
             "source": "torchvision",
-            "weights": [DETECTOR_WEIGHTS, JOINTS_WEIGHTS],
+            "weights": [DETECTOR_WEIGHTS, KEYPOINTS_WEIGHTS],
             "data": "COCO 2017 train",
         },
-        # as torchvision publishes them: COCO val2017, in per cent; joints in the second network's own boxes
+        # as torchvision publishes them: COCO val2017, in per cent; keypoints in the second network's own boxes
         metrics={"box_ap": 47.4, "mask_ap": 41.8, "keypoint_ap": 65.0},
     )
 
@@ -161,7 +161,7 @@ def _published(name: str, weights_dir: Path | None) -> "dict[str, torch.Tensor]"
             ) from err
     weights = {
         DETECTOR_WEIGHTS: MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
-        JOINTS_WEIGHTS: KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
+        KEYPOINTS_WEIGHTS: KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
     }[name]
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     try:

@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class: its id in results (a COCO category id for COCO models), its name, whether it has joints."""
+    """One class: its id in results (a COCO category id for COCO models), its name, whether it has keypoints."""
 
     id: int
     name: str
@@ -88,15 +88,17 @@ class ModelSpec:
         object.__setattr__(self, "skeleton", tuple((int(a), int(b)) for a, b in self.skeleton))
         if not self.classes:
             raise ModelError(f"model {self.name!r} has no classes")
-        for what in ("id", "name"):
-            values = [getattr(c, what) for c in self.classes]
+        for key in ("id", "name"):
+            values = [getattr(c, key) for c in self.classes]
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
-                raise ModelError(f"model {self.name!r}: more than one class with {what} {', '.join(twice)}")
+                raise ModelError(f"model {self.name!r}: more than one class with {key} {', '.join(twice)}")
         if any(c.keypoints for c in self.classes) and not self.keypoint_names:
-            raise ModelError(f"model {self.name!r} has classes with joints but no keypoint_names")
+            raise ModelError(f"model {self.name!r} has classes with keypoints but no keypoint_names")
         if any(not 0 <= end < len(self.keypoint_names) for pair in self.skeleton for end in pair):
-            raise ModelError(f"model {self.name!r}: skeleton names a joint beyond {len(self.keypoint_names)}")
+            raise ModelError(
+                f"model {self.name!r}: skeleton names a keypoint beyond {len(self.keypoint_names)}"
+            )
         if self.flip_pairs is not None:
             object.__setattr__(self, "flip_pairs", tuple((int(a), int(b)) for a, b in self.flip_pairs))
             ends = [end for pair in self.flip_pairs for end in pair]
@@ -107,7 +109,7 @@ class ModelSpec:
 
     @property
     def mirror(self) -> list[int] | None:
-        """For each keypoint the position of the one whose place it takes in a mirror; None where nobody knows."""
+        """For each keypoint the position of its counterpart in a mirrored image; None where the pairs are not known."""
         return mirrored(self.keypoint_names, self.flip_pairs)
 
     def to_json(self) -> str:

@@ -117,7 +117,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     if from_.model is None:
         assert from_.backbone is not None  # noqa: S101  # an origin has one or the other
         network = new_network(
-            from_.backbone, masks=masks, joints=keypoints, pretrained=from_.weights is not None
+            from_.backbone, masks=masks, keypoints=keypoints, pretrained=from_.weights is not None
         )
         spec = ModelSpec(
             name=name,
@@ -134,7 +134,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     names = (
         old.keypoint_names if keypoints and set(labels.joints) <= set(old.keypoint_names) else labels.joints
     )
-    keeps_keypoints = not keypoints and getattr(parse(old.architecture), "joints", False)
+    keeps_keypoints = not keypoints and parse(old.architecture).keypoints
     known = {info.name: info for info in old.classes}
     if keeps_keypoints:  # no keypoints are labelled: the model keeps those that it has
         names = old.keypoint_names
@@ -147,7 +147,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
         skeleton=skeleton,
         preprocessing=old.preprocessing,
     )
-    start = from_model(loaded, spec, masks=masks, joints=keypoints)
+    start = from_model(loaded, spec, masks=masks, keypoints=keypoints)
     return start if sized is None else replace(start, spec=replace(start.spec, preprocessing=sized))
 
 

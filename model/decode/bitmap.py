@@ -112,12 +112,12 @@ def _bitmap(data: bytes, start: int, masks: dict[int, tuple[int, int, int, int]]
         raise unsupported(f"a BMP that holds a {_EMBEDDED[compression]} is not decoded here")
     if bits in (2, 64):
         raise unsupported(f"a BMP of {bits} bits a pixel is not decoded here; convert it to PNG")
-    known = masks.get(bits) if compression == _RGB else None
+    pixel_masks = masks.get(bits) if compression == _RGB else None
     if bits in masks and compression in (_BITFIELDS, _ALPHA_BITFIELDS) and size >= _INFO:
         red, green, blue = struct.unpack_from("<III", data, _INFO)
         has_alpha = size >= 56 or compression == _ALPHA_BITFIELDS
-        known = (red, green, blue, struct.unpack_from("<I", data, 52)[0] if has_alpha else 0)
-    return BitmapFrame(width, abs(height), 1, data, bits, max(start, 0), height < 0, known)
+        pixel_masks = (red, green, blue, struct.unpack_from("<I", data, 52)[0] if has_alpha else 0)
+    return BitmapFrame(width, abs(height), 1, data, bits, max(start, 0), height < 0, pixel_masks)
 
 
 def open_ico(data: bytes) -> BitmapFrame | PngFrame:

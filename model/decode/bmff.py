@@ -49,7 +49,7 @@ def brands(data: bytes) -> frozenset[bytes]:
     if data[4:8] != b"ftyp":
         return frozenset()
     end = min(int.from_bytes(data[:4], "big"), len(data), 512)
-    return frozenset(data[at : at + 4] for at in (8, *range(16, end - 3, 4)))
+    return frozenset(data[start : start + 4] for start in (8, *range(16, end - 3, 4)))
 
 
 def open_avif(data: bytes) -> AvifFrame:
@@ -81,22 +81,29 @@ def _without_unused(data: bytes) -> bytes:
         for kind, inner, inner_end in boxes(data, start + 4, end):
             if kind != b"iinf" or inner >= len(data):
                 continue
-            for entry, at, entry_end in boxes(data, inner + (6 if data[inner] == 0 else 8), inner_end):
-                kind_at = at + 4 + (2 if data[at : at + 1] == b"\2" else 4) + 2
-                if entry == b"infe" and kind_at + 4 <= entry_end and data[kind_at : kind_at + 4] in _UNUSED:
-                    out[kind_at : kind_at + 4] = b"skip"
+            for entry, entry_start, entry_end in boxes(
+                data, inner + (6 if data[inner] == 0 else 8), inner_end
+            ):
+                kind_start = entry_start + 4 + (2 if data[entry_start : entry_start + 1] == b"\2" else 4) + 2
+                if (
+                    entry == b"infe"
+                    and kind_start + 4 <= entry_end
+                    and data[kind_start : kind_start + 4] in _UNUSED
+                ):
+                    out[kind_start : kind_start + 4] = b"skip"
     return bytes(out)
 
 
-def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Type, start and end of the content of each box that is whole."""
-    while at + 8 <= end:
-        length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+    while position + 8 <= end:
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind, head = data[position + 4 : position + 8], 8
         if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+            length, head = int.from_bytes(data[position + 8 : position + 16], "big"), 16
         elif length == 0:
-            length = end - at
-        if length < head or at + length > end:
+            length = end - position
+        if length < head or position + length > end:
             return
-        yield kind, at + head, at + length
-        at += length
+        yield kind, position + head, position + length
+        position += length

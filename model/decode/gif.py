@@ -44,23 +44,24 @@ def open_gif(data: bytes) -> GifFrame:
     if len(data) < 13:
         raise unreadable("broken GIF header: it is cut off")
     screen, flags = struct.unpack_from("<HH", data, 6), data[10]
-    at = 13 + _table(flags)
-    head, control = data[10:at], b""
-    while at < len(data) and data[at] == _EXTENSION:
-        end = _blocks_end(data, at + 2)
-        if data[at + 1 : at + 3] == bytes([_CONTROL, 4]):
+    position = 13 + _table(flags)
+    head, control = data[10:position], b""
+    while position < len(data) and data[position] == _EXTENSION:
+        end = _blocks_end(data, position + 2)
+        if data[position + 1 : position + 3] == bytes([_CONTROL, 4]):
             # Without its way of disposal, which is about the next frame.
-            control = bytes([_EXTENSION, _CONTROL, 4, data[at + 3] & 1]) + data[at + 4 : at + 7] + b"\0"
-        at = end
-    if at + 10 > len(data) or data[at] != _IMAGE:
+            transparency = bytes([data[position + 3] & 1]) + data[position + 4 : position + 7]
+            control = bytes([_EXTENSION, _CONTROL, 4]) + transparency + b"\0"
+        position = end
+    if position + 10 > len(data) or data[position] != _IMAGE:
         raise unreadable("broken GIF content: no frame is in it")
-    x, y, width, height = struct.unpack_from("<HHHH", data, at + 1)
+    x, y, width, height = struct.unpack_from("<HHHH", data, position + 1)
     if not width or not height:
         raise unreadable("broken GIF content: a frame without pixels")
-    start = at + 10 + _table(data[at + 9])
+    start = position + 10 + _table(data[position + 9])
     end = _blocks_end(data, start + 1)
     still = b"GIF89a" + struct.pack("<HH", width, height) + head + control
-    still += struct.pack("<BHHHH", _IMAGE, 0, 0, width, height) + data[at + 9 : end] + b";"
+    still += struct.pack("<BHHHH", _IMAGE, 0, 0, width, height) + data[position + 9 : end] + b";"
     # As in browsers and Pillow the screen grows to hold the first frame.
     return GifFrame(max(screen[0], x + width), max(screen[1], y + height), 1, still, (x, y, width, height))
 
@@ -70,8 +71,8 @@ def _table(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _blocks_end(data: bytes, at: int) -> int:
-    """Where the blocks that begin at `at` end."""
-    while at < len(data) and data[at]:
-        at += 1 + data[at]
-    return min(at + 1, len(data))
+def _blocks_end(data: bytes, position: int) -> int:
+    """Where the blocks that begin at `position` end."""
+    while position < len(data) and data[position]:
+        position += 1 + data[position]
+    return min(position + 1, len(data))

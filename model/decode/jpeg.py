@@ -84,14 +84,14 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
 def _mended(data: bytes, stream: Stream, warning: str, tried: Counter[str]) -> bytes:
     """The file without what libjpeg warns of, where no pixel lies in it."""
     end = data.find(EOI, len(SOI) + len(stream.needed) if tried["bare"] else stream.scans)
-    found = _EXTRANEOUS.search(warning)
-    slack = data[max(0, end - int(found[1])) : end] if found else b""
+    extraneous = _EXTRANEOUS.search(warning)
+    slack = data[max(0, end - int(extraneous[1])) : end] if extraneous else b""
     # Arithmetic codes may end anywhere: without its end such a file cannot be told from half of one.
     if "Premature end of JPEG file" in warning and end < 0 and not stream.arithmetic:
         mend, out = "end", data + EOI
     elif slack and (len(slack) <= _SLACK or slack.count(slack[:1]) == len(slack)):
         mend, out = "slack", data[: end - len(slack)] + data[end:]
-    elif not found and "premature end" not in warning and "bad Huffman" not in warning:
+    elif not extraneous and "premature end" not in warning and "bad Huffman" not in warning:
         mend, out = "bare", stream.bare(data)
     else:
         raise unreadable(f"broken JPEG content: {warning}")

@@ -61,9 +61,10 @@ def _is_plain(data: bytes) -> bool:
     for kind, start, end in boxes(data, 0, len(data)):
         if kind != b"jp2h":
             continue
-        for inner, at, inner_end in boxes(data, start, end):
+        for inner, inner_start, inner_end in boxes(data, start, end):
             if inner == b"pclr":
                 return False
-            if inner == b"colr" and data[at : at + 1] == b"\1":
-                return int.from_bytes(data[at + 3 : min(at + 7, inner_end)], "big") in (_SRGB, _GREY)
+            if inner == b"colr" and data[inner_start : inner_start + 1] == b"\1":
+                colour_space = data[inner_start + 3 : min(inner_start + 7, inner_end)]
+                return int.from_bytes(colour_space, "big") in (_SRGB, _GREY)
     return True

@@ -1,7 +1,7 @@
 """A JPEG's segments (ITU-T T.81, annex B): what is needed to decode it, and whether its scans are all there.
 
-libjpeg takes a file for whole when each scan that is in it ends well. That scans are missing at the end (a progressive
-JPEG cut between two of them, and closed) has to be seen from the scans' headers.
+libjpeg takes a file for whole when each scan that is in it ends well. So the scans' headers are read, which show whether
+scans are missing at the end (a progressive JPEG that was cut between two scans, and closed).
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def parse(data: bytes) -> Stream:
     if stream is None:
         raise unreadable("broken JPEG header: no frame and scan are in it")
     if stream.kind in (3, 7, 11, 15) or stream.kind in (5, 6, 13, 14):
-        what = "lossless" if stream.kind in (3, 7, 11, 15) else "hierarchical"
-        raise unsupported(f"a {what} JPEG (SOF{stream.kind}) is not decoded here; convert it to PNG")
+        process = "lossless" if stream.kind in (3, 7, 11, 15) else "hierarchical"
+        raise unsupported(f"a {process} JPEG (SOF{stream.kind}) is not decoded here; convert it to PNG")
     if stream.bits != 8:
         raise unsupported(
             f"a JPEG of {stream.bits} bits a sample is not decoded here; convert it to 16-bit PNG"
@@ -80,30 +80,34 @@ def parse(data: bytes) -> Stream:
     return stream
 
 
-def _walk(data: bytes, at: int, *, resync: bool) -> Stream | None:
-    """The stream whose segments stand at `at`; None where they lead to no frame and scan."""
+def _walk(data: bytes, position: int, *, resync: bool) -> Stream | None:
+    """The stream whose segments begin at `position`; None where they lead to no frame and scan."""
     frame: Stream | None = None
     needed, upright = bytearray(), 1
     while True:
-        marker = data.find(b"\xff", at)
+        marker = data.find(b"\xff", position)
         while marker >= 0 and data[marker + 1 : marker + 2] == b"\xff":
             marker += 1
         code = data[marker + 1] if 0 <= marker < len(data) - 1 else None
-        if code is None or (not resync and marker - at > 1):
+        if code is None or (not resync and marker - position > 1):
             return None
-        at = marker + 2
+        position = marker + 2
         if code in _ALONE or code == 0:
             continue
-        length = max(2, int.from_bytes(data[at : at + 2], "big"))
-        body, end = data[at + 2 : at + length], at + length
+        length = max(2, int.from_bytes(data[position : position + 2], "big"))
+        body, end = data[position + 2 : position + length], position + length
         if code == _SOS:
             return replace(frame, needed=bytes(needed), scans=marker, orientation=upright) if frame else None
         if code == 0xD9:
             return None
-        if resync and (code & 0xF0 == 0xE0 or code == _COM) and _lies(data, at, end):
-            # Of all places where segments lead on to a scan, the largest frame's is not a thumbnail's inside.
-            rests = (_walk(data, found.start(), resync=False) for found in _starts(data, at))
-            best = max((rest for rest in rests if rest), key=lambda of: of.width * of.height, default=None)
+        if resync and (code & 0xF0 == 0xE0 or code == _COM) and _lies(data, position, end):
+            # Several places may lead on to a scan, such as a thumbnail's; the picture is the largest frame.
+            streams = (_walk(data, match.start(), resync=False) for match in _starts(data, position))
+            best = max(
+                (stream for stream in streams if stream),
+                key=lambda stream: stream.width * stream.height,
+                default=None,
+            )
             if best is None or frame is not None:
                 return None
             return replace(best, needed=bytes(needed) + best.needed, orientation=upright, lies=True)
@@ -119,17 +123,17 @@ def _walk(data: bytes, at: int, *, resync: bool) -> Stream | None:
             needed += _PLAIN_JFIF
         elif code == 0xEE and body.startswith(b"Adobe") and len(body) >= 12 and body[11] in (0, 1, 2):
             needed += data[marker:end]
-        at = end
+        position = end
 
 
-def _lies(data: bytes, at: int, end: int) -> bool:
-    """Whether the length at `at`, of a segment that is not needed, leads to no other segment."""
+def _lies(data: bytes, position: int, end: int) -> bool:
+    """Whether the length at `position`, of a segment that is not needed, leads to no other segment."""
     follows = data[end : end + 1] == b"\xff" and data[end + 1 : end + 2] not in (b"", b"\0")
-    return not follows or int.from_bytes(data[at : at + 2], "big") < 2
+    return not follows or int.from_bytes(data[position : position + 2], "big") < 2
 
 
-def _starts(data: bytes, at: int) -> list[re.Match[bytes]]:
-    return list(re.compile(rb"\xff[\xc0-\xcf\xdb\xdd]").finditer(data, at, at + 2**17))[:64]
+def _starts(data: bytes, position: int) -> list[re.Match[bytes]]:
+    return list(re.compile(rb"\xff[\xc0-\xcf\xdb\xdd]").finditer(data, position, position + 2**17))[:64]
 
 
 def _frame(code: int, body: bytes) -> Stream:
@@ -145,13 +149,13 @@ def check_scans(data: bytes, stream: Stream) -> None:
         return
     # For each component the bits that are still missing of each of its 64 coefficients; 14 is more than there are.
     missing = {component: [14] * 64 for component in stream.components}
-    at, count = stream.scans, 0
-    while (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
-        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        if found[1][0] != _SOS:
+    position, count = stream.scans, 0
+    while (marker := _MARKER.search(data, position)) and marker[1] != b"\xd9":
+        position = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
+        if marker[1][0] != _SOS:
             continue
         count += 1
-        components, start, stop, low = _scan(data, found.end())
+        components, start, stop, low = _scan(data, marker.end())
         if not stream.progressive:
             start, stop, low = 0, 63, 0
         for component in components:
@@ -164,11 +168,11 @@ def check_scans(data: bytes, stream: Stream) -> None:
         raise unreadable("broken JPEG content: its last scans are missing")
 
 
-def _scan(data: bytes, at: int) -> tuple[bytes, int, int, int]:
-    """Components, first and last coefficient, and the lowest bit of the scan whose header's length stands at `at`."""
-    count = data[at + 2] if at + 2 < len(data) else 0
-    end = at + 3 + 2 * count
+def _scan(data: bytes, position: int) -> tuple[bytes, int, int, int]:
+    """Components, first and last coefficient, and the lowest bit of the scan whose header's length is at `position`."""
+    count = data[position + 2] if position + 2 < len(data) else 0
+    end = position + 3 + 2 * count
     tail = data[end : end + 3]
     if len(tail) < 3:
         return b"", 0, 0, 0
-    return data[at + 3 : end : 2], tail[0], min(tail[1], 63), tail[2] & 15
+    return data[position + 3 : end : 2], tail[0], min(tail[1], 63), tail[2] & 15

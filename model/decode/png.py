@@ -46,12 +46,12 @@ class PngFrame(Frame):
     palette: bytes
     transparent: bytes | None
     image: bytes
-    at: _Control | None
+    place: _Control | None
 
     def pixels(self, target: tuple[int, int] | None) -> Pixels:
         header = self.header
-        if self.at:
-            header = struct.pack(">II", self.at.width, self.at.height) + header[8:]
+        if self.place:
+            header = struct.pack(">II", self.place.width, self.place.height) + header[8:]
         chunks = [(b"IHDR", header)]
         if self.palette:
             chunks.append((b"PLTE", self.palette))
@@ -59,10 +59,11 @@ class PngFrame(Frame):
             chunks.append((b"tRNS", self.transparent))
         chunks += [(b"IDAT", self.image), (b"IEND", b"")]
         rgb = _decoded(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks), header, self.transparent)
-        if self.at is None or self.at == (self.width, self.height, 0, 0):
+        if self.place is None or self.place == (self.width, self.height, 0, 0):
             return rgb
         page = np.full((self.height, self.width, 3), 255, np.uint8)
-        page[self.at.y : self.at.y + self.at.height, self.at.x : self.at.x + self.at.width] = rgb
+        width, height, x, y = self.place
+        page[y : y + height, x : x + width] = rgb
         return page
 
 
@@ -101,7 +102,7 @@ def open_png(data: bytes) -> PngFrame:
     image = b"".join(chunk.data for chunk in chunks if chunk.kind == b"IDAT")
     if not image:
         raise unreadable("broken PNG content: no pixels are in it")
-    at, moving = _first_frame(chunks, width, height)
+    place, moving = _first_frame(chunks, width, height)
     return PngFrame(
         width,
         height,
@@ -110,7 +111,7 @@ def open_png(data: bytes) -> PngFrame:
         palette,
         _transparent(sound.get(b"tRNS"), colour, palette),
         moving or image,
-        at,
+        place,
     )
 
 
@@ -120,46 +121,46 @@ def _packed(kind: bytes, data: bytes) -> bytes:
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
     """Raises UndecodableError where a chunk of the picture is cut off."""
-    at, seen = len(SIGNATURE), False
-    while at + 8 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        end = at + 12 + length
+    position, seen = len(SIGNATURE), False
+    while position + 8 <= len(data):
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        end = position + 12 + length
         if end > len(data) or not kind.isalpha():
             # A length that lies, in this chunk or the one before: go on where a chunk of the picture is sound.
             if kind in _CRITICAL and kind != b"IEND":
                 raise unreadable(f"broken PNG content: {kind.decode()} is cut off")
-            after = _next_sound(data, at + 4)
+            after = _next_sound(data, position + 4)
             if after is None:
                 break
-            at = after
+            position = after
             continue
-        body, checksum = data[at + 8 : end - 4], int.from_bytes(data[end - 4 : end], "big")
-        chunk = _Chunk(kind, body, zlib.crc32(data[at + 4 : end - 4]) == checksum)
+        body, checksum = data[position + 8 : end - 4], int.from_bytes(data[end - 4 : end], "big")
+        chunk = _Chunk(kind, body, zlib.crc32(data[position + 4 : end - 4]) == checksum)
         if not chunk.sound and kind not in _CRITICAL and not data[end + 4 : end + 8].isalpha() and not seen:
-            after = _next_sound(data, at + 4)
+            after = _next_sound(data, position + 4)
             if after is not None:
-                at = after
+                position = after
                 continue
         seen = seen or kind == b"IDAT"
         yield chunk
         if kind == b"IEND":
             return
-        at = end
+        position = end
 
 
-def _next_sound(data: bytes, at: int) -> int | None:
+def _next_sound(data: bytes, start: int) -> int | None:
     """Where the next sound PLTE or IDAT chunk stands."""
     places = []
     for kind in (b"PLTE", b"IDAT"):
-        found = data.find(kind, at)
-        while found >= 4:
-            end = found + 4 + int.from_bytes(data[found - 4 : found], "big")
-            if end + 4 <= len(data) and zlib.crc32(data[found:end]) == int.from_bytes(
+        position = data.find(kind, start)
+        while position >= 4:
+            end = position + 4 + int.from_bytes(data[position - 4 : position], "big")
+            if end + 4 <= len(data) and zlib.crc32(data[position:end]) == int.from_bytes(
                 data[end : end + 4], "big"
             ):
-                places.append(found - 4)
+                places.append(position - 4)
                 break
-            found = data.find(kind, found + 1)
+            position = data.find(kind, position + 1)
     return min(places, default=None)
 
 
@@ -187,8 +188,8 @@ def _first_frame(chunks: list[_Chunk], width: int, height: int) -> tuple[_Contro
     parts = [chunk for chunk in chunks[start:stop] if chunk.kind == b"fdAT"]
     if not chunks[start].sound or len(chunks[start].data) != 26 or not parts:
         return None, b""
-    at = _Control(*struct.unpack_from(">IIII", chunks[start].data, 4))
-    inside = 0 < at.width <= width - at.x and 0 < at.height <= height - at.y
+    place = _Control(*struct.unpack_from(">IIII", chunks[start].data, 4))
+    inside = 0 < place.width <= width - place.x and 0 < place.height <= height - place.y
     if not inside or not all(part.sound for part in parts):
         return None, b""
-    return at, b"".join(part.data[4:] for part in parts)
+    return place, b"".join(part.data[4:] for part in parts)

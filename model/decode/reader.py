@@ -58,7 +58,7 @@ def decode(data: bytes | memoryview, options: DecodeOptions) -> tuple[Pixels, tu
         reason = f"not enough memory to decode {size[0]}x{size[1]}"
         raise UndecodableError(Fault.FAILED, reason, size) from error
     except BROKEN as error:
-        reason = f"broken {frame.format} content: {_said(error)}"
+        reason = f"broken {frame.format} content: {_error_text(error)}"
         raise UndecodableError(Fault.UNREADABLE, reason, size) from error
     return pixels, size[::-1] if frame.orientation in SIDEWAYS else size
 
@@ -81,13 +81,13 @@ def _opened(data: bytes, max_pixels: int) -> Frame:
         raise UndecodableError(Fault.FAILED, "not enough memory to open it") from error
     except BROKEN as error:
         raise UndecodableError(
-            Fault.UNREADABLE, f"broken {_name(data) or 'TGA'} header: {_said(error)}"
+            Fault.UNREADABLE, f"broken {_name(data) or 'TGA'} header: {_error_text(error)}"
         ) from error
     check_pixels(frame.width, frame.height, max_pixels)
     return frame
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """What a decoder says; a missing key or an empty text alone would say nothing."""
     text = str(error).strip()
     return text if text and not isinstance(error, LookupError) else f"{type(error).__name__} {text}".strip()
@@ -158,7 +158,7 @@ def _name(data: bytes) -> str:
         return "WebP"
     if data[:1] == b"P" and data[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6", b"f") and data[2:3].isspace():
         return "PPM"
-    found = brands(data)
-    if found & AVIF_BRANDS:
+    file_brands = brands(data)
+    if file_brands & AVIF_BRANDS:
         return "AVIF"
-    return "HEIC" if found & HEIC_BRANDS else ""
+    return "HEIC" if file_brands & HEIC_BRANDS else ""

@@ -23,9 +23,9 @@ def to_8_bits(samples: NDArray[np.unsignedinteger[Any]], top: int) -> Pixels:
     if samples.dtype == np.uint8 and top == 255:
         return samples.astype(np.uint8, copy=False)
     if samples.dtype.itemsize <= 2:
-        known = min(top, np.iinfo(samples.dtype).max) + 1
+        levels = min(top, np.iinfo(samples.dtype).max) + 1
         table = np.full(np.iinfo(samples.dtype).max + 1, 255, np.uint8)
-        table[:known] = np.rint(np.arange(known) * (255 / top))
+        table[:levels] = np.rint(np.arange(levels) * (255 / top))
         return table[samples]
     return np.rint(np.minimum(samples, top) * (255 / top)).astype(np.uint8)
 
@@ -46,10 +46,12 @@ def on_white(colour: Pixels, alpha: Pixels, *, premultiplied: bool = False) -> P
     step = max(1, _BLOCK // max(1, 3 * colour.shape[1]))
     for start in range(0, len(colour), step):
         part = slice(start, start + step)
-        of = colour[part].astype(np.uint16)
+        values = colour[part].astype(np.uint16)
         opaque = alpha[part].astype(np.uint16)[:, :, None]
         white = 255 - opaque
-        out[part] = np.minimum(of + white, 255) if premultiplied else (of * opaque + 255 * white + 127) // 255
+        out[part] = (
+            np.minimum(values + white, 255) if premultiplied else (values * opaque + 255 * white + 127) // 255
+        )
     return out
 
 

@@ -139,12 +139,12 @@ def _check_whole(page: TiffPage, data: bytes) -> None:
     if page.compression == 1 and page.photometric != _YCBCR:
         # Old writers leave the counts 0 or too large: what is not compressed tells them itself, as in libtiff.
         needed = _plain_counts(page)
-        told = page.databytecounts if len(page.databytecounts) == len(needed) else needed
-        if any(0 < count < least for count, least in zip(told, needed, strict=True)):
+        counts = page.databytecounts if len(page.databytecounts) == len(needed) else needed
+        if any(0 < count < least for count, least in zip(counts, needed, strict=True)):
             raise unreadable("broken TIFF content: strips or tiles are cut off")
-        none = not any(told)
+        none = not any(counts)
         page.databytecounts = tuple(
-            least if count or none else 0 for count, least in zip(told, needed, strict=True)
+            least if count or none else 0 for count, least in zip(counts, needed, strict=True)
         )
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     least = int(np.prod(page.chunked)) if page.chunked else 1

@@ -22,7 +22,7 @@ class WebpFrame(Frame):
     format: ClassVar[str] = "WebP"
 
     still: bytes
-    at: tuple[int, int]
+    corner: tuple[int, int]
     part: tuple[int, int]
     """Left and top, width and height of what `still` shows of the frame: less than all in some animations."""
 
@@ -37,7 +37,7 @@ class WebpFrame(Frame):
         if self.part == (self.width, self.height):
             return rgb
         page = np.full((self.height, self.width, 3), 255, np.uint8)
-        (x, y), (width, height) = self.at, self.part
+        (x, y), (width, height) = self.corner, self.part
         page[y : y + height, x : x + width] = rgb
         return page
 
@@ -46,7 +46,7 @@ def open_webp(data: bytes) -> WebpFrame:
     chunks: dict[bytes, bytes] = {}
     for kind, body in _chunks(data, 12):
         chunks.setdefault(kind, body)
-    at, part = (0, 0), None
+    corner, part = (0, 0), None
     picture = {kind: chunks[kind] for kind in _PICTURE if kind in chunks}
     extended = chunks.get(b"VP8X", b"")
     canvas = (_number(extended, 4) + 1, _number(extended, 7) + 1) if len(extended) >= 10 else None
@@ -54,10 +54,10 @@ def open_webp(data: bytes) -> WebpFrame:
         frame = chunks[b"ANMF"]
         if len(frame) < 16:
             raise unreadable("broken WebP content: the first frame is cut off")
-        at = (2 * _number(frame, 0), 2 * _number(frame, 3))
+        corner = (2 * _number(frame, 0), 2 * _number(frame, 3))
         part = (_number(frame, 6) + 1, _number(frame, 9) + 1)
         picture = {kind: body for kind, body in _chunks(frame, 16) if kind in _PICTURE}
-        if at[0] + part[0] > canvas[0] or at[1] + part[1] > canvas[1]:
+        if corner[0] + part[0] > canvas[0] or corner[1] + part[1] > canvas[1]:
             raise unreadable("broken WebP content: the first frame lies outside of the canvas")
     if not picture.keys() & {b"VP8 ", b"VP8L"}:
         raise unreadable("broken WebP content: no whole picture is in it")
@@ -69,24 +69,25 @@ def open_webp(data: bytes) -> WebpFrame:
     )
     still = b"RIFF" + (len(body) + 4).to_bytes(4, "little") + b"WEBP" + body
     width, height = canvas or part
-    return WebpFrame(width, height, orientation(chunks.get(b"EXIF", b"")), still, at, part)
+    return WebpFrame(width, height, orientation(chunks.get(b"EXIF", b"")), still, corner, part)
 
 
-def _number(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 3], "little")
+def _number(data: bytes, start: int) -> int:
+    return int.from_bytes(data[start : start + 3], "little")
 
 
 def _packed(kind: bytes, body: bytes) -> bytes:
     return kind + len(body).to_bytes(4, "little") + body + bytes(len(body) % 2)
 
 
-def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
     """Whole chunks. What is cut off is left out: where it is the picture, there is none then."""
-    while at + 8 <= len(data):
-        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if at + 8 + length <= len(data):
-            yield kind, data[at + 8 : at + 8 + length]
-        at += 8 + length + length % 2
+    while position + 8 <= len(data):
+        kind = data[position : position + 4]
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
+        if position + 8 + length <= len(data):
+            yield kind, data[position + 8 : position + 8 + length]
+        position += 8 + length + length % 2
 
 
 def _size(picture: dict[bytes, bytes]) -> tuple[int, int]:

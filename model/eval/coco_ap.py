@@ -33,7 +33,7 @@ KEYPOINT_STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm
 CLASS_STATS = ("AP", "AP50", "AP75", "AR")
 
 OTHER_SIGMA = 0.05
-"""The tolerance of a joint that COCO does not have; COCO's own go from 0.025 (eyes) to 0.107 (hips)."""
+"""The tolerance of a keypoint that COCO does not have; COCO's own go from 0.025 (eyes) to 0.107 (hips)."""
 
 
 _IGNORED = "masklake_ignored"
@@ -63,21 +63,21 @@ class Measured:
     precision: NDArray[np.float64]
 
 
-def sigmas_of(joints: Sequence[str]) -> NDArray[np.float64]:
-    """The tolerance of each joint by its name: COCO's where COCO has that joint, else OTHER_SIGMA."""
-    known = dict(zip(KEYPOINT_NAMES, Params("keypoints").kpt_oks_sigmas.tolist(), strict=True))
-    return np.array([known.get(name, OTHER_SIGMA) for name in joints])
+def sigmas_of(keypoint_names: Sequence[str]) -> NDArray[np.float64]:
+    """(K,) float64 tolerance of each keypoint by its name: COCO's where COCO has that keypoint, else OTHER_SIGMA."""
+    sigmas = dict(zip(KEYPOINT_NAMES, Params("keypoints").kpt_oks_sigmas.tolist(), strict=True))
+    return np.array([sigmas.get(name, OTHER_SIGMA) for name in keypoint_names])
 
 
 def coco_ap(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], *, sigmas: Sequence[float] | None = None
 ) -> dict[str, dict[str, float] | None]:
     """{"box": {"AP": …, "AP50": …, "AP75": …}, "mask": …, "keypoints": …} of `evaluate`, each from 0 to 1."""
-    found = evaluate(truth, results, sigmas=sigmas)
+    by_kind = evaluate(truth, results, sigmas=sigmas)
     names = ("AP", "AP50", "AP75")
     return {
         kind: None if measured is None else {name: measured.stats[name] or 0.0 for name in names}
-        for kind, measured in found.items()
+        for kind, measured in by_kind.items()
     }
 
 
@@ -97,19 +97,19 @@ def evaluate(
         neither counts nor costs, which COCOeval documents and does not do. LVIS' `neg_category_ids` and
         `not_exhaustive_category_ids` of images are heeded (`model.eval.federated`).
     results: COCO results: image_id, category_id, score and any of bbox (x, y, w, h pixels of the original
-        frame), segmentation (RLE) and keypoints (x, y and a third number for each joint).
-    sigmas: the tolerance of each joint, by default those of COCO's 17.
+        frame), segmentation (RLE) and keypoints (x, y and a third number for each keypoint).
+    sigmas: the tolerance of each keypoint, by default those of COCO's 17.
 
     A kind is None where AP is undefined: the truth has no annotation of that kind outside crowds (for
-    keypoints: none with a labelled joint). Where the truth has some and the results have none, AP is 0. An
-    annotation without a mask, of a class that has some, is for masks what a crowd is: its box neither counts
-    nor costs.
+    keypoints: none with a labelled keypoint). Where the truth has some and the results have none, AP is 0. An
+    annotation without a mask, of a class that has some, is for masks like a crowd: a detection in its box counts
+    neither as right nor as wrong.
 
     Raises ValueError for results of images that the truth does not have, and where annotations have another
-    number of joints than `sigmas`.
+    number of keypoints than `sigmas`.
     """
-    known = {image["id"] for image in truth["images"]}
-    strangers = sorted({result["image_id"] for result in results} - known, key=str)
+    image_ids = {image["id"] for image in truth["images"]}
+    strangers = sorted({result["image_id"] for result in results} - image_ids, key=str)
     if strangers:
         raise ValueError(
             f"results of image {strangers[0]!r}, which the truth does not have; "
@@ -117,28 +117,28 @@ def evaluate(
         )
     tolerances = Params("keypoints").kpt_oks_sigmas if sigmas is None else np.asarray(sigmas, np.float64)
     truth, results = searched(truth, results)
-    # Copies: COCOeval writes into annotations.
+    # Copies, because COCOeval writes into annotations.
     annotations = [
         {"iscrowd": 0, **annotation, "id": i, _IGNORED: bool(annotation.get("ignore"))}
         for i, annotation in enumerate(truth["annotations"], start=1)
     ]
     if "keypoints" in kinds:
-        _complete_joints(annotations, len(tolerances))
+        _complete_keypoints(annotations, len(tolerances))
     with contextlib.redirect_stdout(io.StringIO()):
         return {kind: _measure(kind, truth, annotations, results, tolerances) for kind in kinds}
 
 
-def _complete_joints(annotations: list[dict[str, Any]], count: int) -> None:
-    """Give every annotation the joints that COCOeval wants to see, unlabelled where it has none."""
+def _complete_keypoints(annotations: list[dict[str, Any]], count: int) -> None:
+    """Give every annotation the keypoints that COCOeval expects, unlabelled where it has none."""
     for annotation in annotations:
-        joints = annotation.get("keypoints")
-        if joints and len(joints) != 3 * count:
+        keypoints = annotation.get("keypoints")
+        if keypoints and len(keypoints) != 3 * count:
             raise ValueError(
-                f"annotation {annotation['id']} has {len(joints) / 3:g} joints, there are {count} sigmas; "
-                "give one for each joint"
+                f"annotation {annotation['id']} has {len(keypoints) / 3:g} keypoints, there are {count} sigmas; "
+                "give one for each keypoint"
             )
-        annotation["keypoints"] = joints or [0] * (3 * count)
-        counted = int(np.count_nonzero(joints[2::3])) if joints else 0
+        annotation["keypoints"] = keypoints or [0] * (3 * count)
+        counted = int(np.count_nonzero(keypoints[2::3])) if keypoints else 0
         annotation["num_keypoints"] = annotation.get("num_keypoints", counted) if counted else 0
 
 
@@ -161,16 +161,18 @@ def _measure(
     if not labelled:
         return None
     if kind == "mask":
-        annotations = [one if one.get(field) else _as_crowd(one) for one in annotations]
+        annotations = [
+            annotation if annotation.get(field) else _as_crowd(annotation) for annotation in annotations
+        ]
     dataset = _indexed({"info": {}, **truth, "annotations": annotations})
     # COCO.loadRes takes the first field that it knows as the kind: hand it no other.
     fields = ("image_id", "category_id", "score", field)
-    found = [
+    kind_results = [
         {key: result[key] for key in fields}
         for result in results
         if result["category_id"] in labelled and result.get(field) is not None
     ]
-    loaded = dataset.loadRes(found) if found else _indexed({**truth, "annotations": []})
+    loaded = dataset.loadRes(kind_results) if kind_results else _indexed({**truth, "annotations": []})
     evaluation = _Evaluation(dataset, loaded, name)
     evaluation.params.catIds = sorted(labelled)
     evaluation.params.kpt_oks_sigmas = tolerances

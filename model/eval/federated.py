@@ -2,7 +2,7 @@
 
 An image of such labels says for which classes it was searched: those that it has annotations of, and those of
 `neg_category_ids`, of which there is none in it. A detection of any other class may be right or wrong, and does not count.
-Of classes in `not_exhaustive_category_ids` not every object is annotated: what is found beside the annotated ones does not
+Of classes in `not_exhaustive_category_ids` not every object is annotated: a detection beside the annotated ones does not
 count either. An image without `neg_category_ids` is searched for every class.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _ANY_FRAME = 1e5
-"""Pixels a side, for an image whose size nobody told."""
+"""Pixels a side, for an image whose size is not known."""
 
 
 def searched(
@@ -20,23 +20,25 @@ def searched(
 ) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
     """The truth, with a crowd over the whole image for each class that is not annotated exhaustively there, and the
     results that can be judged. truth, results: as for `model.eval.coco_ap.evaluate`; neither is changed."""
-    images = {one["id"]: one for one in truth.get("images", ()) if one.get("neg_category_ids") is not None}
+    images = {
+        entry["id"]: entry for entry in truth.get("images", ()) if entry.get("neg_category_ids") is not None
+    }
     if not images:
         return truth, results
-    classes = {id_: set(one["neg_category_ids"]) for id_, one in images.items()}
+    classes = {id_: set(entry["neg_category_ids"]) for id_, entry in images.items()}
     for annotation in truth["annotations"]:
         if annotation["image_id"] in images:
             classes[annotation["image_id"]].add(annotation["category_id"])
-    known = {one["id"] for one in truth["categories"]}
+    class_ids = {entry["id"] for entry in truth["categories"]}
     crowds = [
         _everywhere(image, class_)
         for image in images.values()
-        for class_ in sorted(known.intersection(image.get("not_exhaustive_category_ids") or ()))
+        for class_ in sorted(class_ids.intersection(image.get("not_exhaustive_category_ids") or ()))
     ]
     judged = [
-        one
-        for one in results
-        if one["image_id"] not in images or one["category_id"] in classes[one["image_id"]]
+        entry
+        for entry in results
+        if entry["image_id"] not in images or entry["category_id"] in classes[entry["image_id"]]
     ]
     return {**truth, "annotations": [*truth["annotations"], *crowds]}, judged
 

@@ -45,7 +45,7 @@ def find_changes(grid: Floats, crops: Crops, frame: tuple[int, int]) -> Places:
     parts = [
         _crossings(spans, some, grid.shape[1], crops, origin, height, kind) for some in _batches(spans.length)
     ]
-    place, r, column, row, on, flat = (np.concatenate(of) for of in zip(*parts, strict=True))
+    place, r, column, row, on, flat = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     place.sort()
 
     # A change with another one beside it may have changed places with it.
@@ -56,16 +56,16 @@ def find_changes(grid: Floats, crops: Crops, frame: tuple[int, int]) -> Places:
     start, first = np.unique(origin[unsure_r] + unsure_column * height, return_index=True)
     if len(start):
         start = start.astype(kind)
-        # Every column has an even number of changes. So the last one's at its end and the next one's in its first row,
-        # which are at the same place, are told apart by their number.
-        of = np.stack([np.searchsorted(place, start), np.searchsorted(place, start + height)])
-        of += of & 1
-        old = place[_count_up(of[1] - of[0]) + np.repeat(of[0], of[1] - of[0])]
-        found = [
+        # The end of one column and the first row of the next are the same place. Every column has an even number of
+        # changes, so their number says to which of the two columns a change there belongs.
+        bounds = np.stack([np.searchsorted(place, start), np.searchsorted(place, start + height)])
+        bounds += bounds & 1
+        old = place[_count_up(bounds[1] - bounds[0]) + np.repeat(bounds[0], bounds[1] - bounds[0])]
+        changes = [
             _changes_by_pixel(grid, crops, unsure_r[some], unsure_column[some], origin, height)
             for some in np.split(first, range(0, len(first), max(1, _BATCH_PIXELS // height))[1:])
         ]
-        more = np.sort(np.concatenate([old, *found]).astype(kind))  # of what is there twice, none stays
+        more = np.sort(np.concatenate([old, *changes]).astype(kind))  # a place that occurs twice is no change
         place = np.insert(place, np.searchsorted(place, more), more)
     return _odd(place)
 
@@ -92,12 +92,12 @@ def _spans(grid: Floats, crops: Crops) -> tuple[_Spans, Ints]:
     value = grid.reshape(-1)
     # In the flat array the cell at i has the corners i, i + 1, i + side, i + side + 1. Those that wrap around lie
     # in the border of zeros and never count.
-    at = np.flatnonzero(_any_corner(value > _LOW, side) & _any_corner(value <= _HIGH, side))
-    strip = at // side
+    cells = np.flatnonzero(_any_corner(value > _LOW, side) & _any_corner(value <= _HIGH, side))
+    strip = cells // side
     r = strip // side
-    left, right = np.empty((2, 2, len(at)), np.float32)  # of the upper edge, of the lower edge
-    left[0], left[1] = value.take(at), value[1:].take(at)
-    right[0], right[1] = value[side:].take(at), value[side + 1 :].take(at)
+    left, right = np.empty((2, 2, len(cells)), np.float32)  # of the upper edge, of the lower edge
+    left[0], left[1] = value.take(cells), value[1:].take(cells)
+    right[0], right[1] = value[side:].take(cells), value[side + 1 :].take(cells)
 
     # Where the lines of the grid lie, in pixels of the crop, and the first of the visible columns right of each.
     pace_R, tall_R = crops.width / side, crops.height / side
@@ -117,19 +117,19 @@ def _spans(grid: Floats, crops: Crops) -> tuple[_Spans, Ints]:
     gain = right - left
     gain[gain == 0] = _TINY
     error = _PLACE_ERROR * np.float32(side) * pace
-    pace_of_gain = pace / gain
-    turn = (_HALF - left) * pace_of_gain
+    pace_per_gain = pace / gain
+    turn = (_HALF - left) * pace_per_gain
     turn += line
-    slack = np.abs(_VALUE_ERROR * pace_of_gain)
+    slack = np.abs(_VALUE_ERROR * pace_per_gain)
     slack += error
     low, high = np.ceil(np.maximum(turn - slack, line - error)), turn + slack
     high = np.floor(np.minimum(high, line + pace + error, out=high), out=high)
     near = np.flatnonzero(low <= high)
-    of = near % max(1, len(at))
+    near_cell = near % max(1, len(cells))
     first = first_RM.astype(np.int64).reshape(-1)
     unsure = _columns(
-        r[of],
-        first[strip[of]] + low.take(near).astype(np.int64),
+        r[near_cell],
+        first[strip[near_cell]] + low.take(near).astype(np.int64),
         (high - low).take(near).astype(np.int64) + 1,
         crops,
     )
@@ -143,22 +143,22 @@ def _spans(grid: Floats, crops: Crops) -> tuple[_Spans, Ints]:
     turn -= count
     turn *= above != (right > _HALF)
     turn += count
-    one, other = np.minimum(turn[0], turn[1]), np.maximum(turn[0], turn[1])
+    first_turn, last_turn = np.minimum(turn[0], turn[1]), np.maximum(turn[0], turn[1])
     alike = above[0] == above[1]
-    start, stop = one * alike, one + (other - one) * alike
-    some, twice = np.flatnonzero(start < stop), np.flatnonzero((other < count) & ~alike)
-    start = np.concatenate([start.take(some), other.take(twice)])
+    start, stop = first_turn * alike, first_turn + (last_turn - first_turn) * alike
+    some, twice = np.flatnonzero(start < stop), np.flatnonzero((last_turn < count) & ~alike)
+    start = np.concatenate([start.take(some), last_turn.take(twice)])
     length = np.concatenate([stop.take(some), count.take(twice)]) - start
     some = np.concatenate([some, twice])
 
     r, strip, pace = r.take(some), strip.take(some), pace.take(some)
-    of_row = at.take(some)
-    of_row -= (strip - r) * side  # r * side + row of the grid
+    grid_row = cells.take(some)
+    grid_row -= (strip - r) * side  # r * side + row of the grid
     upper, upper_gain = left[0].take(some), gain[0].take(some) / pace
     drop, drop_gain = left[1].take(some) - upper, gain[1].take(some) / pace - upper_gain
     from_line = start - line.take(some)
     rows_RM = np.floor(row_RM)
-    offset = (row_RM - rows_RM).astype(np.float32).take(of_row)
+    offset = (row_RM - rows_RM).astype(np.float32).take(grid_row)
     per_row = (1 / tall_R).astype(np.float32).take(r)
     lines = np.empty((4, len(some)), np.float32)
     lines[2] = (drop + drop_gain * from_line) * per_row
@@ -166,32 +166,32 @@ def _spans(grid: Floats, crops: Crops) -> tuple[_Spans, Ints]:
     lines[0] = (_HALF - upper) - upper_gain * from_line + offset * lines[2]
     lines[1] = offset * lines[3] - upper_gain
     column = first.take(strip) + start.astype(np.int64)
-    row = rows_RM.astype(np.int64).take(of_row)
+    row = rows_RM.astype(np.int64).take(grid_row)
     return _Spans(r, column, length.astype(np.int64), row, lines), unsure
 
 
 def _columns(r: Ints, first: Ints, count: Ints, crops: Crops) -> Ints:
     """(2, C): instances, and the visible ones of `count` columns of their crops from `first` on."""
     r, column = np.repeat(r, count), np.repeat(first, count) + _count_up(count)
-    of = crops.left[r] + column
-    return np.stack([r, column])[:, (of >= crops.first_col[r]) & (of < crops.last_col[r])]
+    frame_column = crops.left[r] + column
+    return np.stack([r, column])[:, (frame_column >= crops.first_col[r]) & (frame_column < crops.last_col[r])]
 
 
-def _any_corner(of: Bools, side: int) -> Bools:
-    pair = of[:-1] | of[1:]
+def _any_corner(flags: Bools, side: int) -> Bools:
+    pair = flags[:-1] | flags[1:]
     return pair[:-side] | pair[side:]
 
 
 def _batches(counts: Ints) -> Iterator[slice]:
     """Parts of the spans with about as many crossings; at least one, which may be empty."""
     ends = np.cumsum(counts)
-    at = 0
+    start = 0
     while True:
-        done = ends[at - 1] if at else 0
-        stop = max(at + 1, int(np.searchsorted(ends, done + _BATCH_CROSSINGS, "right")))
-        yield slice(at, stop)
-        at = stop
-        if at >= len(ends):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _BATCH_CROSSINGS, "right")))
+        yield slice(start, stop)
+        start = stop
+        if start >= len(ends):
             return
 
 
@@ -207,12 +207,12 @@ def _crossings(
     ends = np.cumsum(length)
     begins = ends - length
     # The span of each column. np.repeat takes twice as long: it loops over spans, whose lengths cannot be predicted.
-    of = np.zeros(ends[-1] if len(ends) else 0, np.int64)
-    of[begins[1:]] = 1
-    np.cumsum(of, out=of)
-    crossing, distance_gain, step, step_gain = (line[some].take(of) for line in spans.lines)
-    t = np.arange(len(of), dtype=kind)
-    t -= begins.astype(kind).take(of)
+    span = np.zeros(ends[-1] if len(ends) else 0, np.int64)
+    span[begins[1:]] = 1
+    np.cumsum(span, out=span)
+    crossing, distance_gain, step, step_gain = (line[some].take(span) for line in spans.lines)
+    t = np.arange(len(span), dtype=kind)
+    t -= begins.astype(kind).take(span)
     along = t.astype(np.float32)
     distance_gain *= along
     crossing += distance_gain
@@ -228,24 +228,24 @@ def _crossings(
         after *= crossing
     error = _PLACE_ERROR * np.float32(side)
     near = np.flatnonzero(~(after >= error))
-    at = of[near]
+    near_span = span[near]
     on, flat = step[near] > 0, crossing[near] < error
     place[near[flat]] = 1  # anywhere in the column
-    near_row = row[at] + place[near]
+    near_row = row[near_span] + place[near]
 
     # Rows outside the frame.
     top = crops.top[r] + row
     reach = np.ceil(crops.height / side).astype(np.int64)[r] + 1
     cut = np.flatnonzero((top < crops.first_row[r]) | (top + reach > crops.last_row[r]))
     if len(cut):
-        of_cut = np.repeat(cut, length[cut])
-        which, of_crop = _count_up(length[cut]) + begins[of_cut], r[of_cut]
-        first, last = crops.first_row[of_crop] - top[of_cut], crops.last_row[of_crop] - top[of_cut]
-        place[which] = np.clip(place[which], first, last)
+        cut_span = np.repeat(cut, length[cut])
+        cut_place, cut_crop = _count_up(length[cut]) + begins[cut_span], r[cut_span]
+        first, last = crops.first_row[cut_crop] - top[cut_span], crops.last_row[cut_crop] - top[cut_span]
+        place[cut_place] = np.clip(place[cut_place], first, last)
     t *= frame_height
     place += t
-    place += (origin[r] + column * frame_height + top).astype(kind).take(of)
-    return place, r[at], column[at] + near - begins[at], near_row, on, flat
+    place += (origin[r] + column * frame_height + top).astype(kind).take(span)
+    return place, r[near_span], column[near_span] + near - begins[near_span], near_row, on, flat
 
 
 def _count_up(counts: Ints) -> Ints:
@@ -273,10 +273,10 @@ def _changes_by_pixel(
 
 def _is_wrong(grid: Floats, crops: Crops, r: Ints, column: Ints, row: Ints, on: Bools) -> Bools:
     """Whether `row` is not the first pixel of the state `on`, or the pixel above it is."""
-    at = np.stack([row, row - 1])
-    exists = (at >= 0) & (at < crops.height[r])
-    np.clip(at, 0, crops.height[r] - 1, out=at)
-    state = above_half(grid, crops, np.tile(r, 2), at.reshape(-1), np.tile(column, 2)).reshape(2, -1)
+    rows = np.stack([row, row - 1])
+    exists = (rows >= 0) & (rows < crops.height[r])
+    np.clip(rows, 0, crops.height[r] - 1, out=rows)
+    state = above_half(grid, crops, np.tile(r, 2), rows.reshape(-1), np.tile(column, 2)).reshape(2, -1)
     wrong: Bools = (exists & (state != np.stack([on, ~on]))).any(axis=0)
     return wrong
 

@@ -58,26 +58,26 @@ def above_half(grid: Floats, crops: Crops, r: Ints, row: Ints, column: Ints) -> 
     row_low, down = _position(row, crops.height, side, crops, r)
     col_low, right = _position(column, crops.width, side, crops, r)
     below, beside = row_low < side - 1, (col_low < side - 1) * side
-    at = (r * side + col_low) * side + row_low
+    corner = (r * side + col_low) * side + row_low
     value = grid.reshape(-1)
-    a, b, c, d = value[at], value[at + beside], value[at + below], value[at + below + beside]
+    a, b, c, d = value[corner], value[corner + beside], value[corner + below], value[corner + below + beside]
     up, left = np.float32(1) - down, np.float32(1) - right
     result = _fma(_fma(a, left, b * right), up, _fma(c, left, d * right) * down)
     small = _small(crops)[r]
     if small.any():
-        of_small = _fma(down * right, d, _fma(down * left, c, _fma(up * left, a, (up * right) * b)))
-        result = np.where(small, of_small, result)
+        small_result = _fma(down * right, d, _fma(down * left, c, _fma(up * left, a, (up * right) * b)))
+        result = np.where(small, small_result, result)
     above: Bools = result > _HALF
     return above
 
 
-def _position(at: Ints, size: Ints, side: int, crops: Crops, r: Ints) -> tuple[Ints, Floats]:
+def _position(pixel: Ints, size: Ints, side: int, crops: Crops, r: Ints) -> tuple[Ints, Floats]:
     """Along one axis, as torch rounds them: the line of the grid before each pixel, the share of the next.
 
     at: pixels of the crops r; size: (R,) of the crops along this axis.
     """
     scale = (np.float32(side) / size.astype(np.float32))[r]
-    centre = at.astype(np.float32) + _HALF
+    centre = pixel.astype(np.float32) + _HALF
     source = scale * centre
     source -= _HALF
     small = _small(crops)[r]

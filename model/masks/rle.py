@@ -63,7 +63,8 @@ def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:
 def area(rles: Sequence[Rle]) -> Ints:
     """(N,) pixels in each mask."""
     parts = [
-        coco_mask.area(list(rles[at : at + _AREAS_AT_ONCE])) for at in range(0, len(rles), _AREAS_AT_ONCE)
+        coco_mask.area(list(rles[start : start + _AREAS_AT_ONCE]))
+        for start in range(0, len(rles), _AREAS_AT_ONCE)
     ]
     return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
 

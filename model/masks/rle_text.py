@@ -48,21 +48,21 @@ def compress(changes: Places, n: int, height: int, width: int) -> list[Rle]:
     raw = raw[raw <= last[:, None]]
     delta[raw] = runs[raw]
     # Groups of five bits, the lowest first, until only the sign is left; bit 5 says that more follow. Few have more.
-    groups, which = [], np.arange(len(delta))
+    groups, index = [], np.arange(len(delta))
     size = np.ones(len(delta), np.int64)
     while True:
         text, more = _group(delta)
-        groups.append((which, text))
+        groups.append((index, text))
         if not len(more):
             break
-        which = which[more] if len(groups) > 1 else more
-        size[which] += 1
+        index = index[more] if len(groups) > 1 else more
+        size[index] += 1
         delta = delta[more] >> 5
     stops = np.cumsum(size)
     start = stops - size
     text = np.empty(stops[-1], np.uint8)
-    for group, (which, of) in enumerate(groups):
-        text[start[which] + group if group else start] = of
+    for group, (index, characters) in enumerate(groups):
+        text[start[index] + group if group else start] = characters
     data = text.tobytes()
     cuts = [0, *stops[last].tolist()]
     return [{"size": [height, width], "counts": data[a:b]} for a, b in pairwise(cuts)]

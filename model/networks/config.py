@@ -18,7 +18,7 @@ BACKBONE_LAYERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # the last block of each resolution, strides 4, 8, 16 and 32
     "mobilenet_v2-fpn": ("3", "6", "13", "18"),
     "mobilenet_v3_large-fpn": ("3", "6", "12", "16"),
-    "tiny": ("1", "2", "3"),  # fixed: model.tiny has one shape
+    "tiny": ("1", "2", "3"),  # fixed: model.networks.tiny has one shape
 })  # fmt: skip
 """Backbones, and the layers that enter the feature pyramid unless `backbone_layers` says otherwise."""
 
@@ -54,7 +54,7 @@ class Network:
     """One R-CNN with a feature pyramid. Defaults are those of torchvision's `MaskRCNN`, `KeypointRCNN`.
 
     family: which heads there are: `faster_rcnn` boxes; `mask_rcnn` boxes, masks; `keypoint_rcnn` boxes,
-        joints; `joint` boxes, masks and joints on one backbone (Mask R-CNN, table 5).
+        keypoints; `joint` boxes, masks and keypoints on one backbone (Mask R-CNN, table 5).
     backbone: a key of `BACKBONE_LAYERS`; "tiny" is `model.networks.tiny`, a pyramid without a pooled last level.
     class_index: "position": output 0 is background and output i + 1 is the model's i-th class; "id": output k
         is the class with id k, as in torchvision's COCO weights (91 outputs for 80 classes).
@@ -65,7 +65,7 @@ class Network:
     box_levels, mask_levels, keypoint_levels: pyramid levels, named "0", "1", …, that RoIs are pooled from;
         all but the pooled last one unless given.
     box_resolution, mask_resolution, keypoint_resolution: cells a side of the RoI grid that enters the head;
-        masks come out twice as fine, heat maps of joints four times.
+        masks come out twice as fine, heat maps of keypoints four times.
     canonical_scale, canonical_level: eq. 1 of the FPN paper: an RoI of this side (pixels) goes to this level.
     box_head_convs, box_head_width: channels of 3 x 3 convolutions, then one linear layer; without
         convolutions two linear layers.
@@ -123,9 +123,9 @@ class Network:
             raise ModelError("architecture: the tiny backbone has its own backbone_layers and backbone_norm")
         if not self.anchor_sizes or not all(self.anchor_sizes) or not self.aspect_ratios:
             raise ModelError("architecture: anchor_sizes and aspect_ratios must not be empty")
-        needed = ["box_head_width", "fpn_channels"]
-        needed += ["mask_head_layers"] * self.masks + ["keypoint_head_layers"] * self.joints
-        for key in needed:
+        required = ["box_head_width", "fpn_channels"]
+        required += ["mask_head_layers"] * self.masks + ["keypoint_head_layers"] * self.keypoints
+        for key in required:
             if not getattr(self, key):
                 raise ModelError(f"architecture: {key} must not be empty or 0 for {self.family!r}")
 
@@ -135,7 +135,7 @@ class Network:
         return self.family in ("mask_rcnn", "joint")
 
     @property
-    def joints(self) -> bool:
+    def keypoints(self) -> bool:
         """Whether it has a keypoint head."""
         return self.family in ("keypoint_rcnn", "joint")
 
@@ -146,14 +146,25 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """Two networks: `detector` finds instances and masks, `joints` places joints in the detector's boxes."""
+    """Two networks: `detector` finds instances and masks, `joints` places keypoints in the detector's boxes.
+
+    The names are keys of `model.json` and beginnings of the weights' keys, so `joints` keeps its name.
+    Raises ModelError where the detector places keypoints itself, or `joints` places none.
+    """
 
     detector: Network
     joints: Network
 
     def __post_init__(self) -> None:
-        if self.detector.joints or not self.joints.joints:
-            raise ModelError("architecture: composed needs a detector without joints and a joints network")
+        if self.detector.keypoints or not self.joints.keypoints:
+            raise ModelError(
+                "architecture: composed needs a detector without keypoints and, as joints, a keypoint network"
+            )
+
+    @property
+    def keypoints(self) -> bool:
+        """Whether it places keypoints: always."""
+        return True
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, defaults written out, as they go into `model.json`."""
@@ -169,7 +180,7 @@ def parse(architecture: Mapping[str, Any]) -> Network | Composed:
         parts = {key: parse(architecture.get(key, {})) for key in ("detector", "joints")}
         for key, part in parts.items():
             if isinstance(part, Composed):
-                raise ModelError(f"architecture: {key} is itself composed; one R-CNN is wanted there")
+                raise ModelError(f"architecture: {key} is itself composed; it has to be one R-CNN")
         return Composed(**parts)  # type: ignore[arg-type]  # Composed parts were refused above
     _known(architecture, {f.name for f in fields(Network)})
     try:

@@ -30,7 +30,7 @@ _PROBE = 128  # pixels a side; a multiple of every backbone's largest stride
 
 
 def build_network(network: Network, spec: ModelSpec) -> FasterRCNN:
-    """The one R-CNN that `network` describes, with the classes, joints and preprocessing of `spec`."""
+    """The one R-CNN that `network` describes, with the classes, keypoints and preprocessing of `spec`."""
     backbone = _backbone(network)
     strides = _strides(backbone)
     if len(network.anchor_sizes) != len(strides):
@@ -65,7 +65,7 @@ def build_network(network: Network, spec: ModelSpec) -> FasterRCNN:
         heads.mask_roi_pool = pool(network.mask_levels, network.mask_resolution)
         heads.mask_head = MaskRCNNHeads(channels, layers, 1, norm_layer=_norm(network.head_norm))
         heads.mask_predictor = MaskRCNNPredictor(layers[-1], layers[-1], outputs)
-    if network.joints:
+    if network.keypoints:
         if not spec.keypoint_names:
             raise ModelError(f"model {spec.name!r}: the family {network.family!r} needs keypoint_names")
         heads.keypoint_roi_pool = pool(network.keypoint_levels, network.keypoint_resolution)

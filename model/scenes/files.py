@@ -35,11 +35,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     scenes, names = [], []
     for index in range(n):
-        made = scene(seed, index, sizes[index % len(sizes)])
+        drawn_scene = scene(seed, index, sizes[index % len(sizes)])
         suffix = formats[index % len(formats)]
         names.append(f"scene-{index:06d}.{suffix}")
-        Image.fromarray(made.image).save(folder / names[-1], _FORMATS[suffix], quality=92)
-        scenes.append(_records(made, index))
+        Image.fromarray(drawn_scene.image).save(folder / names[-1], _FORMATS[suffix], quality=92)
+        scenes.append(_records(drawn_scene, index))
     path = folder / "annotations.json"
     path.write_text(json.dumps(_coco_file(scenes, names)))
     return path
@@ -48,13 +48,13 @@ def write(
 def coco(scenes: Sequence[Scene]) -> dict:
     """The truth of scenes as a COCO dataset (a dict ready for JSON); image ids count from 0."""
     return _coco_file(
-        [_records(made, index) for index, made in enumerate(scenes)],
+        [_records(drawn_scene, index) for index, drawn_scene in enumerate(scenes)],
         [f"scene-{index:06d}.png" for index in range(len(scenes))],
     )
 
 
 def categories() -> list[dict]:
-    """COCO category records; the person's has the joints and the skeleton, 1-based as COCO has it."""
+    """COCO category records; the person's has the keypoints and the skeleton, 1-based as COCO has it."""
     records: list[dict] = [
         {"id": number, "name": name, "supercategory": "scene"} for number, name in enumerate(CLASSES, start=1)
     ]
@@ -63,10 +63,10 @@ def categories() -> list[dict]:
     return records
 
 
-def _records(made: Scene, image_id: int) -> tuple[tuple[int, int], list[dict]]:
+def _records(drawn_scene: Scene, image_id: int) -> tuple[tuple[int, int], list[dict]]:
     annotations = []
-    for instance in made.instances:
-        rle = coco_mask.encode(np.asfortranarray(made.mask(instance), dtype=np.uint8))
+    for instance in drawn_scene.instances:
+        rle = coco_mask.encode(np.asfortranarray(drawn_scene.mask(instance), dtype=np.uint8))
         record = {
             "image_id": image_id,
             "category_id": instance.category_id,
@@ -79,7 +79,7 @@ def _records(made: Scene, image_id: int) -> tuple[tuple[int, int], list[dict]]:
             record["keypoints"] = instance.keypoints.ravel().tolist()
             record["num_keypoints"] = int(np.count_nonzero(instance.keypoints[:, 2]))
         annotations.append(record)
-    return made.segments.shape, annotations
+    return drawn_scene.segments.shape, annotations
 
 
 def _coco_file(scenes: Sequence[tuple[tuple[int, int], list[dict]]], names: Sequence[str]) -> dict:

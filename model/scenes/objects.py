@@ -1,7 +1,7 @@
-"""What stands in a scene: shapes and articulated figures with COCO's 17 keypoints, arranged and drawn.
+"""The objects of a scene: shapes and articulated figures with COCO's 17 keypoints, arranged and drawn.
 
-All drawing is on whole pixels. What is drawn in the picture is drawn, with the same geometry, in a part map, which tells
-what can be seen.
+All drawing is on whole pixels. Everything is drawn twice, with the same geometry: in the picture and in a part map,
+which says which part of which object can be seen at a pixel.
 """
 
 import math
@@ -19,11 +19,11 @@ from PIL import ImageDraw
 # Category id is the position in this tuple plus 1, so that a person is 1, as in COCO.
 CLASSES: tuple[str, ...] = ("person", "circle", "square", "triangle", "star", "cross")
 
-# Parts of a figure in the part map: a joint is visible where one of its own parts is on top.
+# Parts of a figure in the part map: a keypoint is visible where one of its own parts is on top.
 _TORSO, _HEAD = 1, 2
 _UPPER_ARM, _FOREARM, _THIGH, _SHIN = 3, 5, 7, 9  # left; the right one is the next number
 PARTS_PER_SEGMENT = 16
-_JOINT_PARTS: tuple[tuple[int, ...], ...] = (
+_KEYPOINT_PARTS: tuple[tuple[int, ...], ...] = (
     *((_HEAD,),) * 5,
     *((_TORSO, _UPPER_ARM + side) for side in (0, 1)),
     *((_UPPER_ARM + side, _FOREARM + side) for side in (0, 1)),
@@ -37,8 +37,8 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thing:
-    """A thing to draw: its extent around its centre (left, top, right, bottom) and how it is drawn there."""
+class Drawable:
+    """What can be drawn: its extent in pixels around its centre (left, top, right, bottom) and how it is drawn there."""
 
     extent: tuple[float, float, float, float]
     figure: "Figure | None" = None
@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    joints: NDArray[np.float64]  # (17, 2), pixels from the middle of the figure
+    keypoints: NDArray[np.float64]  # (17, 2), pixels from the middle of the figure
     head: Point
     height: float
     left_first: bool
@@ -64,18 +64,18 @@ class Figure:
     trousers: Colour
 
 
-def arrange(rng: RandomState, base: NDArray, height: int, width: int) -> list[tuple[Thing, Point]]:
+def arrange(rng: RandomState, base: NDArray, height: int, width: int) -> list[tuple[Drawable, Point]]:
     """Choose objects and places, back to front, such that none covers half of the box of one behind it."""
     side = min(height, width)
     kinds = ["person"] * int(rng.choice([0, 1, 1, 1, 2, 2, 3]))
     kinds += [CLASSES[rng.randint(1, len(CLASSES))] for _ in range(rng.randint(1, 6))]
-    placed: list[tuple[Thing, Point]] = []
+    placed: list[tuple[Drawable, Point]] = []
     boxes: list[list[float]] = []  # left, top, right, bottom, area, covered area
     for kind in rng.permutation(kinds):
-        thing = _figure(rng, base, side) if kind == "person" else _shape(rng, base, str(kind), side)
-        left, top, right, bottom = thing.extent
+        drawable = _figure(rng, base, side) if kind == "person" else _shape(rng, base, str(kind), side)
+        left, top, right, bottom = drawable.extent
         for _ in range(6):
-            centre = _place(rng, thing.extent, height, width)
+            centre = _place(rng, drawable.extent, height, width)
             box = [centre[0] + left, centre[1] + top, centre[0] + right, centre[1] + bottom]
             overlaps = [
                 max(0.0, min(box[2], b[2]) - max(box[0], b[0]))
@@ -86,7 +86,7 @@ def arrange(rng: RandomState, base: NDArray, height: int, width: int) -> list[tu
                 for b, overlap in zip(boxes, overlaps, strict=True):
                     b[5] += overlap
                 boxes.append([*box, (right - left) * (bottom - top), 0.0])
-                placed.append((thing, centre))
+                placed.append((drawable, centre))
                 break
     return placed
 
@@ -102,15 +102,15 @@ def _place(rng: RandomState, extent: tuple[float, float, float, float], height: 
     return round(share_x * free_x - left), round(share_y * free_y - top)
 
 
-def _shape(rng: RandomState, base: NDArray, name: str, side: int) -> Thing:
+def _shape(rng: RandomState, base: NDArray, name: str, side: int) -> Drawable:
     radius = side * (0.05 + 0.17 * rng.random_sample() ** 1.5)
     shape = Shape(
         name=name, radius=radius, rotation=rng.random_sample() * 2 * math.pi, colour=random_colour(rng, base)
     )
-    return Thing(extent=(-radius, -radius, radius, radius), shape=shape)
+    return Drawable(extent=(-radius, -radius, radius, radius), shape=shape)
 
 
-def _figure(rng: RandomState, base: NDArray, side: int) -> Thing:
+def _figure(rng: RandomState, base: NDArray, side: int) -> Drawable:
     """A figure that faces the viewer, its left side on the right of the picture, in a random pose."""
     height = side * (0.35 + 0.55 * rng.random_sample())
 
@@ -147,7 +147,7 @@ def _figure(rng: RandomState, base: NDArray, side: int) -> Thing:
     half_width, half_height = (high - low) / 2 + margin
     skins = ((240, 205, 175), (205, 155, 115), (140, 95, 65), (95, 62, 45))
     figure = Figure(
-        joints=body[:-1],
+        keypoints=body[:-1],
         head=(float(body[-1, 0]), float(body[-1, 1])),
         height=height,
         left_first=bool(rng.random_sample() < 0.5),
@@ -155,7 +155,7 @@ def _figure(rng: RandomState, base: NDArray, side: int) -> Thing:
         shirt=random_colour(rng, base),
         trousers=random_colour(rng, base),
     )
-    return Thing(
+    return Drawable(
         extent=(float(-half_width), float(-half_height), float(half_width), float(half_height)), figure=figure
     )
 
@@ -191,17 +191,17 @@ class _Pen:
 
 
 def draw(
-    canvas: ImageDraw.ImageDraw, parts: ImageDraw.ImageDraw, thing: Thing, centre: Point, segment: int
+    canvas: ImageDraw.ImageDraw, parts: ImageDraw.ImageDraw, drawable: Drawable, centre: Point, segment: int
 ) -> NDArray[np.int32] | None:
-    """Draw an object; for a figure, return its joints in the picture: (17, 2) whole pixels."""
+    """Draw an object; for a figure, return its keypoints in the picture: (17, 2) whole pixels."""
     pen = _Pen(canvas, parts, segment)
-    if thing.figure is not None:
-        joints = np.rint(thing.figure.joints + np.array(centre)).astype(np.int32)
-        head = (thing.figure.head[0] + centre[0], thing.figure.head[1] + centre[1])
-        _draw_figure(pen, thing.figure, [(int(x), int(y)) for x, y in joints], head)
-        return joints
-    if thing.shape is not None:
-        _draw_shape(pen, thing.shape, centre)
+    if drawable.figure is not None:
+        keypoints = np.rint(drawable.figure.keypoints + np.array(centre)).astype(np.int32)
+        head = (drawable.figure.head[0] + centre[0], drawable.figure.head[1] + centre[1])
+        _draw_figure(pen, drawable.figure, [(int(x), int(y)) for x, y in keypoints], head)
+        return keypoints
+    if drawable.shape is not None:
+        _draw_shape(pen, drawable.shape, centre)
     return None
 
 
@@ -228,8 +228,8 @@ def _draw_shape(pen: _Pen, shape: Shape, centre: Point) -> None:
     pen.polygon(corners, shape.colour, 0)
 
 
-def _draw_figure(pen: _Pen, figure: Figure, joints: Sequence[Point], head: Point) -> None:
-    at = dict(zip(KEYPOINT_NAMES, joints, strict=True))
+def _draw_figure(pen: _Pen, figure: Figure, keypoints: Sequence[Point], head: Point) -> None:
+    points = dict(zip(KEYPOINT_NAMES, keypoints, strict=True))
     h = figure.height
 
     def shade(colour: Colour, side: int) -> Colour:
@@ -238,32 +238,38 @@ def _draw_figure(pen: _Pen, figure: Figure, joints: Sequence[Point], head: Point
     sides = ((0, "left"), (1, "right")) if figure.left_first else ((1, "right"), (0, "left"))
     for side, name in sides:
         colour = shade(figure.trousers, side)
-        pen.limb(at[f"{name}_knee"], at[f"{name}_ankle"], 0.028 * h, colour, _SHIN + side)
-        pen.limb(at[f"{name}_hip"], at[f"{name}_knee"], 0.038 * h, blend(colour, 128, 0.25), _THIGH + side)
-    torso = [at["left_shoulder"], at["right_shoulder"], at["right_hip"], at["left_hip"]]
+        pen.limb(points[f"{name}_knee"], points[f"{name}_ankle"], 0.028 * h, colour, _SHIN + side)
+        pen.limb(
+            points[f"{name}_hip"], points[f"{name}_knee"], 0.038 * h, blend(colour, 128, 0.25), _THIGH + side
+        )
+    torso = [points["left_shoulder"], points["right_shoulder"], points["right_hip"], points["left_hip"]]
     neck = ((torso[0][0] + torso[1][0]) / 2, (torso[0][1] + torso[1][1]) / 2)
     pen.limb(neck, head, 0.03 * h, figure.skin, _TORSO)
     pen.polygon(torso, figure.shirt, _TORSO)
     for side, name in sides:
         colour = shade(figure.shirt, side)
-        pen.limb(at[f"{name}_shoulder"], at[f"{name}_elbow"], 0.03 * h, colour, _UPPER_ARM + side)
+        pen.limb(points[f"{name}_shoulder"], points[f"{name}_elbow"], 0.03 * h, colour, _UPPER_ARM + side)
         pen.limb(
-            at[f"{name}_elbow"], at[f"{name}_wrist"], 0.024 * h, blend(colour, 128, 0.3), _FOREARM + side
+            points[f"{name}_elbow"],
+            points[f"{name}_wrist"],
+            0.024 * h,
+            blend(colour, 128, 0.3),
+            _FOREARM + side,
         )
-        pen.disc(at[f"{name}_wrist"], 0.03 * h, figure.skin, _FOREARM + side)
+        pen.disc(points[f"{name}_wrist"], 0.03 * h, figure.skin, _FOREARM + side)
     for side, name in sides:
-        pen.disc(at[f"{name}_ear"], 0.022 * h, shade(figure.skin, side), _HEAD)
+        pen.disc(points[f"{name}_ear"], 0.022 * h, shade(figure.skin, side), _HEAD)
     pen.disc(head, 0.08 * h, figure.skin, _HEAD)
     for side, name in sides:
-        pen.disc(at[f"{name}_eye"], 0.016 * h, (250, 250, 250) if side == 0 else (20, 20, 20), _HEAD)
-    pen.disc(at["nose"], 0.014 * h, (215, 60, 50), _HEAD)
+        pen.disc(points[f"{name}_eye"], 0.016 * h, (250, 250, 250) if side == 0 else (20, 20, 20), _HEAD)
+    pen.disc(points["nose"], 0.014 * h, (215, 60, 50), _HEAD)
 
 
-def visibility(joints: NDArray[np.int32], part_map: NDArray[np.int32], segment: int) -> NDArray[np.int32]:
-    """COCO keypoints (17, 3) of joints (17, 2): outside the frame all zero, hidden 1, visible 2."""
-    keypoints = np.zeros((len(joints), 3), np.int32)
+def visibility(points: NDArray[np.int32], part_map: NDArray[np.int32], segment: int) -> NDArray[np.int32]:
+    """COCO keypoints (17, 3), x, y, visibility, of points (17, 2) in pixels of the picture: outside the frame all zero, hidden 1, visible 2."""
+    keypoints = np.zeros((len(points), 3), np.int32)
     height, width = part_map.shape
-    for row, (x, y), own_parts in zip(keypoints, joints, _JOINT_PARTS, strict=True):
+    for row, (x, y), own_parts in zip(keypoints, points, _KEYPOINT_PARTS, strict=True):
         if 0 <= x < width and 0 <= y < height:
             owner, part = divmod(int(part_map[y, x]), PARTS_PER_SEGMENT)
             row[:] = x, y, 2 if owner == segment and part in own_parts else 1

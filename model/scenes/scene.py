@@ -1,6 +1,6 @@
 """Synthetic scenes with exact ground truth, for the demo model, tests and benchmarks.
 
-A scene is a textured background, overlapping shapes and articulated figures ("person") with COCO's 17 joints.
+A scene is a textured background, overlapping shapes and articulated figures ("person") with COCO's 17 keypoints.
 Everything follows from (seed, index, size) alone. Random numbers come from `numpy.random.RandomState`, whose
 streams are frozen (NEP 19), and all drawing is on whole pixels, so scenes do not depend on the machine (a
 release of Pillow that fills polygons differently would change them).
@@ -70,14 +70,14 @@ def scene(seed: int, index: int, size: tuple[int, int] = DEFAULT_SIZES[0]) -> Sc
     canvas, part_canvas = ImageDraw.Draw(image), ImageDraw.Draw(parts)
 
     objects = arrange(rng, base, height, width)
-    joints = [
-        draw(canvas, part_canvas, thing, centre, segment)
-        for segment, (thing, centre) in enumerate(objects, start=1)
+    keypoints = [
+        draw(canvas, part_canvas, drawable, centre, segment)
+        for segment, (drawable, centre) in enumerate(objects, start=1)
     ]
     part_map = np.asarray(parts)
     segments = (part_map // PARTS_PER_SEGMENT).astype(np.uint8)
     instances = []
-    for segment, ((thing, _), points) in enumerate(zip(objects, joints, strict=True), start=1):
+    for segment, ((drawable, _), points) in enumerate(zip(objects, keypoints, strict=True), start=1):
         mask = segments == segment
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):
@@ -85,7 +85,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = DEFAULT_SIZES[0]) -> Sc
         x, y = int(columns[0]), int(rows[0])
         instances.append(
             SceneInstance(
-                category_id=PERSON if thing.shape is None else CLASSES.index(thing.shape.name) + 1,
+                category_id=PERSON if drawable.shape is None else CLASSES.index(drawable.shape.name) + 1,
                 segment=segment,
                 box=(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1),
                 area=int(np.count_nonzero(mask)),

@@ -63,82 +63,84 @@ class TiledPredictor:
         *,
         as_rle: bool = False,
     ) -> list[Detections | PredictFailure]:
-        """Detections of each image, in the order of the images; those of cut images have `rles`, not `masks`.
+        """Detections of each image, in the order of the images, in pixels of its frame; those of cut images have `rles`, not `masks`.
 
         images, frames, as_rle: as for `model.predictor.Predictor.predict`; encoded images are not cut. The predictor's
         failure over a tile is that of its image. Raises ModelError as the predictor does, and for a cut image whose
         frame is not its own.
         """
         sizes = [_size(image) for image in images]
-        cut = [at for at, size in enumerate(sizes) if size is not None and self.tiling.cuts(*size)]
+        cut = [index for index, size in enumerate(sizes) if size is not None and self.tiling.cuts(*size)]
         if not cut:
             return self._predictor.predict(images, frames, as_rle=as_rle)
         results: dict[int, Detections | PredictFailure] = {}
-        whole = [at for at in range(len(images)) if at not in cut]
+        whole = [index for index in range(len(images)) if index not in cut]
         if frames is not None and len(frames) != len(images):
             raise ModelError(f"{len(frames)} frames for {len(images)} images")
-        for at in cut:
-            if frames is not None and tuple(frames[at]) != sizes[at]:
+        for index in cut:
+            if frames is not None and tuple(frames[index]) != sizes[index]:
                 raise ModelError(
-                    f"image {at} is {sizes[at]} pixels high and wide, and its frame {tuple(frames[at])}: "
+                    f"image {index} is {sizes[index]} pixels high and wide, and its frame {tuple(frames[index])}: "
                     "an image that is cut into tiles has to be decoded in full"
                 )
         if whole:
-            theirs = frames and [frames[at] for at in whole]
-            found = self._predictor.predict([images[at] for at in whole], theirs, as_rle=as_rle)
-            results.update(zip(whole, found, strict=True))
-        for at in cut:
-            results[at] = self._by_tiles(images[at])
-        return [results[at] for at in range(len(images))]
+            theirs = frames and [frames[index] for index in whole]
+            detections = self._predictor.predict([images[index] for index in whole], theirs, as_rle=as_rle)
+            results.update(zip(whole, detections, strict=True))
+        for index in cut:
+            results[index] = self._by_tiles(images[index])
+        return [results[index] for index in range(len(images))]
 
     def _by_tiles(self, image: Picture) -> Detections | PredictFailure:
         height, width = _size(image) or (0, 0)
         views = self.tiling.views(height, width)
-        seen: list[Sightings] = []
+        sightings: list[Sightings] = []
         for start in range(0, len(views), _VIEWS_AT_ONCE):
             part = views[start : start + _VIEWS_AT_ONCE]
             frames = [
                 (-(-(v.y2 - v.y1) // v.step) * v.step, -(-(v.x2 - v.x1) // v.step) * v.step) for v in part
             ]
-            found = self._predictor.predict([_tile(image, view) for view in part], frames)
-            for at, (view, of_view) in enumerate(zip(part, found, strict=True), start):
-                if isinstance(of_view, PredictFailure):
+            detections = self._predictor.predict([_tile(image, view) for view in part], frames)
+            for number, (view, tile_detections) in enumerate(zip(part, detections, strict=True), start):
+                if isinstance(tile_detections, PredictFailure):
                     return PredictFailure(
-                        f"tile {view.x1},{view.y1} to {view.x2},{view.y2}: {of_view.reason}"
+                        f"tile {view.x1},{view.y1} to {view.x2},{view.y2}: {tile_detections.reason}"
                     )
                 try:
-                    seen.append(self._sightings(of_view, at, view, (height, width)))
+                    sightings.append(self._sightings(tile_detections, number, view, (height, width)))
                 except ModelError as error:
                     return PredictFailure(f"the model's detections are unusable: {error}")
-        merged = merge(joined(seen), views, self.tiling, (height, width))
+        merged = merge(joined(sightings), views, self.tiling, (height, width))
         return dataclasses.replace(merged, frame=(height, width), spec=getattr(self._predictor, "spec", None))
 
-    def _sightings(self, found: Detections, at: int, view: View, size: tuple[int, int]) -> Sightings:
-        """What was found in view number `at`, in pixels of the image. What a lower level has seen whole is left out."""
-        if not np.isfinite(found.boxes).all() or not np.isfinite(found.scores).all():
+    def _sightings(self, detections: Detections, number: int, view: View, size: tuple[int, int]) -> Sightings:
+        """Detections of view `number`, moved to pixels of the image; without those that a lower level has seen whole."""
+        if not np.isfinite(detections.boxes).all() or not np.isfinite(detections.scores).all():
             raise ModelError("boxes or scores have values that are not finite")
-        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
+        sides = (detections.boxes[:, 2:] - detections.boxes[:, :2]).max(axis=1, initial=0)
         kept = sides > self.tiling.whole(view.level - 1)
         shift = np.asarray([view.x1, view.y1] * 2, np.float32)
-        boxes = np.minimum(found.boxes[kept] + shift, np.asarray([size[1], size[0]] * 2, np.float32))
+        boxes = np.minimum(detections.boxes[kept] + shift, np.asarray([size[1], size[0]] * 2, np.float32))
         keypoints = None
-        if found.keypoints is not None:
-            keypoints = found.keypoints[kept] + np.asarray([view.x1, view.y1, 0], np.float32)
+        if detections.keypoints is not None:
+            keypoints = detections.keypoints[kept] + np.asarray([view.x1, view.y1, 0], np.float32)
         # One mask pixel fills its box: without masks the boxes are what is merged.
-        masks = np.ones((len(boxes), 1, 1), np.float32) if found.masks is None else found.masks[kept]
+        masks = (
+            np.ones((len(boxes), 1, 1), np.float32) if detections.masks is None else detections.masks[kept]
+        )
         return Sightings(
             boxes=boxes,
-            labels=found.labels[kept],
-            scores=found.scores[kept],
+            labels=detections.labels[kept],
+            scores=detections.scores[kept],
             rles=encode_masks(masks, boxes, size),
             keypoints=keypoints,
-            views=np.full(len(boxes), at),
-            masked=found.masks is not None,
+            views=np.full(len(boxes), number),
+            masked=detections.masks is not None,
         )
 
 
 def _size(image: object) -> tuple[int, int] | None:
-    """Height and width; None for encoded images, and for what is no image, which the predictor says better."""
+    """Height and width; None for encoded images, and for objects that are no image (the predictor's error says more)."""
     if isinstance(image, np.ndarray) and image.ndim == 3:
         return image.shape[0], image.shape[1]
     if isinstance(image, Tensor) and image.ndim == 3:

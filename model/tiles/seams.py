@@ -3,10 +3,10 @@
 A thing that goes over a tile's border is *cut* there. The tiles overlap and come in levels (`model.tiles.tiling`), so that
 some other tile mostly has it *whole*. In three steps:
 
-1. Of the whole ones that agree the best stays: non-maximum suppression, but by masks.
-2. A cut one that a whole one accounts for goes.
-3. The cut ones that are left are put together where they agree in what both tiles show; that is a thing that no tile
-   has seen whole.
+1. Of whole instances that agree, the best one is kept: non-maximum suppression, but by masks.
+2. A cut instance is dropped where a whole one explains it.
+3. The cut instances that remain are joined where they agree in what both tiles show: together they are a thing that no
+   tile has seen whole.
 
 Masks stay COCO RLE from end to end: comparing them costs by their runs, not by the image.
 """
@@ -26,7 +26,8 @@ _SAME_IOU = 0.5
 """Masks of one thing agree at least so far, where both tiles show it: COCO's loosest match."""
 _COVERED = 0.7
 """The share of a mask that lies in another, from which it is a piece of that one."""
-_TAKEN = 0.5
+_REPLACED = 0.5
+"""The share of a mask that finer instances take up, from which they replace it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,55 +62,55 @@ def joined(parts: Sequence[Sightings]) -> Sightings:
     )
 
 
-def merge(seen: Sightings, views: Sequence[View], tiling: Tiling, size: tuple[int, int]) -> Detections:
+def merge(sightings: Sightings, views: Sequence[View], tiling: Tiling, size: tuple[int, int]) -> Detections:
     """One instance for each thing, highest score first. size: the image's height and width, pixels."""
-    compare = _Comparison(seen, views, size)
-    cut, seen_elsewhere = _cut(seen, views, tiling, size)
+    compare = _Comparison(sightings, views, size)
+    cut, whole_elsewhere = _cut(sightings, views, tiling, size)
     wholes = _best(compare, np.flatnonzero(~cut))
     pieces = [
-        i for i in np.flatnonzero(cut & ~seen_elsewhere).tolist() if not _accounted_for(compare, i, wholes)
+        i for i in np.flatnonzero(cut & ~whole_elsewhere).tolist() if not _accounted_for(compare, i, wholes)
     ]
     groups = [[i] for i in wholes] + _groups(compare, pieces)
-    order = np.argsort([-max(seen.scores[group]) for group in groups], kind="stable")
-    return _detections(seen, [groups[i] for i in order])
+    order = np.argsort([-max(sightings.scores[group]) for group in groups], kind="stable")
+    return _detections(sightings, [groups[i] for i in order])
 
 
 class _Comparison:
     """How far masks agree; lists of positions in, arrays of shares out."""
 
-    def __init__(self, seen: Sightings, views: Sequence[View], size: tuple[int, int]) -> None:
-        self.seen = seen
-        self.areas = area(seen.rles).astype(np.float64)
-        self.levels = np.asarray([view.level for view in views])[seen.views]
+    def __init__(self, sightings: Sightings, views: Sequence[View], size: tuple[int, int]) -> None:
+        self.sightings = sightings
+        self.areas = area(sightings.rles).astype(np.float64)
+        self.levels = np.asarray([view.level for view in views])[sightings.views]
         rectangles = np.asarray([view[:4] for view in views], np.float32)
         self._rectangles = encode_masks(np.ones((len(views), 1, 1)), rectangles, size)
         self._shown: dict[tuple[int, int], float] = {}
 
     def near(self, i: int, among: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those `among` whose boxes overlap that of i."""
-        boxes, box = self.seen.boxes[among], self.seen.boxes[i]
+        boxes, box = self.sightings.boxes[among], self.sightings.boxes[i]
         return among[((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2])).all(axis=1)]
 
     def shared(self, i: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         """Pixels that the masks of i and of each of the others have in common."""
-        rles = [self.seen.rles[j] for j in others]
-        return iou([self.seen.rles[i]], rles, [True] * len(rles)).reshape(-1) * self.areas[i]
+        rles = [self.sightings.rles[j] for j in others]
+        return iou([self.sightings.rles[i]], rles, [True] * len(rles)).reshape(-1) * self.areas[i]
 
     def shown(self, i: int, view: int) -> float:
         """Pixels of the mask of i that a view shows."""
         if (i, view) not in self._shown:
-            share = iou([self.seen.rles[i]], [self._rectangles[view]], [True])
+            share = iou([self.sightings.rles[i]], [self._rectangles[view]], [True])
             self._shown[i, view] = float(share[0, 0] * self.areas[i])
         return self._shown[i, view]
 
     def agree(self, i: int, j: int, shared: float) -> bool:
         """Whether the two masks are the same where both views show them; `shared` is what they have in common."""
-        both = self.shown(i, self.seen.views[j]) + self.shown(j, self.seen.views[i]) - shared
+        both = self.shown(i, self.sightings.views[j]) + self.shown(j, self.sightings.views[i]) - shared
         return shared >= _SAME_IOU * max(both, 1.0)
 
 
 def _cut(
-    seen: Sightings, views: Sequence[View], tiling: Tiling, size: tuple[int, int]
+    sightings: Sightings, views: Sequence[View], tiling: Tiling, size: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) whether an instance is cut by its tile, and whether another tile of the level shows all of it uncut."""
     height, width = size
@@ -120,15 +121,15 @@ def _cut(
     inner[:, :2] = np.where(inner[:, :2] > 0, inner[:, :2] + margins[:, None], -np.inf)
     inner[:, 2:] = np.where(inner[:, 2:] < far, inner[:, 2:] - margins[:, None], np.inf)
 
-    def inside(boxes: NDArray[np.float32], of: NDArray[np.float64]) -> NDArray[np.bool_]:
-        after, before = boxes[..., :2] >= of[..., :2], boxes[..., 2:] <= of[..., 2:]
+    def inside(boxes: NDArray[np.float32], limits: NDArray[np.float64]) -> NDArray[np.bool_]:
+        after, before = boxes[..., :2] >= limits[..., :2], boxes[..., 2:] <= limits[..., 2:]
         return np.asarray((after & before).all(-1))
 
-    cut = ~inside(seen.boxes, inner[seen.views])
+    cut = ~inside(sightings.boxes, inner[sightings.views])
     elsewhere = np.zeros_like(cut)
     for i in np.flatnonzero(cut):
-        same_level = levels == levels[seen.views[i]]
-        elsewhere[i] = (inside(seen.boxes[i], inner) & same_level).any()
+        same_level = levels == levels[sightings.views[i]]
+        elsewhere[i] = (inside(sightings.boxes[i], inner) & same_level).any()
     return cut, elsewhere
 
 
@@ -141,42 +142,43 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
     leaves them; between levels a thing that has become another class, for being too large or too small, is still the
     same thing.
     """
-    seen, levels, areas = compare.seen, compare.levels, compare.areas
-    left = wholes[np.argsort(-seen.scores[wholes], kind="stable")]
+    sightings, levels, areas = compare.sightings, compare.levels, compare.areas
+    remaining = wholes[np.argsort(-sightings.scores[wholes], kind="stable")]
     best: list[int] = []
-    while len(left):
-        i, left = int(left[0]), left[1:]
+    while len(remaining):
+        i, remaining = int(remaining[0]), remaining[1:]
         best.append(i)
-        near = compare.near(i, left)
-        of_class = seen.labels[near] == seen.labels[i]
+        near = compare.near(i, remaining)
+        same_class = sightings.labels[near] == sightings.labels[i]
         shared = compare.shared(i, near)
         same = (shared >= _SAME_IOU * (areas[i] + areas[near] - shared)) & (
-            of_class | (levels[near] != levels[i])
+            same_class | (levels[near] != levels[i])
         )
-        apart = seen.views[near] != seen.views[i]
+        apart = sightings.views[near] != sightings.views[i]
         same &= apart
-        both = np.isin(seen.views[near], seen.views[near[same & of_class]])  # views that show the thing i
-        part = (shared >= _COVERED * np.minimum(areas[i], areas[near])) & of_class & apart & ~both
-        left = left[~np.isin(left, near[same | part])]
-    return [i for i in best if not _made_of_others(compare, i, np.asarray(best))]
+        # whether its view shows the thing i too
+        both = np.isin(sightings.views[near], sightings.views[near[same & same_class]])
+        part = (shared >= _COVERED * np.minimum(areas[i], areas[near])) & same_class & apart & ~both
+        remaining = remaining[~np.isin(remaining, near[same | part])]
+    return [i for i in best if not _is_several_others(compare, i, np.asarray(best))]
 
 
-def _made_of_others(compare: _Comparison, i: int, among: NDArray[np.int64]) -> bool:
+def _is_several_others(compare: _Comparison, i: int, among: NDArray[np.int64]) -> bool:
     """Whether instances of lower levels, with scores as high, take up half of the mask: small things that from far
     looked like a large one."""
-    seen, levels = compare.seen, compare.levels
-    finer = among[(levels[among] < levels[i]) & (seen.scores[among] >= seen.scores[i])]
+    sightings, levels = compare.sightings, compare.levels
+    finer = among[(levels[among] < levels[i]) & (sightings.scores[among] >= sightings.scores[i])]
     finer = compare.near(i, finer)
     if not len(finer):
         return False
-    together = coco_mask.merge([seen.rles[j] for j in finer])
-    return bool(iou([seen.rles[i]], [together], [True])[0, 0] >= _TAKEN)
+    together = coco_mask.merge([sightings.rles[j] for j in finer])
+    return bool(iou([sightings.rles[i]], [together], [True])[0, 0] >= _REPLACED)
 
 
 def _accounted_for(compare: _Comparison, piece: int, wholes: Sequence[int]) -> bool:
     """Whether an uncut instance has the piece within it, or is what the piece is a piece of."""
     near = compare.near(piece, np.asarray(wholes, np.int64))
-    labels = compare.seen.labels
+    labels = compare.sightings.labels
     return any(
         shared >= _COVERED * compare.areas[piece]
         or (labels[j] == labels[piece] and compare.agree(piece, j, shared))
@@ -186,7 +188,7 @@ def _accounted_for(compare: _Comparison, piece: int, wholes: Sequence[int]) -> b
 
 def _groups(compare: _Comparison, pieces: Sequence[int]) -> list[list[int]]:
     """The pieces of each thing: pieces of one class, from two views or more, that agree one with the next."""
-    seen, areas = compare.seen, compare.areas
+    sightings, areas = compare.sightings, compare.areas
     parents = {i: i for i in pieces}
 
     def root(i: int) -> int:
@@ -194,9 +196,11 @@ def _groups(compare: _Comparison, pieces: Sequence[int]) -> list[list[int]]:
             parents[i] = i = parents[parents[i]]
         return i
 
-    for at, i in enumerate(pieces):
-        near = compare.near(i, np.asarray(pieces[at + 1 :], np.int64))
-        near = near[(seen.labels[near] == seen.labels[i]) & (seen.views[near] != seen.views[i])]
+    for position, i in enumerate(pieces):
+        near = compare.near(i, np.asarray(pieces[position + 1 :], np.int64))
+        near = near[
+            (sightings.labels[near] == sightings.labels[i]) & (sightings.views[near] != sightings.views[i])
+        ]
         for j, shared in zip(near.tolist(), compare.shared(i, near).tolist(), strict=True):
             if shared >= _COVERED * min(areas[i], areas[j]) or compare.agree(i, j, shared):
                 parents[root(i)] = root(j)
@@ -206,25 +210,28 @@ def _groups(compare: _Comparison, pieces: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _detections(seen: Sightings, groups: Sequence[list[int]]) -> Detections:
-    """The instance that each group makes: all its pixels, its best score, each joint from where it is surest."""
-    first = np.asarray([group[int(np.argmax(seen.scores[group]))] for group in groups], np.int64)
-    boxes, scores = seen.boxes[first], seen.scores[first]
-    keypoints = None if seen.keypoints is None else seen.keypoints[first]
-    rles = [seen.rles[i] for i in first]
-    for at, group in enumerate(groups):
+def _detections(sightings: Sightings, groups: Sequence[list[int]]) -> Detections:
+    """The instance that each group makes: all its pixels, its best score, each keypoint where its logit is highest."""
+    first = np.asarray([group[int(np.argmax(sightings.scores[group]))] for group in groups], np.int64)
+    boxes, scores = sightings.boxes[first], sightings.scores[first]
+    keypoints = None if sightings.keypoints is None else sightings.keypoints[first]
+    rles = [sightings.rles[i] for i in first]
+    for row, group in enumerate(groups):
         if len(group) == 1:
             continue
-        boxes[at, :2], boxes[at, 2:] = seen.boxes[group, :2].min(axis=0), seen.boxes[group, 2:].max(axis=0)
-        rles[at] = coco_mask.merge([seen.rles[i] for i in group])
-        if keypoints is not None and seen.keypoints is not None:
-            joints = seen.keypoints[group]
-            surest = np.argmax(np.nan_to_num(joints[:, :, 2], nan=-np.inf), axis=0)
-            keypoints[at] = joints[surest, np.arange(joints.shape[1])]
+        boxes[row, :2], boxes[row, 2:] = (
+            sightings.boxes[group, :2].min(axis=0),
+            sightings.boxes[group, 2:].max(axis=0),
+        )
+        rles[row] = coco_mask.merge([sightings.rles[i] for i in group])
+        if keypoints is not None and sightings.keypoints is not None:
+            group_keypoints = sightings.keypoints[group]
+            surest = np.argmax(np.nan_to_num(group_keypoints[:, :, 2], nan=-np.inf), axis=0)
+            keypoints[row] = group_keypoints[surest, np.arange(group_keypoints.shape[1])]
     return Detections(
         boxes=boxes,
-        labels=seen.labels[first],
+        labels=sightings.labels[first],
         scores=scores,
         keypoints=keypoints,
-        rles=rles if seen.masked else None,
+        rles=rles if sightings.masked else None,
     )

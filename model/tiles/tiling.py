@@ -94,4 +94,4 @@ def _starts(length: int, side: int, overlap: int) -> list[int]:
     if length <= side:
         return [0]
     count = -(-(length - overlap) // (side - overlap))
-    return [at * (length - side) // (count - 1) for at in range(count)]
+    return [index * (length - side) // (count - 1) for index in range(count)]

@@ -1,7 +1,7 @@
-"""From a photo and its labels to an example: mirrored, scaled and lit otherwise, the labels along with it.
+"""From a photo and its labels to an example: mirrored, scaled, its colours changed; the labels are moved with it.
 
-torchvision.transforms.v2 moves pixels, boxes and joints together. Masks are moved by the same rule, but only where they
-are: an instance's mask is a crop, and no frame is ever made for each instance.
+torchvision.transforms.v2 moves pixels, boxes and keypoints together. Masks are moved by the same rule, but only inside
+their boxes: an instance's mask is a crop, and no mask of the whole frame is ever made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ImageLabels:
     """The labels of an image, pixels of its original frame of `width` × `height`.
 
     boxes: float32 (G, 4) xyxy. outputs: (G,) as in Example. masks: COCO RLE of the whole frame, or None.
-    joints: float32 (G, K, 3). crowds: float32 (B, 4) xyxy. unsearched: as in Example.
+    keypoints: float32 (G, K, 3) x, y, visibility. crowds: float32 (B, 4) xyxy. unsearched: as in Example.
     """
 
     width: int
@@ -35,7 +35,7 @@ class ImageLabels:
     boxes: NDArray[np.float32]
     outputs: Sequence[int]
     masks: Sequence[dict[str, Any] | None]
-    joints: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
     crowds: NDArray[np.float32]
     unsearched: Sequence[int] = ()
 
@@ -43,7 +43,7 @@ class ImageLabels:
 class Augment:
     """Makes examples as `recipe` and `preprocessing` say.
 
-    mirror: for each keypoint the position of the one whose place it takes in a mirror (`ModelSpec.mirror`); with None
+    mirror: for each keypoint the position of its counterpart in a mirrored image (`ModelSpec.mirror`); with None
     nothing is mirrored.
     """
 
@@ -54,9 +54,9 @@ class Augment:
         self._colour = v2.ColorJitter(strength, strength, strength, strength / 6) if strength else None
 
     def __call__(self, pixels: NDArray[np.uint8], truth: ImageLabels, seed: int) -> Example:
-        """The example of `pixels`, uint8 (h, w, 3), which may be the frame at a fraction of its size.
+        """The example of `pixels`, uint8 (h, w, 3) RGB: the frame, or the frame decoded at a fraction of its size.
 
-        It is the same for the same seed.
+        The same seed gives the same example.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -91,7 +91,7 @@ class Augment:
             outputs=torch.tensor([truth.outputs[g] for g in kept], dtype=torch.int64),
             crops=[crop for crop, _ in moved],
             corners=torch.tensor([corner for _, corner in moved], dtype=torch.int64).reshape(-1, 2),
-            joints=self._joints(truth.joints[kept], frame, (height, width), flip),
+            keypoints=self._keypoints(truth.keypoints[kept], frame, (height, width), flip),
             crowds=self._boxes(truth.crowds, frame, (height, width), flip),
             unsearched=torch.tensor(truth.unsearched, dtype=torch.int64),
         )
@@ -107,16 +107,16 @@ class Augment:
             moved = v2.functional.horizontal_flip(moved)
         return v2.functional.clamp_bounding_boxes(moved).as_subclass(Tensor)
 
-    def _joints(
-        self, joints: NDArray[np.float32], frame: tuple[int, int], size: tuple[int, int], flip: bool
+    def _keypoints(
+        self, keypoints: NDArray[np.float32], frame: tuple[int, int], size: tuple[int, int], flip: bool
     ) -> Tensor:
-        joints_GK3 = torch.from_numpy(joints.copy())
-        at = tv_tensors.KeyPoints(joints_GK3[..., :2], canvas_size=frame)
-        at = v2.functional.resize(at, list(size)).as_subclass(Tensor)
+        keypoints_GK3 = torch.from_numpy(keypoints.copy())
+        xy_GK2 = tv_tensors.KeyPoints(keypoints_GK3[..., :2], canvas_size=frame)
+        xy_GK2 = v2.functional.resize(xy_GK2, list(size)).as_subclass(Tensor)
         if flip:
-            # as boxes are: v2's own flip takes joints for the indices of pixels, and lands a pixel aside of them
-            at = torch.stack([size[1] - at[..., 0], at[..., 1]], -1)
-        moved_GK3 = torch.cat([at, joints_GK3[..., 2:]], -1)
+            # as boxes are: v2's own flip takes keypoints for indices of pixels, and is a pixel off
+            xy_GK2 = torch.stack([size[1] - xy_GK2[..., 0], xy_GK2[..., 1]], -1)
+        moved_GK3 = torch.cat([xy_GK2, keypoints_GK3[..., 2:]], -1)
         if flip:
             moved_GK3 = moved_GK3[:, self._mirror]
         return moved_GK3 * (moved_GK3[..., 2:] > 0)
@@ -144,6 +144,6 @@ def _moved_mask(mask: dict[str, Any] | None, size: tuple[int, int], flip: bool) 
 
 def _sampled(low: int, length: int, old: int, new: int) -> tuple[int, NDArray[np.int64]]:
     """The first position of the new axis whose pixel lies in [low, low + length), and the old pixels of all."""
-    at = np.floor((np.arange(new) + 0.5) * old / new).astype(np.int64)
-    inside = np.flatnonzero((at >= low) & (at < low + length))
-    return (int(inside[0]) if len(inside) else 0), at[inside]
+    source = np.floor((np.arange(new) + 0.5) * old / new).astype(np.int64)
+    inside = np.flatnonzero((source >= low) & (source < low + length))
+    return (int(inside[0]) if len(inside) else 0), source[inside]

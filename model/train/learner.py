@@ -32,8 +32,8 @@ class NotFiniteError(Exception):
 
 
 def share_of(here: int, everywhere: int, workers: int) -> float:
-    """By what a worker's gradient counts that has `here` of a batch's examples, some of which may have been skipped: each
-    of them is to count the same once gradients are averaged over workers."""
+    """The factor for the gradient of a worker that has `here` of the `everywhere` examples of a batch (some may have been
+    skipped). With it every example counts the same once gradients are averaged over workers."""
     return here * workers / everywhere if everywhere else 0.0
 
 
@@ -62,7 +62,7 @@ class Learner:
             outputs=torch.zeros(0, dtype=torch.int64),
             crops=(),
             corners=torch.zeros(0, 2, dtype=torch.int64),
-            joints=torch.zeros(0, 0, 3),
+            keypoints=torch.zeros(0, 0, 3),
             crowds=torch.zeros(0, 4),
         )
 
@@ -74,10 +74,10 @@ class Learner:
     def step(
         self, examples: Sequence[Example], step: int, progress: float, *, worker: int = 0, share: float = 1.0
     ) -> dict[str, float]:
-        """Learn from `examples`, the part of the batch that this worker has; the losses by name.
+        """Learn from `examples`, the part of the batch that this worker has; returns the losses by name, and the rate.
 
         step: from 0. progress: 0 to 1, how much of the training is done. share: this worker's part of the batch, times
-        the number of workers, by which its gradient counts. Raises NotFiniteError; then nothing was learnt.
+        the number of workers, by which its gradient counts. Raises NotFiniteError, and then has learnt nothing.
         """
         torch.manual_seed(hash((self.recipe.seed, step, worker)) & _LARGEST_SEED)
         rate = self.recipe.rate(step, progress)
@@ -92,16 +92,16 @@ class Learner:
         (loss * (share if examples else 0.0)).backward()
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.recipe.clip)
         # All workers see the same norm, since gradients are shared: they stop together.
-        told = {name: float(value.detach()) for name, value in losses.items()}
+        values = {name: float(value.detach()) for name, value in losses.items()}
         if not bool(torch.isfinite(norm)):
             raise NotFiniteError(
-                ", ".join(f"{name} {value:g}" for name, value in told.items())
+                ", ".join(f"{name} {value:g}" for name, value in values.items())
                 + f", norm of the gradient {float(norm):g}"
             )
         self._optimizer.step()
         if self.average is not None:
             _towards(self.average, self.network, min(self.recipe.average, (1 + step) / (10 + step)))
-        return told | {"rate": rate}
+        return values | {"rate": rate}
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint's weights and moments into `folder`."""
@@ -124,12 +124,12 @@ class Learner:
             _fill(self.average, load_file(folder / AVERAGE), folder / AVERAGE)
         moments = load_file(folder / OPTIMIZER)
         for name, parameter in self._parameters.items():
-            found = {moment: moments.get(f"{moment}.{name}") for moment in _MOMENTS}
-            if any(moment is None for moment in found.values()):
+            own_moments = {moment: moments.get(f"{moment}.{name}") for moment in _MOMENTS}
+            if any(moment is None for moment in own_moments.values()):
                 continue
             state: dict[str, Any] = {
                 moment: torch.empty_like(parameter).copy_(value)
-                for moment, value in found.items()
+                for moment, value in own_moments.items()
                 if value is not None
             }
             self._optimizer.state[parameter] = state | {"step": moments["step"].clone()}
@@ -163,8 +163,8 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
 @torch.no_grad()
 def _towards(average: nn.Module, module: nn.Module, decay: float) -> None:
     pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
-    floats = [(kept, new) for kept, new in pairs if kept.is_floating_point()]
-    torch._foreach_lerp_([kept for kept, _ in floats], [new for _, new in floats], 1 - decay)
-    for kept, new in pairs:
-        if not kept.is_floating_point():
-            kept.copy_(new)
+    floats = [(averaged, new) for averaged, new in pairs if averaged.is_floating_point()]
+    torch._foreach_lerp_([averaged for averaged, _ in floats], [new for _, new in floats], 1 - decay)
+    for averaged, new in pairs:
+        if not averaged.is_floating_point():
+            averaged.copy_(new)

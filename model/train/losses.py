@@ -3,14 +3,14 @@
 Ren et al. 2015 (sections 3.1.2, 3.2), He et al. 2017 (section 3). What is done otherwise than in torchvision:
 - boxes of the first stage are decoded only for the best anchors of a level, not for all;
 - RoIs are pooled by `model.engine.roi_pool`;
-- the mask head sees only RoIs whose instance has a mask, the keypoint head only those with a labelled joint inside:
-  the others add nothing to the losses. So an image without joint labels has no keypoint loss, and costs none;
+- the mask head sees only RoIs whose instance has a mask, the keypoint head only those with a labelled keypoint inside:
+  the others add nothing to the losses. So an image without keypoint labels has no keypoint loss, and costs none;
 - masks are crops, not frames;
 - what lies in a crowd is neither background nor an instance;
 - background of an image that was not searched for a class (LVIS) says nothing of that class. The first stage, which
   knows no classes, takes it for background all the same.
 
-Shapes: N images, A anchors of an image, T proposals, R RoIs, G instances, K joints, M cells a side of a mask.
+Shapes: N images, A anchors of an image, T proposals, R RoIs, G instances, K keypoints, M cells a side of a mask.
 """
 
 from __future__ import annotations
@@ -179,18 +179,18 @@ class Losses(nn.Module):
         examples: Sequence[Example],
     ) -> Tensor:
         heads = self.network.roi_heads
-        wanted = [
+        has_mask = [
             torch.tensor([bool(example.crops[g].numel()) for g in matched.tolist()], dtype=torch.bool)
             for matched, example in zip(matches, examples, strict=True)
         ]
-        boxes, known, unused = _narrowed(rois, matches, wanted)
+        boxes, instances, unused = _narrowed(rois, matches, has_mask)
         logits_RCMM = heads.mask_predictor(
             heads.mask_head(self._pools["mask"](features, Rois.of_images(boxes)))
         ).float()
         if unused:
             return logits_RCMM.sum() * 0
         truth, outputs = [], []
-        for boxes_R4, matched_R, example in zip(boxes, known, examples, strict=True):
+        for boxes_R4, matched_R, example in zip(boxes, instances, examples, strict=True):
             truth.append(_projected(boxes_R4, matched_R, example, logits_RCMM.shape[-1]))
             outputs.append(example.outputs.to(matched_R.device)[matched_R])
         chosen_RMM = logits_RCMM[torch.arange(len(logits_RCMM)), torch.cat(outputs)]
@@ -205,9 +205,9 @@ class Losses(nn.Module):
     ) -> Tensor:
         heads = self.network.roi_heads
         cells = 2 * 2 * heads.keypoint_roi_pool.output_size[0]
-        joints = [e.joints.to(m.device)[m] for e, m in zip(examples, matches, strict=True)]
-        # (cell of each joint, whether it counts) in each RoI
-        located = [keypoints_to_heatmap(j, r, cells) for j, r in zip(joints, rois, strict=True)]
+        keypoints = [e.keypoints.to(m.device)[m] for e, m in zip(examples, matches, strict=True)]
+        # (cell of each keypoint, whether it counts) in each RoI
+        located = [keypoints_to_heatmap(j, r, cells) for j, r in zip(keypoints, rois, strict=True)]
         boxes, _, unused = _narrowed(rois, matches, [valid.any(1).cpu() for _, valid in located])
         logits = heads.keypoint_predictor(
             heads.keypoint_head(self._pools["keypoint"](features, Rois.of_images(boxes))).contiguous()
@@ -242,8 +242,8 @@ def _sampled(kinds_T: Tensor, most: int, share: float) -> tuple[Tensor, Tensor]:
     """Positions of a random sample with at most `share` positives, and those of the positives in it."""
     positive, negative = torch.where(kinds_T > 0)[0], torch.where(kinds_T == 0)[0]
     positive = positive[torch.randperm(len(positive), device=positive.device)[: int(most * share)]]
-    rest = most - len(positive)
-    negative = negative[torch.randperm(len(negative), device=negative.device)[:rest]]
+    room = most - len(positive)
+    negative = negative[torch.randperm(len(negative), device=negative.device)[:room]]
     return torch.cat([positive, negative]), positive
 
 
@@ -260,13 +260,13 @@ def _without(logits_RC: Tensor, labels: list[Tensor], unsearched: list[Tensor]) 
 
 
 def _narrowed(
-    rois: list[Tensor], matches: list[Tensor], wanted: list[Tensor]
+    rois: list[Tensor], matches: list[Tensor], usable: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], bool]:
-    """The wanted RoIs and their instances. Where there are none, one RoI that is not to be used: every parameter needs
+    """The usable RoIs and their instances. Where there are none, one RoI whose loss is not to be used: every parameter needs
     a gradient, or workers that have nothing to learn would wait for each other."""
-    if any(bool(w.any()) for w in wanted):
+    if any(bool(w.any()) for w in usable):
         pairs = [
-            (r[w.to(r.device)], m[w.to(m.device)]) for r, m, w in zip(rois, matches, wanted, strict=True)
+            (r[w.to(r.device)], m[w.to(m.device)]) for r, m, w in zip(rois, matches, usable, strict=True)
         ]
         return [r for r, _ in pairs], [m for _, m in pairs], False
     dummy = torch.tensor([[0.0, 0.0, 32.0, 32.0]], device=rois[0].device)

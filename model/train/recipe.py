@@ -11,7 +11,7 @@ from masklake.model.errors import ModelError
 SCHEDULES = ("cosine", "step", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-_STEPS_AT = (2 / 3, 8 / 9)
+_MILESTONES = (2 / 3, 8 / 9)
 """Where the step schedule divides the rate by ten: the 60k and 80k of Mask R-CNN's 90k iterations (section 4)."""
 
 _COSINE_END = 0.01
@@ -78,7 +78,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Recipe:
         """The recipe that a record holds; keys that are not known any more are left out."""
-        known = {one.name for one in fields(cls)}
+        known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in body.items() if key in known})
 
     def rate(self, step: int, progress: float) -> float:
@@ -89,5 +89,5 @@ class Recipe:
         if self.schedule == "cosine":
             return _COSINE_END + (1 - _COSINE_END) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
         if self.schedule == "step":
-            return float(0.1 ** sum(progress >= at for at in _STEPS_AT))
+            return float(0.1 ** sum(progress >= milestone for milestone in _MILESTONES))
         return 1.0

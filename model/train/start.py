@@ -1,7 +1,7 @@
-"""What a training starts from: a network for the classes and joints of the labels, with the weights that fit it.
+"""What a training starts from: a network for the classes and keypoints of the labels, with the weights that fit it.
 
-A model that is trained further keeps its weights, those of the classes and joints that it knows already too, whatever
-their order; what is new starts from nothing. Batch norm of pretrained weights is frozen: its statistics come from more
+A model that is trained further keeps its weights. Classes and keypoints that it knows already keep theirs too, whatever
+their order; new ones start from nothing. Batch norm of pretrained weights is frozen: its statistics come from more
 images than a training's batches have (He et al. 2017, section 3.1). A backbone from nothing has group norm (Wu & He 2018).
 """
 
@@ -36,7 +36,7 @@ _BY_CLASS = {
 }
 """Layers with an output, or so many, for each class."""
 
-_BY_JOINT = "roi_heads.keypoint_predictor.kps_score_lowres"
+_BY_KEYPOINT = "roi_heads.keypoint_predictor.kps_score_lowres"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,11 @@ class Start:
     notes: tuple[str, ...] = ()
 
 
-def new_network(backbone: str, *, masks: bool, joints: bool, pretrained: bool) -> Network:
+def new_network(backbone: str, *, masks: bool, keypoints: bool, pretrained: bool) -> Network:
     """The network on a backbone of `BACKBONES`. Raises ModelError for another."""
     if backbone not in BACKBONES:
         raise ModelError(f"--backbone {backbone}: unknown; known: {', '.join(BACKBONES)}")
-    family = _FAMILIES[masks, joints]
+    family = _FAMILIES[masks, keypoints]
     if backbone == "tiny":
         return Network(family=family, **TINY)
     return Network(
@@ -82,19 +82,19 @@ def from_backbone(spec: ModelSpec, weights: str | os.PathLike[str] | None) -> St
     )
 
 
-def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: bool) -> Start:
-    """A network for the classes and joints of `spec` that starts as the model `loaded`.
+def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, keypoints: bool) -> Start:
+    """A network for the classes and keypoints of `spec` that starts as the model `loaded`.
 
-    masks, joints: whether there are labels of them. A head that has none keeps its weights, untrained. Of a composed model
+    masks, keypoints: whether there are labels of them. A head without labels keeps its weights, untrained. Of a composed model
     whose keypoints nobody labelled the detector is trained, and its second network stays beside it. The architecture and
-    preprocessing of `spec` are not used: the model's are kept.
+    preprocessing of `spec` are not used: the model's are kept. Raises ModelError where the network cannot be built.
     """
     from masklake.model.networks.build import build
 
-    network, tensors, old = _as_one(loaded, joints)
-    second = None if joints else _second_network(loaded)
-    people = any(one.keypoints for one in spec.classes)
-    network = replace(network, family=_FAMILIES[network.masks or masks, network.joints or joints])
+    network, tensors, old = _as_one(loaded, keypoints)
+    second = None if keypoints else _second_network(loaded)
+    people = any(info.keypoints for info in spec.classes)
+    network = replace(network, family=_FAMILIES[network.masks or masks, network.keypoints or keypoints])
     network = replace(network, class_index="position")
     if network.backbone != "tiny":
         frozen_norms: dict[str, Any] = {
@@ -103,7 +103,7 @@ def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: boo
             if getattr(network, part) == "batch"
         }
         network = replace(network, **frozen_norms)
-    names = spec.keypoint_names or (old.keypoint_names if network.joints else ())
+    names = spec.keypoint_names or (old.keypoint_names if network.keypoints else ())
     spec = replace(
         spec,
         architecture=network.to_dict(),
@@ -116,7 +116,7 @@ def from_model(loaded: LoadedModel, spec: ModelSpec, *, masks: bool, joints: boo
     fresh = _fill(module, tensors, old, spec, _outputs(loaded))
     frozen = [] if network.backbone == "tiny" else list(_first_layers(network, module))
     notes = []
-    for head, used, labelled in (("mask", network.masks, masks), ("keypoint", network.joints, joints)):
+    for head, used, labelled in (("mask", network.masks, masks), ("keypoint", network.keypoints, keypoints)):
         if used and not labelled:
             frozen += [f"roi_heads.{head}_head.", f"roi_heads.{head}_predictor."]
             notes.append(f"no {head}s are labelled: their head stays as it is, on a backbone that changes")
@@ -173,15 +173,15 @@ def freeze(module: nn.Module, frozen: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _as_one(loaded: LoadedModel, joints: bool) -> tuple[Network, dict[str, Tensor], ModelSpec]:
-    """The model as one network. Of a composed one: the detector, with the other's keypoint head where it is needed."""
+def _as_one(loaded: LoadedModel, keypoints: bool) -> tuple[Network, dict[str, Tensor], ModelSpec]:
+    """The model as one network: of a composed one the detector, which gets the other's keypoint head if `keypoints`."""
     network = parse(loaded.spec.architecture)
     if isinstance(network, Network):
         return network, dict(loaded.module.state_dict()), loaded.spec
     detector: Any = loaded.module
     tensors = dict(detector.detector.state_dict())
     whole = network.detector
-    if joints:
+    if keypoints:
         whole = replace(
             whole,
             family=_FAMILIES[whole.masks, True],
@@ -201,8 +201,12 @@ def _outputs(loaded: LoadedModel) -> dict[str, int]:
 
     network = parse(loaded.spec.architecture)
     network = network.detector if isinstance(network, Composed) else network
-    names = {one.id: one.name for one in loaded.spec.classes}
-    return {names[id_]: at for at, id_ in enumerate(output_labels(network, loaded.spec)) if id_ is not None}
+    names = {info.id: info.name for info in loaded.spec.classes}
+    return {
+        names[id_]: output
+        for output, id_ in enumerate(output_labels(network, loaded.spec))
+        if id_ is not None
+    }
 
 
 def _fill(
@@ -212,39 +216,41 @@ def _fill(
     new: ModelSpec,
     outputs: Mapping[str, int],
 ) -> list[str]:
-    """Put what fits into `module`; what does not, in words."""
+    """Put the weights that fit into `module`; returns, in words, the parts for which there are none."""
     state = module.state_dict()
     # (output in the new network, in the old one): background, and the classes that both know
     classes = [(0, 0)] + [
-        (at, outputs[one.name]) for at, one in enumerate(new.classes, start=1) if one.name in outputs
+        (output, outputs[info.name])
+        for output, info in enumerate(new.classes, start=1)
+        if info.name in outputs
     ]
     places = {name: i for i, name in enumerate(old.keypoint_names)}
-    joints = [(i, places[name]) for i, name in enumerate(new.keypoint_names) if name in places]
+    keypoint_pairs = [(i, places[name]) for i, name in enumerate(new.keypoint_names) if name in places]
     missing = set()
     for key, into in state.items():
         layer = key.rpartition(".")[0]
-        of = tensors.get(key)
-        if of is None:
+        source = tensors.get(key)
+        if source is None:
             missing.add(layer.split(".")[1] if layer.startswith("roi_heads.") else layer.split(".")[0])
         elif layer in _BY_CLASS:
             n = _BY_CLASS[layer]
             for a, b in classes:
-                into[n * a : n * a + n] = of[n * b : n * b + n].to(into.dtype)
-        elif layer == _BY_JOINT:
+                into[n * a : n * a + n] = source[n * b : n * b + n].to(into.dtype)
+        elif layer == _BY_KEYPOINT:
             # a transposed convolution's weight is (in, out, k, k)
-            for a, b in joints:
+            for a, b in keypoint_pairs:
                 if into.ndim == 4:
-                    into[:, a] = of[:, b]
+                    into[:, a] = source[:, b]
                 else:
-                    into[a] = of[b]
-        elif of.shape == into.shape:
-            into.copy_(of)
+                    into[a] = source[b]
+        elif source.shape == into.shape:
+            into.copy_(source)
         else:
             missing.add(layer)
-    known = {one.name for one in old.classes}
-    told = [f"class {one.name}" for one in new.classes if one.name not in known]
-    told += [f"joint {name}" for name in new.keypoint_names if name not in places] if places else []
-    return told + sorted(missing)
+    known = {info.name for info in old.classes}
+    fresh = [f"class {info.name}" for info in new.classes if info.name not in known]
+    fresh += [f"keypoint {name}" for name in new.keypoint_names if name not in places] if places else []
+    return fresh + sorted(missing)
 
 
 def _first_layers(network: Network, module: nn.Module) -> tuple[str, ...]:
@@ -277,11 +283,11 @@ def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     body: Any = module.backbone.body  # type: ignore[union-attr]  # as above
     named = {key.removeprefix("features."): tensor for key, tensor in tensors.items()}
     for key, into in body.state_dict().items():
-        of = named.get(key)
-        if of is None or of.shape != into.shape:
-            has = "lacks it" if of is None else f"has it as {tuple(of.shape)}"
+        source = named.get(key)
+        if source is None or source.shape != into.shape:
+            has = "lacks it" if source is None else f"has it as {tuple(source.shape)}"
             raise ModelError(
                 f"--backbone-weights {path}: the backbone wants {key} as {tuple(into.shape)}, and the file {has}; "
                 "it is another backbone's"
             )
-        into.copy_(of)
+        into.copy_(source)

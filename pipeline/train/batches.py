@@ -207,7 +207,7 @@ def truth_of(
         boxes=_xyxy([one.box for one in known]),
         outputs=[outputs[one.label] for one in known],
         masks=[one.mask.as_coco() if one.mask is not None and one.mask.area else None for one in known],
-        joints=joints_GK3,
+        keypoints=joints_GK3,
         crowds=_xyxy([one.box for one in learnt if one.iscrowd or one.ignore]),
         unsearched=sorted(outputs[name] for name in _unsearched(labels, outputs.keys())),
     )

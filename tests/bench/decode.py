@@ -71,10 +71,10 @@ def main() -> None:
                 ]
                 pillow, own = (1000 * statistics.median(column) for column in zip(*rounds, strict=True))
                 ratio = statistics.median(a / b for a, b in rounds)
-                what = f"{name}, scaled" if target else name
+                title = f"{name}, scaled" if target else name
                 width, height = size
                 print(
-                    f"| {what}, {len(data) / 1e6:.2f} MB{'' if same else ', pixels differ'} | {width} × {height} "
+                    f"| {title}, {len(data) / 1e6:.2f} MB{'' if same else ', pixels differ'} | {width} × {height} "
                     f"| {pillow:.2f} ms | {own:.2f} ms | {ratio:.2f} |",
                     flush=True,
                 )

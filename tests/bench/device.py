@@ -42,13 +42,13 @@ KEEP = 20
 def jpegs(count: int) -> list[bytes]:
     """Photos of the COCO sample as they lie there, over again where there are too few; else scenes."""
     files = sorted(reference.PHOTOS.glob("*.jpg"))[:count]
-    found = [file.read_bytes() for file in files]
-    if not found:
-        for at in range(min(count, 8)):
+    contents = [file.read_bytes() for file in files]
+    if not contents:
+        for index in range(min(count, 8)):
             file = io.BytesIO()
-            Image.fromarray(scenes.scene(1, at, (480, 640)).image).save(file, "JPEG", quality=92)
-            found.append(file.getvalue())
-    return [found[at % len(found)] for at in range(count)]
+            Image.fromarray(scenes.scene(1, index, (480, 640)).image).save(file, "JPEG", quality=92)
+            contents.append(file.getvalue())
+    return [contents[index % len(contents)] for index in range(count)]
 
 
 class Clock:
@@ -105,29 +105,31 @@ def waits(predictor: Predictor, data: Sequence[bytes]) -> int:
         warnings.simplefilter("always")
         ours(predictor, data)
     torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(of.message) for of in seen)
+    return sum("synchroniz" in str(warning.message) for warning in seen)
 
 
 @torch.inference_mode()
 def eager(model: FasterRCNN, data: Sequence[bytes], device: torch.device) -> int:
     """torchvision from JPEG bytes to COCO RLE, as its documentation has it."""
-    arrays = [of for of in to_arrays(data) if not isinstance(of, PredictFailure)]
-    tensors = [torch.from_numpy(np.array(of)).permute(2, 0, 1).to(device).float() / 255 for of in arrays]
+    arrays = [array for array in to_arrays(data) if not isinstance(array, PredictFailure)]
+    tensors = [
+        torch.from_numpy(np.array(array)).permute(2, 0, 1).to(device).float() / 255 for array in arrays
+    ]
     instances = 0
-    for found in model(tensors):
-        masks = (found["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
+    for detections in model(tensors):
+        masks = (detections["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
         instances += len(coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0))))
     return instances
 
 
 def ours(predictor: Predictor, data: Sequence[bytes], clock: Clock | None = None) -> int:
     if clock is None:
-        found = predictor.predict(data, as_rle=True)
+        results = predictor.predict(data, as_rle=True)
     else:
         with clock.stage("decode"):
             tensors = [a for a in to_arrays(data) if not isinstance(a, PredictFailure)]
-        found = predictor.predict(tensors, as_rle=True)
-    return sum(len(of) for of in found if isinstance(of, Detections))
+        results = predictor.predict(tensors, as_rle=True)
+    return sum(len(result) for result in results if isinstance(result, Detections))
 
 
 def rate(call: Callable[[Sequence[bytes]], int], data: Sequence[bytes], batch: int, clock: Clock) -> float:
@@ -135,8 +137,8 @@ def rate(call: Callable[[Sequence[bytes]], int], data: Sequence[bytes], batch: i
     call(data[:batch])
     clock.wait()
     start = time.perf_counter()
-    for at in range(0, len(data), batch):
-        call(data[at : at + batch])
+    for start in range(0, len(data), batch):
+        call(data[start : start + batch])
     clock.wait()
     return len(data) / (time.perf_counter() - start)
 
@@ -148,7 +150,7 @@ def check_parity(precisions: Sequence[str], device: torch.device) -> None:
     """
     demo = presets.load_model("demo")
     eager_demo = copy.deepcopy(demo.module).to(device)
-    images = [scenes.scene(77, at).image for at in range(40)]
+    images = [scenes.scene(77, index).image for index in range(40)]
     for precision in precisions:
         predictor = Predictor(demo, device=str(device), precision=precision)
         best: list[float] = []
@@ -235,8 +237,8 @@ def stage_times(
     clock = Clock(predictor.device)
     ours(predictor, data[:batch])
     watched(predictor, clock)
-    for at in range(0, len(data), batch):
-        ours(predictor, data[at : at + batch], clock)
+    for start in range(0, len(data), batch):
+        ours(predictor, data[start : start + batch], clock)
     return clock.seconds
 
 

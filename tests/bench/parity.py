@@ -33,15 +33,19 @@ SEED = 77
 PRECISIONS = ("float32", "bfloat16")
 
 
-def predict(model: LoadedModel, made: list[Scene], precision: str) -> list[Detections]:
+def predict(model: LoadedModel, drawn: list[Scene], precision: str) -> list[Detections]:
     predictor = Predictor(model, device="cpu", precision=precision)
-    images = [scene.image for scene in made]
-    found = [one for at in range(0, len(images), 8) for one in predictor.predict(images[at : at + 8])]
-    assert all(isinstance(one, Detections) for one in found)
-    return found  # type: ignore[return-value]  # as asserted
+    images = [scene.image for scene in drawn]
+    results = [
+        detections
+        for start in range(0, len(images), 8)
+        for detections in predictor.predict(images[start : start + 8])
+    ]
+    assert all(isinstance(detections, Detections) for detections in results)
+    return results  # type: ignore[return-value]  # as asserted
 
 
-def fractions(what: str, model: LoadedModel, files: Iterable[bytes]) -> None:
+def fractions(title: str, model: LoadedModel, files: Iterable[bytes]) -> None:
     """Print how many of the detections in whole JPEGs are those in JPEGs decoded at a fraction."""
     predictor = Predictor(model, device="cpu", precision="float32")
     sizes = model.spec.preprocessing
@@ -58,7 +62,7 @@ def fractions(what: str, model: LoadedModel, files: Iterable[bytes]) -> None:
         best += reference.closest(a, b)[0].tolist()
     shares = [100 * np.mean(np.asarray(best) >= iou) for iou in (0.99, 0.9)]
     print(
-        f"{smaller:>4} {what} at a fraction {len(best):>5} detections: "
+        f"{smaller:>4} {title} at a fraction {len(best):>5} detections: "
         f"{shares[0]:6.2f} % at IoU 0.99, {shares[1]:6.2f} % at 0.9",
         flush=True,
     )
@@ -73,33 +77,35 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 def main() -> None:
     demo = presets.load_model("demo")
     fractions(
-        "scenes of 800 x 600", demo, (jpeg(scenes.scene(SEED, at, (600, 800)).image) for at in range(60))
+        "scenes of 800 x 600",
+        demo,
+        (jpeg(scenes.scene(SEED, index, (600, 800)).image) for index in range(60)),
     )
     photos = sorted(reference.PHOTOS.glob("*.jpg"))
     if photos:  # which the demo model was not made for
         files = (path.read_bytes() for path in photos[:60])
         fractions("photos, an input of 200", reference.at_size(demo, 200), files)
     for count, size in SETS:
-        made = [scenes.scene(SEED, at, size or scenes.DEFAULT_SIZES[at % 3]) for at in range(count)]
+        drawn = [scenes.scene(SEED, index, size or scenes.DEFAULT_SIZES[index % 3]) for index in range(count)]
         model = demo if size is None else reference.at_size(demo, size[0])
-        truth = scenes.coco(made)
+        truth = scenes.coco(drawn)
 
         def ap(
-            found: list[Detections], made: list[Scene] = made, truth: dict[str, object] = truth
+            detected: list[Detections], drawn: list[Scene] = drawn, truth: dict[str, object] = truth
         ) -> dict[str, float]:
             results = [
                 result
-                for at, (scene, one) in enumerate(zip(made, found, strict=True))
-                for result in as_results(one, at, scene.segments.shape)
+                for index, (scene, detections) in enumerate(zip(drawn, detected, strict=True))
+                for result in as_results(detections, index, scene.segments.shape)
             ]
             return {kind: 100 * stats["AP"] for kind, stats in coco_ap(truth, results).items() if stats}
 
-        exact = predict(model, made, "exact")
+        exact = predict(model, drawn, "exact")
         expected = ap(exact)
         for precision in PRECISIONS:
-            found = predict(model, made, precision)
-            best = np.concatenate([reference.closest(a, b)[0] for a, b in zip(exact, found, strict=True)])
-            differs = ap(found)
+            results = predict(model, drawn, precision)
+            best = np.concatenate([reference.closest(a, b)[0] for a, b in zip(exact, results, strict=True)])
+            differs = ap(results)
             aps = "  ".join(f"{kind} {differs[kind] - expected[kind]:+.2f}" for kind in expected)
             print(
                 f"{count:>4} scenes {size or 'as trained'!s:<12} {precision:<9} {len(best):>5} detections: "

@@ -4,7 +4,7 @@
 
 Photos of the COCO sample where they are, else synthetic scenes; 800 px on the short side, as the published weights
 want it. The weights are random ones that detect much: published ones are not on every machine. All sides start
-from decoded pixels and end in boxes, scores, joints and COCO RLE of the same photos; torchvision's with its paste
+from decoded pixels and end in boxes, scores, keypoints and COCO RLE of the same photos; torchvision's with its paste
 and pycocotools' encode.
 
 Each side is a process of its own, and one works at a time, photo by photo in turn. Ours keeps the memory that it
@@ -54,17 +54,17 @@ Side = Callable[[Image], int]
 
 
 def ours(predictor: Predictor, image: Image) -> int:
-    found = predictor.predict([image])[0]
-    assert isinstance(found, Detections)
-    assert found.masks is not None
-    return len(encode_masks(found.masks, found.boxes, image.shape[:2]))
+    detections = predictor.predict([image])[0]
+    assert isinstance(detections, Detections)
+    assert detections.masks is not None
+    return len(encode_masks(detections.masks, detections.boxes, image.shape[:2]))
 
 
 @torch.inference_mode()
 def theirs(models: Sequence[FasterRCNN], image: Image) -> int:
-    """The first model's masks as RLE; the others are run for their joints."""
-    found: list[dict[str, Tensor]] = [model([reference.as_input(image)])[0] for model in models]
-    masks = (found[0]["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
+    """The first model's masks as RLE; the others are run for their keypoints."""
+    outputs: list[dict[str, Tensor]] = [model([reference.as_input(image)])[0] for model in models]
+    masks = (outputs[0]["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
     return len(coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0))))
 
 
@@ -85,7 +85,7 @@ def serve(build: Callable[[], Side], keep_memory: bool, connection: Connection) 
         connection.send((time.perf_counter() - start, instances))
 
 
-def compare(what: str, images: Sequence[Image], sides: dict[str, tuple[Callable[[], Side], bool]]) -> None:
+def compare(title: str, images: Sequence[Image], sides: dict[str, tuple[Callable[[], Side], bool]]) -> None:
     """Seconds of each side over the images, turn about, after one image that is told apart as the first call.
 
     sides: by name, what makes the side in its process, and whether that keeps freed memory. The others' ratios refer
@@ -112,7 +112,7 @@ def compare(what: str, images: Sequence[Image], sides: dict[str, tuple[Callable[
         seconds = [answer[name][0] for answer in answers]
         ratios = [answer[first][0] / answer[name][0] for answer in answers]
         print(
-            f"{what:<25} {name:<32}{np.median(seconds):7.3f} s/image   {np.median(ratios):5.2f} times"
+            f"{title:<25} {name:<32}{np.median(seconds):7.3f} s/image   {np.median(ratios):5.2f} times"
             f" (from {min(ratios):.2f} to {max(ratios):.2f})   first call {first_call[name]:5.2f} s"
             f"   {sum(answer[name][1] for answer in answers) / len(images):.0f} instances",
             flush=True,
@@ -171,21 +171,21 @@ def pair_side() -> Side:
     return partial(theirs, pair)
 
 
-def composed_model(joints: bool) -> LoadedModel:
-    """Random weights find no people; so either every class has joints, or none."""
+def composed_model(keypoints: bool) -> LoadedModel:
+    """Random weights find no people; so either every class has keypoints, or none."""
     mask, keypoint = published_pair()
     spec = presets.describe("coco")
     composed = ComposedRCNN(presets._COCO, spec)
     composed.detector.load_state_dict(mask.state_dict())
     used = {k: t for k, t in keypoint.state_dict().items() if not k.startswith(UNUSED)}
     composed.joints.load_state_dict({k: t for k, t in used.items() if not k.endswith("num_batches_tracked")})
-    classes = tuple(ClassInfo(c.id, c.name, joints) for c in spec.classes)
+    classes = tuple(ClassInfo(c.id, c.name, keypoints) for c in spec.classes)
     return LoadedModel(replace(spec, classes=classes), composed.eval())
 
 
 def main() -> None:
     print(f"{torch.get_num_threads()} threads; median of images, ratios to the first row image by image")
-    photos = reference.photos(PHOTOS) or [scenes.scene(1, at, (480, 640)).image for at in range(PHOTOS)]
+    photos = reference.photos(PHOTOS) or [scenes.scene(1, index, (480, 640)).image for index in range(PHOTOS)]
     for name in RESNET:
         compare(
             name,
@@ -198,11 +198,13 @@ def main() -> None:
             | {f"masklake {p}": (partial(of_ours, partial(resnet_model, name), p), True) for p in OURS},
         )
     demo = {f"masklake {p}": (partial(of_ours, partial(presets.load_model, "demo"), p), True) for p in OURS}
-    pictures = [scenes.scene(1, at).image for at in range(20)]
+    pictures = [scenes.scene(1, index).image for index in range(20)]
     compare("demo, 320 x 240", pictures, {"torchvision float32": (demo_side, False)} | demo)
-    for what, joints in (("coco, people everywhere", True), ("coco, no people", False)):
-        mine = {f"masklake {p}": (partial(of_ours, partial(composed_model, joints), p), True) for p in OURS}
-        compare(what, photos, {"torchvision float32": (pair_side, False)} | mine)
+    for title, keypoints in (("coco, people everywhere", True), ("coco, no people", False)):
+        mine = {
+            f"masklake {p}": (partial(of_ours, partial(composed_model, keypoints), p), True) for p in OURS
+        }
+        compare(title, photos, {"torchvision float32": (pair_side, False)} | mine)
 
 
 if __name__ == "__main__":

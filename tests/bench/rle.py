@@ -42,22 +42,22 @@ def instances(
 
 def reference(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]) -> list[Rle]:
     """torchvision's paste, then pycocotools; ten instances at a time, so that a large frame fits into memory."""
-    found: list[Rle] = []
-    for at in range(0, len(probs), 10):
-        part = slice(at, at + 10)
+    rles: list[Rle] = []
+    for start in range(0, len(probs), 10):
+        part = slice(start, start + 10)
         pasted = paste_masks_in_image(
             torch.from_numpy(probs[part])[:, None], torch.from_numpy(boxes[part]), size
         )
         masks = (pasted[:, 0] > 0.5).numpy().astype(np.uint8)
-        found += coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    return found
+        rles += coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+    return rles
 
 
-def timed(call: Callable[..., list[Rle]], *of: object) -> tuple[float, list[Rle]]:
+def timed(call: Callable[..., list[Rle]], *arguments: object) -> tuple[float, list[Rle]]:
     """Seconds of a call, and what it gave."""
     start = time.perf_counter()
-    found = call(*of)
-    return time.perf_counter() - start, found
+    rles = call(*arguments)
+    return time.perf_counter() - start, rles
 
 
 def main() -> None:
@@ -65,12 +65,12 @@ def main() -> None:
     for size, goal, rounds in zip(SIZES, GOALS, ROUNDS, strict=True):
         seconds, same = [], True
         for seed in range(rounds + 1):
-            of = (*instances(np.random.default_rng(seed), INSTANCES, size), size)
-            before, found = timed(encode_masks, *of)
-            theirs, expected = timed(reference, *of)
-            after, _ = timed(encode_masks, *of)
+            arguments = (*instances(np.random.default_rng(seed), INSTANCES, size), size)
+            before, ours = timed(encode_masks, *arguments)
+            theirs, expected = timed(reference, *arguments)
+            after, _ = timed(encode_masks, *arguments)
             seconds.append((theirs, (before + after) / 2))
-            same &= found == expected
+            same &= ours == expected
         theirs_ours = np.asarray(seconds[1:])  # the first round warms up
         theirs, ours = np.median(theirs_ours, axis=0)
         ratios = theirs_ours[:, 0] / theirs_ours[:, 1]

@@ -2,7 +2,7 @@
 
     python -m tests.bench.train [--minutes 3,8] [--size 320]
 
-Persons with joints of the COCO sample, MobileNetV2 with ImageNet weights, all CPUs. First the step alone, on the same
+Persons with keypoints of the COCO sample, MobileNetV2 with ImageNet weights, all CPUs. First the step alone, on the same
 batches in turn. Then both sides train for the same minutes, one after the other, and are measured on the same photos
 that neither saw. The plain loop is torchvision's reference recipe (SGD, warm-up, frames flipped, a DataLoader's process
 to load), with a rate that drops at two thirds and eight ninths of its time; ours is `masklake train` as a user types it.
@@ -73,42 +73,46 @@ class Frames(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Photos and targets as torchvision's reference makes them: whole frames, a mask for each instance."""
 
     def __init__(
-        self, labels: training_set.TrainingSet, outputs: dict[str, int], joints: tuple[str, ...]
+        self, labels: training_set.TrainingSet, outputs: dict[str, int], keypoints: tuple[str, ...]
     ) -> None:
-        self._labels, self._outputs, self._joints = labels, outputs, joints
-        having = [i for i, one in enumerate(labels.sets(range(len(labels)))) if _persons(one)]
+        self._labels, self._outputs, self._keypoints = labels, outputs, keypoints
+        having = [i for i, image in enumerate(labels.sets(range(len(labels)))) if _persons(image)]
         self._having = having  # torchvision's reference leaves out what has no object
 
     def __len__(self) -> int:
         return len(self._having)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         from pycocotools import mask as coco_mask
 
-        [one] = self._labels.sets([self._having[at]])
-        image = torch.from_numpy(np.asarray(Image.open(one.uri).convert("RGB")).copy()).permute(2, 0, 1)
+        [image_labels] = self._labels.sets([self._having[index]])
+        image = torch.from_numpy(np.asarray(Image.open(image_labels.uri).convert("RGB")).copy()).permute(
+            2, 0, 1
+        )
         image = image.float() / 255
         height, width = image.shape[-2:]
-        truth = truth_of(one, width, height, self._outputs, self._joints)
+        truth = truth_of(image_labels, width, height, self._outputs, self._keypoints)
         kept = [
             g
             for g, m in enumerate(truth.masks)
             if m is not None and (truth.boxes[g, 2:] > truth.boxes[g, :2]).all()
         ]
         masks = [torch.from_numpy(coco_mask.decode(truth.masks[g])) for g in kept]
-        boxes, joints = torch.from_numpy(truth.boxes[kept]), torch.from_numpy(truth.joints[kept])
+        boxes, keypoints = torch.from_numpy(truth.boxes[kept]), torch.from_numpy(truth.keypoints[kept])
         frames = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.uint8)
         if torch.rand(()) < 0.5:
             image, frames = image.flip(-1), frames.flip(-1)
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-            joints = joints[:, mirrored(self._joints)]
-            joints[..., 0] = torch.where(joints[..., 2] > 0, width - joints[..., 0], joints[..., 0])
+            keypoints = keypoints[:, mirrored(self._keypoints)]
+            keypoints[..., 0] = torch.where(
+                keypoints[..., 2] > 0, width - keypoints[..., 0], keypoints[..., 0]
+            )
         labels = torch.tensor([truth.outputs[g] for g in kept], dtype=torch.int64)
-        return image, {"boxes": boxes, "labels": labels, "masks": frames, "keypoints": joints}
+        return image, {"boxes": boxes, "labels": labels, "masks": frames, "keypoints": keypoints}
 
 
-def _persons(one: LabelSet) -> bool:
-    return any(i.label == "person" and not i.iscrowd and i.mask is not None for i in one.instances)
+def _persons(labels: LabelSet) -> bool:
+    return any(i.label == "person" and not i.iscrowd and i.mask is not None for i in labels.instances)
 
 
 def _network(start: str, frozen: list[str]) -> tuple[FasterRCNN, Any]:
@@ -188,27 +192,27 @@ def step_alone(lake: str, run: str) -> None:
         """The photos of the plain side's batch, for ours."""
 
         def share(self, step: int, worker: int, workers: int) -> Any:
-            return np.array([data._having[at] for at in order.of_step(step)])
+            return np.array([data._having[index] for index in order.of_step(step)])
 
     ours = replace(batches, order=Same())  # type: ignore[arg-type]  # all that load_step asks of an order
     seconds: dict[str, list[float]] = {"torchvision": [], **{name: [] for name in sides}}
     for step in range(STEPS + 2):
-        frames = [data[at] for at in order.of_step(step)]
+        frames = [data[index] for index in order.of_step(step)]
         examples = unpack(load_step(ours, labels, step, worker=0, workers=1)["examples"])
-        at = time.perf_counter()
+        start = time.perf_counter()
         _plain_step(theirs, optimizer, frames)
-        seconds["torchvision"].append(time.perf_counter() - at)
+        seconds["torchvision"].append(time.perf_counter() - start)
         for name, learner in sides.items():
-            at = time.perf_counter()
+            start = time.perf_counter()
             learner.step(examples, step, 0.0)
-            seconds[name].append(time.perf_counter() - at)
+            seconds[name].append(time.perf_counter() - start)
     # torchvision takes 512 RoIs of 2,000 proposals an image, where our recipe takes 128 of 500.
     print(
         f"\nthe step, {BATCH} photos at {spec.preprocessing.min_size} px, {torch.get_num_threads()} threads: wall seconds"
     )
-    for name, found in seconds.items():
-        ratios = [a / b for a, b in zip(seconds["torchvision"][2:], found[2:], strict=True)]
-        print(f"  {name:14} {statistics.median(found[2:]):.3f}   {statistics.median(ratios):.2f} ×")
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(seconds["torchvision"][2:], times[2:], strict=True)]
+        print(f"  {name:14} {statistics.median(times[2:]):.3f}   {statistics.median(ratios):.2f} ×")
 
 
 def _figures(lake: str, model: str) -> dict[str, Any]:
@@ -223,31 +227,33 @@ def main(minutes: list[float] | None = None, size: int = 320) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lake = make_lake(folder)
         images = label_store.newest(Lake(lake, Storage()))
-        print(f"{sum(one.split == 'train' for one in images)} photos to train on, the others to measure")
-        for given in minutes or [3.0, 8.0]:
+        print(f"{sum(image.split == 'train' for image in images)} photos to train on, the others to measure")
+        for length in minutes or [3.0, 8.0]:
             cli(
                 "train", lake, "--backbone", "mobilenet_v2", "--backbone-weights", str(WEIGHTS), "--classes", "person",
-                "--min-size", str(size), "--batch-size", str(BATCH), "--minutes", str(given), "--name", "person",
+                "--min-size", str(size), "--batch-size", str(BATCH), "--minutes", str(length), "--name", "person",
                 "--checkpoint-minutes", "60",
             )  # fmt: skip
             record = only(lake)
-            out = f"{folder}/plain-{given:g}"
+            out = f"{folder}/plain-{length:g}"
             run = subprocess.run(
-                [sys.executable, "-m", "tests.bench.train", "plain", lake, record.run, str(given), out],
+                [sys.executable, "-m", "tests.bench.train", "plain", lake, record.run, str(length), out],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
             )
-            told = json.loads(run.stdout.splitlines()[-1])
-            print(f"\n{given:g} minutes      images    box AP / AP50    mask AP / AP50    keypoint AP / AP50")
-            for name, seen, figures in (
-                ("torchvision", told["images"], _figures(lake, out)),
+            report = json.loads(run.stdout.splitlines()[-1])
+            print(
+                f"\n{length:g} minutes      images    box AP / AP50    mask AP / AP50    keypoint AP / AP50"
+            )
+            for name, n_images, figures in (
+                ("torchvision", report["images"], _figures(lake, out)),
                 ("masklake", record.position["images"], record.figures),
             ):
                 stats = "    ".join(
                     f"{figures[k]['AP']:.3f} / {figures[k]['AP50']:.3f}" for k in ("box", "mask", "keypoints")
                 )
-                print(f"  {name:12} {seen:7,}    {stats}", flush=True)
+                print(f"  {name:12} {n_images:7,}    {stats}", flush=True)
         step_alone(lake, record.run)
 
 
@@ -259,9 +265,9 @@ if __name__ == "__main__":
             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         parser.add_argument(
-            "--minutes", type=lambda text: [float(one) for one in text.split(",")], default=[3.0, 8.0]
+            "--minutes", type=lambda text: [float(part) for part in text.split(",")], default=[3.0, 8.0]
         )
         parser.add_argument("--size", type=int, default=320)
-        given = parser.parse_args()
+        args = parser.parse_args()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        main(given.minutes, given.size)
+        main(args.minutes, args.size)

@@ -51,11 +51,11 @@ def refused(directory: Path, message: str) -> None:
 
 def test_what_is_saved_is_loaded(module: nn.Module, saved: Path) -> None:
     loaded = checkpoint.load(saved)
-    expected, found = module.state_dict(), loaded.module.state_dict()
-    assert found.keys() == expected.keys()
+    expected, state = module.state_dict(), loaded.module.state_dict()
+    assert state.keys() == expected.keys()
     for key in expected:
-        assert torch.equal(found[key], expected[key])
-        assert found[key].dtype == expected[key].dtype
+        assert torch.equal(state[key], expected[key])
+        assert state[key].dtype == expected[key].dtype
     assert not loaded.module.training
     image = torch.rand(3, 100, 120)
     with torch.no_grad():
@@ -83,10 +83,10 @@ def test_half_precision_is_stored_and_full_is_loaded(module: nn.Module, tmp_path
     checkpoint.save(tmp_path, module, SPEC, half=True)
     stored = load_file(tmp_path / checkpoint.WEIGHTS)
     assert {t.dtype for k, t in stored.items() if t.ndim >= 2} == {torch.float16}
-    found = checkpoint.load(tmp_path).module.state_dict()
+    state = checkpoint.load(tmp_path).module.state_dict()
     for key, tensor in module.state_dict().items():
-        assert found[key].dtype == tensor.dtype
-        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
+        assert state[key].dtype == tensor.dtype
+        torch.testing.assert_close(state[key], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_saving_again_replaces(saved: Path) -> None:
     before = checkpoint.fingerprint(saved)
     checkpoint.save(saved, other, SPEC)
     assert checkpoint.fingerprint(saved) != before
-    found = checkpoint.load(saved).module.state_dict()
-    assert all(torch.equal(found[key], t) for key, t in other.state_dict().items())
+    state = checkpoint.load(saved).module.state_dict()
+    assert all(torch.equal(state[key], t) for key, t in other.state_dict().items())
 
 
 def test_others_may_read_the_weights(saved: Path) -> None:

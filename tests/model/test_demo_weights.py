@@ -28,19 +28,19 @@ def predictor():
     return Predictor(load(DEMO), device="cpu", precision="float32")
 
 
-def as_results(found, image_id, size):
-    rles = encode_masks(found.masks, found.boxes, size)
-    for row, label in enumerate(found.labels.tolist()):
-        x1, y1, x2, y2 = found.boxes[row].tolist()
+def as_results(detections, image_id, size):
+    rles = encode_masks(detections.masks, detections.boxes, size)
+    for row, label in enumerate(detections.labels.tolist()):
+        x1, y1, x2, y2 = detections.boxes[row].tolist()
         result = {
             "image_id": image_id,
             "category_id": label,
-            "score": float(found.scores[row]),
+            "score": float(detections.scores[row]),
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "segmentation": rles[row],
         }
         if label == scenes.PERSON:
-            result["keypoints"] = found.keypoints[row].ravel().tolist()
+            result["keypoints"] = detections.keypoints[row].ravel().tolist()
         yield result
 
 
@@ -65,12 +65,12 @@ def test_is_small_enough_to_ship():
     assert (DEMO / WEIGHTS).stat().st_size < 6_000_000
 
 
-def test_finds_boxes_masks_and_joints_on_unseen_scenes(predictor, unseen):
-    detections = predictor.predict([made.image for made in unseen])
+def test_finds_boxes_masks_and_keypoints_on_unseen_scenes(predictor, unseen):
+    detections = predictor.predict([scene.image for scene in unseen])
     results = [
         result
-        for image_id, (made, found) in enumerate(zip(unseen, detections, strict=True))
-        for result in as_results(found, image_id, made.segments.shape)
+        for image_id, (scene, of_image) in enumerate(zip(unseen, detections, strict=True))
+        for result in as_results(of_image, image_id, scene.segments.shape)
     ]
     measured = coco_ap(scenes.coco(unseen), results)
     claimed = read_spec(DEMO).metrics
@@ -83,5 +83,5 @@ def test_finds_boxes_masks_and_joints_on_unseen_scenes(predictor, unseen):
 
 def test_sees_nothing_in_an_empty_picture(predictor):
     grey = np.full((240, 320, 3), 128, np.uint8)
-    (found,) = predictor.predict([grey])
-    assert not (found.scores > 0.5).any()
+    (detections,) = predictor.predict([grey])
+    assert not (detections.scores > 0.5).any()

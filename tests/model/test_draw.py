@@ -63,9 +63,12 @@ def test_a_small_instance_lies_above_a_large_one() -> None:
 
 @pytest.mark.parametrize(("given", "drawn"), [({"score": 2.0}, True), ({"score": -2.0}, False),
                                               ({"visibility": 1}, True), ({"visibility": 0}, False)])  # fmt: skip
-def test_joints_and_limbs_are_drawn_where_they_are_seen(given: dict[str, float], drawn: bool) -> None:
-    joints = [{"name": "a", "x": 250.0, "y": 250.0, **given}, {"name": "b", "x": 350.0, "y": 300.0, **given}]
-    row = instance("person", 0.9, (200, 200, 200, 200), mask=None, keypoints=joints)
+def test_keypoints_and_limbs_are_drawn_where_they_are_seen(certainty: dict[str, float], drawn: bool) -> None:
+    keypoints = [
+        {"name": "a", "x": 250.0, "y": 250.0, **certainty},
+        {"name": "b", "x": 350.0, "y": 300.0, **certainty},
+    ]
+    row = instance("person", 0.9, (200, 200, 200, 200), mask=None, keypoints=keypoints)
     picture = draw_instances(frame(480, 640), [row], skeleton=[(0, 1)])
     pixels = np.asarray(picture)
     assert (pixels[250, 250] == 255).all() == drawn
@@ -74,11 +77,11 @@ def test_joints_and_limbs_are_drawn_where_they_are_seen(given: dict[str, float],
 
 
 def test_a_limb_with_an_unseen_end_is_left_out() -> None:
-    joints = [
+    keypoints = [
         {"name": "a", "x": 250.0, "y": 250.0, "score": 2.0},
         {"name": "b", "x": 350.0, "y": 300.0, "score": -1.0},
     ]
-    row = instance("person", 0.9, (200, 200, 200, 200), mask=None, keypoints=joints)
+    row = instance("person", 0.9, (200, 200, 200, 200), mask=None, keypoints=keypoints)
     assert not changed(draw_instances(frame(480, 640), [row], skeleton=[(0, 1)]))[275, 300]
 
 
@@ -86,9 +89,11 @@ def test_a_limb_with_an_unseen_end_is_left_out() -> None:
     ("given", "size"),
     [((48, 64), (640, 480)), ((64, 48), (480, 640)), ((480, 640), (640, 480)), ((900, 1600), (1600, 900)), ((1, 1), (640, 640))],
 )  # fmt: skip
-def test_small_images_are_enlarged_so_that_labels_read(given: tuple[int, int], size: tuple[int, int]) -> None:
-    row = instance("dog", 0.9, (0, 0, 1, 1), mask=rle(*given, (0, 0, 1, 1)))
-    assert draw_instances(frame(*given), [row]).size == size
+def test_small_images_are_enlarged_so_that_labels_read(
+    original: tuple[int, int], size: tuple[int, int]
+) -> None:
+    row = instance("dog", 0.9, (0, 0, 1, 1), mask=rle(*original, (0, 0, 1, 1)))
+    assert draw_instances(frame(*original), [row]).size == size
 
 
 def test_lines_and_labels_grow_with_the_image() -> None:
@@ -116,7 +121,7 @@ def test_any_label_can_be_drawn(label: str) -> None:
     assert changed(draw_instances(frame(48, 64), [row])).any()
 
 
-def test_rows_need_no_score_mask_or_joints() -> None:
+def test_rows_need_no_score_mask_or_keypoints() -> None:
     row = {"label": "dog", "x": 10.0, "y": 10.0, "w": 20.0, "h": 10.0}
     assert changed(draw_instances(frame(48, 64), [row])).any()
     assert not changed(draw_instances(frame(48, 64), [])).any()

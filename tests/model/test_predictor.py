@@ -305,7 +305,7 @@ def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) 
     assert max(len(of) for of in best) == 3
 
 
-def test_no_joints_are_computed_where_no_class_has_them(demo: LoadedModel, demo_images: Images) -> None:
+def test_no_keypoints_are_computed_where_no_class_has_them(demo: LoadedModel, demo_images: Images) -> None:
     found = predict(Predictor(demo, device="cpu", precision="float32", classes=["circle"]), demo_images)
     assert sum(len(of) for of in found) > 0
     for of in found:

@@ -19,7 +19,7 @@ from torchvision.models.detection import (
 )
 from torchvision.ops import FrozenBatchNorm2d
 
-MASK, KEYPOINT = presets.DETECTOR_WEIGHTS, presets.JOINTS_WEIGHTS
+MASK, KEYPOINT = presets.DETECTOR_WEIGHTS, presets.KEYPOINTS_WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_weights_come_from_torchvisions_cache(
         (cache / name).symlink_to(weights_dir / name)
     loaded = presets.load_model("coco")
     expected = presets.load_model("coco", weights_dir=weights_dir).module.state_dict()
-    found = loaded.module.state_dict()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    state = loaded.module.state_dict()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
 def test_no_weights_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def test_flip_pairs_are_those_that_the_names_tell_unless_the_file_has_some() -> 
     spec = make(keypoint_names=names)
     assert "flip_pairs" not in json.loads(spec.to_json())  # as in the files of older versions
     assert spec.mirror == [1, 0]
-    told = make(keypoint_names=names, flip_pairs=[[0, 1]])
-    assert ModelSpec.from_json(told.to_json(), "model.json") == told
+    with_pairs = make(keypoint_names=names, flip_pairs=[[0, 1]])
+    assert ModelSpec.from_json(with_pairs.to_json(), "model.json") == with_pairs
     assert make(keypoint_names=names, flip_pairs=()).mirror == [0, 1]
     assert make().mirror is None  # nose and tail tell nothing
     for wrong in ([[0, 2]], [[0, 0]], [[0, 1], [1, 0]]):
@@ -54,8 +54,8 @@ def test_flip_pairs_are_those_that_the_names_tell_unless_the_file_has_some() -> 
         ({"classes": ()}, "no classes"),
         ({"classes": (ClassInfo(1, "cat"), ClassInfo(1, "dog"))}, "more than one class with id 1"),
         ({"classes": (ClassInfo(1, "cat"), ClassInfo(2, "cat"))}, "more than one class with name cat"),
-        ({"keypoint_names": ()}, "joints but no keypoint_names"),
-        ({"skeleton": ((0, 2),)}, "skeleton names a joint beyond 2"),
+        ({"keypoint_names": ()}, "keypoints but no keypoint_names"),
+        ({"skeleton": ((0, 2),)}, "skeleton names a keypoint beyond 2"),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:
@@ -142,7 +142,7 @@ def test_networks_are_written_in_full() -> None:
 def test_families_say_what_they_have() -> None:
     has = {family: parse({**NETWORK, "family": family}) for family in FAMILIES}
     assert [f for f, n in has.items() if isinstance(n, Network) and n.masks] == ["mask_rcnn", "joint"]
-    assert [f for f, n in has.items() if isinstance(n, Network) and n.joints] == ["keypoint_rcnn", "joint"]
+    assert [f for f, n in has.items() if isinstance(n, Network) and n.keypoints] == ["keypoint_rcnn", "joint"]
 
 
 def test_levels_follow_the_backbone() -> None:

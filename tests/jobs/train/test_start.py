@@ -16,7 +16,7 @@ from tests.model.networks.test_composed import SPEC
 
 def test_of_two_networks_a_worker_trains_the_detector(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    start = from_model(LoadedModel(SPEC, build(SPEC)), SPEC, masks=True, joints=False)
+    start = from_model(LoadedModel(SPEC, build(SPEC)), SPEC, masks=True, keypoints=False)
     folder = (tmp_path / "start").as_uri()
     keep(start, folder, Storage())
     source = ModelSource(name=folder, storage=Storage())

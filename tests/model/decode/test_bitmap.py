@@ -153,8 +153,8 @@ def test_what_is_cut_off_and_what_is_not_decoded() -> None:
 def _ico(*pictures: tuple[int, int, int, bytes], kind: int = 1) -> bytes:
     entries, body = b"", b""
     for width, height, bits, data in pictures:
-        at = 6 + 16 * len(pictures) + len(body)
-        entries += struct.pack("<BBBBHHII", width % 256, height % 256, 0, 0, 1, bits, len(data), at)
+        start = 6 + 16 * len(pictures) + len(body)
+        entries += struct.pack("<BBBBHHII", width % 256, height % 256, 0, 0, 1, bits, len(data), start)
         body += data
     return struct.pack("<HHH", 0, kind, len(pictures)) + entries + body
 

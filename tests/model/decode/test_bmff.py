@@ -44,8 +44,8 @@ def test_avif_with_broken_exif_and_xmp() -> None:
     exif[0x0112], exif[0x010F] = 6, "maker" * 20
     data = save(np.rot90(SCENE), "AVIF", quality=95, exif=exif.tobytes(), xmp=b"<x>" * 50)
     _close(_pixels(data))
-    at = data.index(b"II*\0") if b"II*\0" in data else data.index(b"MM\0*")
-    broken = data[: at - 8] + b"\xff" * 40 + data[at + 32 :]
+    start = data.index(b"II*\0") if b"II*\0" in data else data.index(b"MM\0*")
+    broken = data[: start - 8] + b"\xff" * 40 + data[start + 32 :]
     with pytest.raises(ValueError, match="Exif"):
         Image.open(io.BytesIO(broken)).load()
     assert np.array_equal(_pixels(broken), _pixels(data))

@@ -22,7 +22,7 @@ def _pixels(data: bytes) -> np.ndarray:
 
 def _gif(
     screen: tuple[int, int] = (6, 5),
-    at: tuple[int, int] = (0, 0),
+    corner: tuple[int, int] = (0, 0),
     *,
     transparent: int | None = None,
     extension: bytes = b"",
@@ -35,7 +35,7 @@ def _gif(
     frame = whole[whole.index(b",", 13 + table) :]
     control = b"\x21\xf9\x04" + bytes([transparent is not None, 0, 0, transparent or 0, 0])
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, whole[10], background, 0) + whole[13 : 13 + table]
-    return head + extension + control + b"," + struct.pack("<HHHH", *at, 6, 5) + frame[9:]
+    return head + extension + control + b"," + struct.pack("<HHHH", *corner, 6, 5) + frame[9:]
 
 
 def test_a_frame_that_is_smaller_than_its_screen() -> None:

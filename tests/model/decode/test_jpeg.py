@@ -76,7 +76,7 @@ def test_a_part_of_a_file_is_unreadable_closed_or_not(name: str, closed: bool, s
 def test_a_progressive_file_that_ends_between_scans() -> None:
     """libjpeg has nothing to warn of: each scan that is there is whole."""
     data = FILES["progressive"]
-    scans = [found.start() for found in re.finditer(rb"\xff\xda", data)]
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", data)]
     for scan in scans[1:]:
         for end in (b"", EOI):
             assert _refused(data[:scan] + end) == (
@@ -165,9 +165,9 @@ def test_broken_segments_cost_their_own_meaning(name: str) -> None:
             right = len(body) + 2
             for length in {right, max(2, right - 5), right + 9, 0, 1, 65535}:
                 segment = bytes([0xFF, marker]) + struct.pack(">H", length) + body
-                for at in (2, 20):
-                    pixels = decode(data[:at] + segment + data[at:], PLAIN)[0]
-                    assert np.array_equal(pixels, whole), (hex(marker), body[:20], length, at)
+                for position in (2, 20):
+                    pixels = decode(data[:position] + segment + data[position:], PLAIN)[0]
+                    assert np.array_equal(pixels, whole), (hex(marker), body[:20], length, position)
 
 
 def test_garbage_between_segments() -> None:
@@ -246,8 +246,8 @@ def test_arithmetic_coding() -> None:
 )
 def test_processes_that_are_not_decoded_are_named(change: tuple[int, bytes], reason: str) -> None:
     data = FILES["baseline"]
-    at = data.index(b"\xff\xc0") + change[0]
-    fault, text = _refused(data[:at] + change[1] + data[at + len(change[1]) :])
+    position = data.index(b"\xff\xc0") + change[0]
+    fault, text = _refused(data[:position] + change[1] + data[position + len(change[1]) :])
     assert fault == Fault.UNSUPPORTED
     assert reason in text
 

@@ -140,8 +140,8 @@ def test_what_follows_the_end_is_not_looked_at() -> None:
 
 
 def test_a_wrong_checksum_of_pixels_is_told() -> None:
-    at = BASE.index(b"IDAT") + 20
-    data = BASE[:at] + bytes([BASE[at] ^ 1]) + BASE[at + 1 :]
+    position = BASE.index(b"IDAT") + 20
+    data = BASE[:position] + bytes([BASE[position] ^ 1]) + BASE[position + 1 :]
     assert _refused(data) == (Fault.UNREADABLE, "broken PNG content: the checksum of IDAT is wrong")
 
 

@@ -110,19 +110,19 @@ def test_results_of_unknown_images_are_refused(truth):
         coco_ap(truth, [{"image_id": 77, "category_id": 1, "score": 1.0, "bbox": [0, 0, 1, 1]}])
 
 
-def test_other_joints_need_their_own_sigmas(truth):
+def test_other_keypoints_need_their_own_sigmas(truth):
     few = copy.deepcopy(truth)
     for annotation in few["annotations"]:
         if "keypoints" in annotation:
             annotation["keypoints"] = annotation["keypoints"][:15]
-    with pytest.raises(ValueError, match="5 joints, there are 17 sigmas"):
+    with pytest.raises(ValueError, match="5 keypoints, there are 17 sigmas"):
         coco_ap(few, as_results(few))
     assert coco_ap(few, as_results(few), sigmas=[0.05] * 5)["keypoints"]["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the sample of COCO photos beside the checkout")
 def test_agrees_with_pycocotools_on_photos():
-    """Polygons, crowds and people without joints, as COCO has them; results are the truth, moved by a fixed rule."""
+    """Polygons, crowds and people without keypoints, as COCO has them; results are the truth, moved by a fixed rule."""
     truth = json.loads((PHOTOS / "person_keypoints.json").read_text())
     results = []
     for n, annotation in enumerate(truth["annotations"]):
@@ -158,7 +158,7 @@ def test_agrees_with_pycocotools_on_photos():
 
 
 def random_data(seed, images=12, classes=3):
-    """Truth with crowds and unlabelled joints, and detections that are near it, doubled, wrong, or of other classes."""
+    """Truth with crowds and unlabelled keypoints, and detections that are near it, doubled, wrong, or of other classes."""
     rng = np.random.default_rng(seed)
     annotations, results = [], []
     for image in range(images):
@@ -166,16 +166,16 @@ def random_data(seed, images=12, classes=3):
             w, h = np.exp(rng.uniform(np.log(6), np.log(300), 2)).astype(int).clip(1, 399)
             x, y = (int(rng.integers(0, 400 - side + 1)) for side in (w, h))
             visible = rng.integers(0, 3, 17) * (rng.random() < 0.7)
-            at = np.c_[rng.uniform(x, x + w, 17), rng.uniform(y, y + h, 17)] * (visible > 0)[:, None]
+            xy = np.c_[rng.uniform(x, x + w, 17), rng.uniform(y, y + h, 17)] * (visible > 0)[:, None]
             class_ = int(rng.integers(1, classes + 1))
-            joints = {"keypoints": np.c_[at, visible].ravel().tolist()} if class_ == 1 else {}
+            keypoints = {"keypoints": np.c_[xy, visible].ravel().tolist()} if class_ == 1 else {}
             record = {
                 "image_id": image,
                 "category_id": class_,
                 "bbox": [x, y, int(w), int(h)],
                 "area": float(w * h * rng.uniform(0.5, 1)),
                 "segmentation": box_mask(x, y, w, h),
-                **joints,
+                **keypoints,
             }
             annotations.append(record | {"id": len(annotations) + 1, "iscrowd": int(rng.random() < 0.1)})
             for _ in range(rng.integers(0, 4)):
@@ -190,7 +190,7 @@ def random_data(seed, images=12, classes=3):
                 }
                 if class_ == 1:
                     noise = rng.normal(0, 0.05 * np.sqrt(w * h), (17, 2))
-                    result["keypoints"] = np.c_[at + noise, np.ones(17)].ravel().tolist()
+                    result["keypoints"] = np.c_[xy + noise, np.ones(17)].ravel().tolist()
                 results.append(result)
     truth = {
         "images": [{"id": i, "width": 400, "height": 400} for i in range(images)],
@@ -237,8 +237,8 @@ def test_every_figure_is_pycocotools(kind, seed):
     measured = evaluate(truth, results)[kind]
     names = KEYPOINT_STATS if kind == "keypoints" else AREA_STATS
     assert tuple(measured.stats) == names
-    found = [-1 if value is None else value for value in measured.stats.values()]
-    assert found == pytest.approx(reference.stats.tolist(), abs=1e-6)
+    figures = [-1 if value is None else value for value in measured.stats.values()]
+    assert figures == pytest.approx(reference.stats.tolist(), abs=1e-6)
     assert 0.1 < measured.stats["AP"] < 0.9
     for k, (class_, figures) in enumerate(measured.classes.items()):
         assert class_ == reference.params.catIds[k]
@@ -269,7 +269,7 @@ def test_a_box_without_a_mask_neither_counts_nor_costs_for_masks(truth):
     assert measured["box"].stats["AP"] < 1.0
 
 
-def test_joints_have_cocos_tolerances_by_name():
+def test_keypoints_have_cocos_tolerances_by_name():
     cocos = Params("keypoints").kpt_oks_sigmas
     assert sigmas_of(KEYPOINT_NAMES).tolist() == cocos.tolist()
     assert sigmas_of(["tail", "nose"]).tolist() == [OTHER_SIGMA, cocos[0]]
@@ -310,9 +310,9 @@ def test_what_is_to_be_ignored_neither_counts_nor_costs(kind):
         "categories": [{"id": 1, "name": "dog"}],
         "annotations": [square(1, 1, 10), square(1, 1, 60, ignore=1)],
     }
-    both, one = results_of(truth["annotations"]), results_of(truth["annotations"][:1])
-    for found in (both, one):
-        measured = evaluate(truth, found)[kind]
+    both, single = results_of(truth["annotations"]), results_of(truth["annotations"][:1])
+    for results in (both, single):
+        measured = evaluate(truth, results)[kind]
         assert measured.stats["AP"] == pytest.approx(1.0)
         assert measured.classes[1].labelled == 1
     # no crowd: a second detection of it is wrong
@@ -355,15 +355,15 @@ def test_labels_that_are_not_exhaustive(kind):
 
 def test_the_areas_and_counts_of_the_file_are_used(truth):
     """They scale object keypoint similarity, and say which instances have keypoints."""
-    given = copy.deepcopy(truth)
+    changed = copy.deepcopy(truth)
     shifted = as_results(truth)
     for result in shifted:
         if "keypoints" in result:
             result["keypoints"] = [v + 4 * (i % 3 < 2) for i, v in enumerate(result["keypoints"])]
-    before = coco_ap(given, shifted)["keypoints"]["AP"]
-    for annotation in given["annotations"]:
+    before = coco_ap(changed, shifted)["keypoints"]["AP"]
+    for annotation in changed["annotations"]:
         annotation["area"] /= 4
-    assert coco_ap(given, shifted)["keypoints"]["AP"] < before
-    for annotation in given["annotations"]:
+    assert coco_ap(changed, shifted)["keypoints"]["AP"] < before
+    for annotation in changed["annotations"]:
         annotation["num_keypoints"] = 0
-    assert coco_ap(given, shifted)["keypoints"] is None
+    assert coco_ap(changed, shifted)["keypoints"] is None

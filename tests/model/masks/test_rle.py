@@ -17,7 +17,7 @@ needs_fused = pytest.mark.skipif(not FUSED, reason="torch rounds otherwise on pr
 
 
 def reference(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]) -> list[Rle]:
-    found = []
+    rles = []
     for prob, box in zip(probs, boxes, strict=True):
         try:
             pasted = paste_masks_in_image(
@@ -26,8 +26,8 @@ def reference(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tupl
         except RuntimeError:  # what torchvision does with some boxes outside the frame
             pasted = torch.zeros(1, 1, *size)
         mask = (pasted[0, 0] > 0.5).numpy().astype(np.uint8)
-        found.append(coco_mask.encode(np.asfortranarray(mask)))
-    return found
+        rles.append(coco_mask.encode(np.asfortranarray(mask)))
+    return rles
 
 
 def same(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int]) -> None:
@@ -41,23 +41,23 @@ def same(probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int
 def grids(rng: np.random.Generator, kind: str, n: int, side: int = 28) -> NDArray[np.float32]:
     """(n, side, side) mask probabilities: as a head gives them, and the worst that can come."""
     y, x = np.mgrid[:side, :side] / side
-    made = []
+    masks = []
     for _ in range(n):
         if kind == "blob":
             middle, radius = rng.uniform(0.3, 0.7, 2), rng.uniform(0.2, 0.6, 2)
             logit = 6 * (1 - ((x - middle[0]) / radius[0]) ** 2 - ((y - middle[1]) / radius[1]) ** 2)
-            made.append(1 / (1 + np.exp(-logit - rng.normal(0, 0.5, (side, side)))))
+            masks.append(1 / (1 + np.exp(-logit - rng.normal(0, 0.5, (side, side)))))
         elif kind == "noise":
-            made.append(rng.random((side, side)))
+            masks.append(rng.random((side, side)))
         elif kind == "flat":
-            made.append(np.full((side, side), rng.choice([0, 0.5, 1, 0.50000006, 0.49999997])))
+            masks.append(np.full((side, side), rng.choice([0, 0.5, 1, 0.50000006, 0.49999997])))
         elif kind == "steps":
-            made.append(rng.choice([0, 0.5, 1], (side, side)))
+            masks.append(rng.choice([0, 0.5, 1], (side, side)))
         elif kind == "half":
-            made.append(rng.random((side, side)).astype(np.float16))
+            masks.append(rng.random((side, side)).astype(np.float16))
         else:  # all within rounding of the threshold
-            made.append(0.5 + rng.normal(0, 1, (side, side)) * 10.0 ** rng.uniform(-8, -2))
-    return np.asarray(made, np.float32)
+            masks.append(0.5 + rng.normal(0, 1, (side, side)) * 10.0 ** rng.uniform(-8, -2))
+    return np.asarray(masks, np.float32)
 
 
 @needs_fused
@@ -151,19 +151,19 @@ def test_a_hundred_million_pixels(kind: str) -> None:
 def test_decode_area_box_and_iou() -> None:
     probs = np.ones((2, 28, 28), np.float32)
     boxes = np.asarray([[10, 20, 39, 49], [10, 20, 39, 49]], np.float32)
-    found = rle.encode_masks(probs, boxes, (60, 80))
-    masks = rle.decode(found)
+    rles = rle.encode_masks(probs, boxes, (60, 80))
+    masks = rle.decode(rles)
     assert masks.shape == (2, 60, 80)
-    assert rle.area(found).tolist() == masks.sum((1, 2)).tolist()
-    x, y, w, h = rle.to_bbox(found)[0].tolist()
+    assert rle.area(rles).tolist() == masks.sum((1, 2)).tolist()
+    x, y, w, h = rle.to_bbox(rles)[0].tolist()
     rows, columns = np.flatnonzero(masks[0].any(1)), np.flatnonzero(masks[0].any(0))
     assert (x, y) == (columns[0], rows[0])
     assert (x + w - 1, y + h - 1) == (columns[-1], rows[-1])
-    assert rle.iou(found[:1], found).tolist() == [[1.0, 1.0]]
+    assert rle.iou(rles[:1], rles).tolist() == [[1.0, 1.0]]
     # A crowd divides by the left mask's own area.
     whole = coco_mask.encode(np.asfortranarray(np.ones((60, 80), np.uint8)))
-    assert rle.iou(found[:1], [whole], [True]).tolist() == [[1.0]]
-    assert rle.iou(found[:1], [whole])[0, 0] == pytest.approx(masks[0].sum() / 4800)
+    assert rle.iou(rles[:1], [whole], [True]).tolist() == [[1.0]]
+    assert rle.iou(rles[:1], [whole])[0, 0] == pytest.approx(masks[0].sum() / 4800)
 
 
 def test_nothing_in_nothing_out() -> None:

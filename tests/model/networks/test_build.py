@@ -59,17 +59,17 @@ def bare(builder: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
 def test_torchvisions_weights_load_strictly(theirs: Callable[..., nn.Module], ours: dict[str, Any]) -> None:
     with torch.device("meta"):
         expected = bare(theirs)().state_dict()
-        found = build(spec(**ours, class_index="id")).state_dict()
-    assert list(found) == list(expected)
-    assert all(found[key].shape == expected[key].shape for key in expected)
+        state = build(spec(**ours, class_index="id")).state_dict()
+    assert list(state) == list(expected)
+    assert all(state[key].shape == expected[key].shape for key in expected)
 
 
 def test_frozen_weights_load_strictly() -> None:
     """Published weights with frozen batch norm have no batch counters."""
     with torch.device("meta"):
         expected = bare(detection.maskrcnn_resnet50_fpn)().state_dict()
-        found = build(spec(family="mask_rcnn", backbone="resnet50-fpn", class_index="id", **PUBLISHED_V1))
-    assert list(found.state_dict()) == [k for k in expected if not k.endswith("num_batches_tracked")]
+        network = build(spec(family="mask_rcnn", backbone="resnet50-fpn", class_index="id", **PUBLISHED_V1))
+    assert list(network.state_dict()) == [k for k in expected if not k.endswith("num_batches_tracked")]
 
 
 @pytest.mark.parametrize("backbone", BACKBONE_LAYERS)
@@ -104,14 +104,14 @@ def test_every_backbone_has_its_strides_and_folds(backbone: str) -> None:
 
 
 def targets() -> list[dict[str, torch.Tensor]]:
-    joints = torch.rand(2, 17, 3) * 60 + 10
-    joints[..., 2] = 2
+    keypoints = torch.rand(2, 17, 3) * 60 + 10
+    keypoints[..., 2] = 2
     return [
         {
             "boxes": torch.tensor([[10.0, 10, 80, 70], [40, 20, 90, 90]]),
             "labels": torch.tensor([1, 2]),
             "masks": torch.randint(0, 2, (2, 96, 100), dtype=torch.uint8),
-            "keypoints": joints,
+            "keypoints": keypoints,
         }
     ]
 
@@ -125,15 +125,15 @@ def test_each_family_trains_and_predicts(family: str, norm: str) -> None:
     )
     assert model.training
     losses = model([torch.rand(3, 96, 100)], targets())
-    masks, joints = family in ("mask_rcnn", "joint"), family in ("keypoint_rcnn", "joint")
+    masks, keypoints = family in ("mask_rcnn", "joint"), family in ("keypoint_rcnn", "joint")
     assert ("loss_mask" in losses) == masks
-    assert ("loss_keypoint" in losses) == joints
+    assert ("loss_keypoint" in losses) == keypoints
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.roi_heads.parameters())
     with torch.no_grad():
-        found = model.eval()([torch.rand(3, 96, 100)])[0]
-    assert ("masks" in found) == masks
-    assert ("keypoints" in found) == joints
+        output = model.eval()([torch.rand(3, 96, 100)])[0]
+    assert ("masks" in output) == masks
+    assert ("keypoints" in output) == keypoints
 
 
 def test_the_probe_teaches_norms_nothing() -> None:
@@ -183,7 +183,7 @@ def test_ids_too_large_to_index_by() -> None:
         build(spec((ClassInfo(10**6, "a"),), family="mask_rcnn", backbone="resnet50-fpn", class_index="id"))
 
 
-def test_joints_need_names() -> None:
+def test_keypoints_need_names() -> None:
     nameless = ModelSpec(
         name="x", architecture={"family": "joint", "backbone": "resnet50-fpn"}, classes=(ClassInfo(1, "a"),)
     )

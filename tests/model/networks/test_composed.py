@@ -26,27 +26,29 @@ SPEC = ModelSpec(
         "detector": ref.SPECS[ref.mask_v2].architecture,
         "joints": ref.SPECS[ref.keypoint_v1].architecture,
     },
-    # with random weights any class can be what is found: two of three have joints
+    # with random weights any class can be detected: two of three have keypoints
     classes=ref.SPECS[ref.joint].classes,
     keypoint_names=coco.KEYPOINT_NAMES,
     skeleton=coco.SKELETON,
     preprocessing=ref.PREPROCESSING,
 )
-JOINTED = [c.id for c in SPEC.classes if c.keypoints]
+WITH_KEYPOINTS = [c.id for c in SPEC.classes if c.keypoints]
 
 
 @pytest.fixture(scope="module")
 def models() -> tuple[FasterRCNN, FasterRCNN, LoadedModel]:
-    detector, joints = ref.excite(ref.mask_v2(), 0), ref.excite(ref.keypoint_v1(), 1)
+    detector, keypoint_network = ref.excite(ref.mask_v2(), 0), ref.excite(ref.keypoint_v1(), 1)
     ours = build(SPEC)
     assert isinstance(ours, ComposedRCNN)
     ours.detector.load_state_dict(detector.state_dict())
-    ours.joints.load_state_dict({k: t for k, t in joints.state_dict().items() if not k.startswith(UNUSED)})
-    return detector, joints, LoadedModel(SPEC, ours.eval())
+    ours.joints.load_state_dict(
+        {k: t for k, t in keypoint_network.state_dict().items() if not k.startswith(UNUSED)}
+    )
+    return detector, keypoint_network, LoadedModel(SPEC, ours.eval())
 
 
 @torch.no_grad()
-def eager_joints(model: FasterRCNN, image: np.ndarray, boxes: Tensor) -> tuple[Tensor, Tensor]:
+def eager_keypoints(model: FasterRCNN, image: np.ndarray, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """torchvision's keypoint R-CNN with `boxes`, pixels of the resized image, in place of its own."""
     batch, _ = model.transform([ref.as_input(image)])
     heads = model.roi_heads
@@ -57,39 +59,39 @@ def eager_joints(model: FasterRCNN, image: np.ndarray, boxes: Tensor) -> tuple[T
 
 @torch.no_grad()
 def resized_boxes(model: FasterRCNN, image: np.ndarray) -> Tensor:
-    found = []
-    hook = model.roi_heads.register_forward_hook(lambda *args: found.append(args[2][0][0]["boxes"].clone()))
+    boxes = []
+    hook = model.roi_heads.register_forward_hook(lambda *args: boxes.append(args[2][0][0]["boxes"].clone()))
     model([ref.as_input(image)])
     hook.remove()
-    return found[0]
+    return boxes[0]
 
 
-def test_detector_and_joints_are_each_torchvisions(
+def test_detector_and_keypoints_are_each_torchvisions(
     models: tuple[FasterRCNN, FasterRCNN, LoadedModel],
 ) -> None:
-    detector, joints, ours = models
+    detector, keypoint_network, ours = models
     predictor = Predictor(ours, device="cpu", precision="exact", max_detections=12)
-    jointed = 0
+    checked = 0
     for image in [ref.noise(2, 300, 180), *ref.photos(2)]:
         expected = ref.eager(detector, image, 0.05, 12)
-        found = predictor.predict([image])[0]
-        assert isinstance(found, Detections)
-        assert len(found) == len(expected["scores"]) > 3
-        np.testing.assert_array_equal(found.boxes, expected["boxes"])
-        np.testing.assert_array_equal(found.labels, expected["labels"])
-        np.testing.assert_array_equal(found.scores, expected["scores"])
-        np.testing.assert_array_equal(found.masks, expected["probs"][:, 0])
-        rows = np.isin(found.labels, JOINTED)
-        jointed += rows.sum()
-        assert found.keypoints is not None
-        assert np.isnan(found.keypoints[~rows]).all()
+        detections = predictor.predict([image])[0]
+        assert isinstance(detections, Detections)
+        assert len(detections) == len(expected["scores"]) > 3
+        np.testing.assert_array_equal(detections.boxes, expected["boxes"])
+        np.testing.assert_array_equal(detections.labels, expected["labels"])
+        np.testing.assert_array_equal(detections.scores, expected["scores"])
+        np.testing.assert_array_equal(detections.masks, expected["probs"][:, 0])
+        rows = np.isin(detections.labels, WITH_KEYPOINTS)
+        checked += rows.sum()
+        assert detections.keypoints is not None
+        assert np.isnan(detections.keypoints[~rows]).all()
         if rows.any():
-            places, logits = eager_joints(
-                joints, image, resized_boxes(detector, image)[torch.from_numpy(rows)]
+            places, logits = eager_keypoints(
+                keypoint_network, image, resized_boxes(detector, image)[torch.from_numpy(rows)]
             )
-            np.testing.assert_array_equal(found.keypoints[rows, :, :2], places[..., :2])
-            np.testing.assert_array_equal(found.keypoints[rows, :, 2], logits)
-    assert jointed > 3
+            np.testing.assert_array_equal(detections.keypoints[rows, :, :2], places[..., :2])
+            np.testing.assert_array_equal(detections.keypoints[rows, :, 2], logits)
+    assert checked > 3
 
 
 def test_the_second_network_sees_only_images_that_need_it(
@@ -97,8 +99,12 @@ def test_the_second_network_sees_only_images_that_need_it(
 ) -> None:
     *_, ours = models
     images = [ref.noise(seed, 96, 128) for seed in range(4)]
-    found = Predictor(ours, device="cpu", precision="float32", max_detections=4).predict(images)
-    needed = sum(bool(np.isin(of.labels, JOINTED).any()) for of in found if isinstance(of, Detections))
+    results = Predictor(ours, device="cpu", precision="float32", max_detections=4).predict(images)
+    needed = sum(
+        bool(np.isin(result.labels, WITH_KEYPOINTS).any())
+        for result in results
+        if isinstance(result, Detections)
+    )
     seen: list[int] = []
     predictor = Predictor(ours, device="cpu", precision="float32", max_detections=4)
     backbone = predictor._engine.joints.backbone
@@ -112,7 +118,7 @@ def test_the_second_network_sees_only_images_that_need_it(
         ours, device="cpu", precision="float32", max_detections=4, classes=[without], score_threshold=0
     )
     monkeypatch.setattr(predictor._engine.joints, "backbone", lambda _: pytest.fail("it was run"))
-    assert sum(len(of) for of in predictor.predict(images) if isinstance(of, Detections)) > 0
+    assert sum(len(result) for result in predictor.predict(images) if isinstance(result, Detections)) > 0
 
 
 def test_it_can_be_saved_and_loaded(
@@ -129,23 +135,23 @@ def test_it_can_be_saved_and_loaded(
 
 
 def test_parts_that_cannot_be_composed() -> None:
-    mask, joints = ref.SPECS[ref.mask_v2].architecture, ref.SPECS[ref.keypoint_v1].architecture
+    mask, keypoints = ref.SPECS[ref.mask_v2].architecture, ref.SPECS[ref.keypoint_v1].architecture
     for parts, message in (
-        ({"detector": joints, "joints": joints}, "without joints"),
-        ({"detector": mask, "joints": mask}, "a joints network"),
+        ({"detector": keypoints, "joints": keypoints}, "without keypoints"),
+        ({"detector": mask, "joints": mask}, "a keypoint network"),
         (
-            {"detector": {"family": "composed", "detector": mask, "joints": joints}, "joints": joints},
+            {"detector": {"family": "composed", "detector": mask, "joints": keypoints}, "joints": keypoints},
             "itself composed",
         ),
         ({"detector": mask}, "family"),
-        ({"detector": mask, "joints": joints, "third": mask}, "unknown key third"),
+        ({"detector": mask, "joints": keypoints, "third": mask}, "unknown key third"),
     ):
         with pytest.raises(ModelError, match=message):
             parse({"family": "composed", **parts})
-    assert isinstance(parse({"family": "composed", "detector": mask, "joints": joints}), Composed)
+    assert isinstance(parse({"family": "composed", "detector": mask, "joints": keypoints}), Composed)
 
 
-def test_joints_that_are_not_finite_fail_the_image(
+def test_keypoints_that_are_not_finite_fail_the_image(
     models: tuple[FasterRCNN, FasterRCNN, LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, ours = models
@@ -154,6 +160,6 @@ def test_joints_that_are_not_finite_fail_the_image(
     monkeypatch.setattr(
         predictor._engine.joints, "backbone", lambda x: {k: v * torch.inf for k, v in backbone(x).items()}
     )
-    found = predictor.predict([ref.noise(2, 300, 180)])[0]
-    assert isinstance(found, PredictFailure)
-    assert "keypoints have values that are not finite" in found.reason
+    failure = predictor.predict([ref.noise(2, 300, 180)])[0]
+    assert isinstance(failure, PredictFailure)
+    assert "keypoints have values that are not finite" in failure.reason

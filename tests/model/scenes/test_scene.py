@@ -20,10 +20,10 @@ def some():
 
 
 def test_a_scene_is_the_same_on_every_machine():
-    made = scenes.scene(11, 3, (240, 320))
-    digest = hashlib.sha256(made.image.tobytes() + made.segments.tobytes()).hexdigest()
+    scene = scenes.scene(11, 3, (240, 320))
+    digest = hashlib.sha256(scene.image.tobytes() + scene.segments.tobytes()).hexdigest()
     assert digest == "f5b7c25cf25f43a1ff0391ab8d88f3000d23d63b97e6babe0345730657fbcf21"
-    person, square = made.instances
+    person, square = scene.instances
     assert (person.category_id, person.box, person.area) == (1, (186, 43, 81, 92), 2016)
     assert (square.category_id, square.box, square.area) == (3, (110, 33, 29, 29), 421)
     assert person.keypoints is not None
@@ -46,9 +46,9 @@ def test_seed_index_and_size_each_change_the_picture():
 
 
 def test_boxes_and_areas_are_those_of_the_visible_pixels(some):
-    for made in some:
-        for instance in made.instances:
-            mask = made.mask(instance)
+    for scene in some:
+        for instance in scene.instances:
+            mask = scene.mask(instance)
             rows, columns = np.nonzero(mask)
             x, y, w, h = instance.box
             assert (x, y) == (columns.min(), rows.min())
@@ -57,35 +57,35 @@ def test_boxes_and_areas_are_those_of_the_visible_pixels(some):
 
 
 def test_every_class_and_every_visibility_occurs(some):
-    instances = [i for made in some for i in made.instances]
+    instances = [i for scene in some for i in scene.instances]
     assert {i.category_id for i in instances} == set(range(1, len(scenes.CLASSES) + 1))
     seen = np.concatenate([i.keypoints[:, 2] for i in instances if i.keypoints is not None])
     assert set(seen.tolist()) == {0, 1, 2}
     assert (seen == 2).mean() > 0.7
 
 
-def test_only_persons_have_joints(some):
-    for made in some:
-        for instance in made.instances:
+def test_only_persons_have_keypoints(some):
+    for scene in some:
+        for instance in scene.instances:
             assert (instance.keypoints is not None) == (instance.category_id == scenes.PERSON)
 
 
-def test_joints_lie_where_their_visibility_says(some):
+def test_keypoints_lie_where_their_visibility_says(some):
     inside = hidden_by_others = 0
-    for made in some:
-        height, width = made.segments.shape
-        for instance in made.instances:
+    for scene in some:
+        height, width = scene.segments.shape
+        for instance in scene.instances:
             for x, y, visibility in () if instance.keypoints is None else instance.keypoints.tolist():
                 if visibility == 0:
                     assert (x, y) == (0, 0)
                     continue
                 assert 0 <= x < width and 0 <= y < height
                 if visibility == 2:
-                    assert made.segments[y, x] == instance.segment
+                    assert scene.segments[y, x] == instance.segment
                     inside += 1
-                elif made.segments[y, x] != instance.segment:
+                elif scene.segments[y, x] != instance.segment:
                     # Hidden: by something that was drawn later, or else it would be on top itself.
-                    assert made.segments[y, x] > instance.segment
+                    assert scene.segments[y, x] > instance.segment
                     hidden_by_others += 1
     assert inside > 500
     assert hidden_by_others > 10
@@ -93,14 +93,14 @@ def test_joints_lie_where_their_visibility_says(some):
 
 def test_left_is_on_the_right_of_a_figure_that_faces_the_viewer(some):
     shoulders = [KEYPOINT_NAMES.index(f"{side}_shoulder") for side in ("left", "right")]
-    for made in some:
-        for instance in made.instances:
+    for scene in some:
+        for instance in scene.instances:
             if instance.keypoints is not None and all(instance.keypoints[shoulders, 2]):
                 left, right = instance.keypoints[shoulders, 0]
                 assert left > right
 
 
-def test_joint_tables_agree():
+def test_keypoint_tables_agree():
     names = set(KEYPOINT_NAMES)
     assert len(names) == 17
     for a, b in FLIP_PAIRS:
@@ -128,16 +128,16 @@ def test_written_files_load_in_pycocotools(tmp_path, capsys):
     assert person["keypoints"] == list(KEYPOINT_NAMES)
     assert person["skeleton"][0] == [16, 14]
     for index, record in enumerate(dataset.loadImgs(range(7))):
-        made = scenes.scene(SEED, index, sizes[index % 2])
+        scene = scenes.scene(SEED, index, sizes[index % 2])
         with Image.open(tmp_path / record["file_name"]) as image:
             assert image.format == ("JPEG", "PNG", "WEBP")[index % 3]
             assert image.size == (record["width"], record["height"]) == sizes[index % 2][::-1]
             if image.format == "PNG":
-                assert np.array_equal(np.asarray(image), made.image)
+                assert np.array_equal(np.asarray(image), scene.image)
         annotations = dataset.loadAnns(dataset.getAnnIds(index))
-        assert len(annotations) == len(made.instances)
-        for annotation, instance in zip(annotations, made.instances, strict=True):
-            assert np.array_equal(dataset.annToMask(annotation), made.mask(instance))
+        assert len(annotations) == len(scene.instances)
+        for annotation, instance in zip(annotations, scene.instances, strict=True):
+            assert np.array_equal(dataset.annToMask(annotation), scene.mask(instance))
             assert coco_mask.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
             if instance.keypoints is not None:
                 assert annotation["keypoints"] == instance.keypoints.ravel().tolist()

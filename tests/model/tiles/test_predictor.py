@@ -37,11 +37,11 @@ SMALL = Tiling(size=256, overlap=32, above=0)
 @dataclass
 class Reader:
     """Finds every colour but black that has 20 pixels or more. blind: sees nothing in pictures that were made
-    smaller. joints: as many, all in the middle of what is seen, surer the more of the thing is seen."""
+    smaller. keypoints: so many, all in the middle of the visible part; the larger this part, the higher their logit."""
 
     blind: bool = False
     masks: bool = True
-    joints: int = 0
+    keypoints: int = 0
     calls: list[list[Any]] = field(default_factory=list)
 
     def predict(
@@ -49,14 +49,14 @@ class Reader:
     ) -> list[Detections | PredictFailure]:
         self.calls.append(list(images))
         frames = frames or [np.asarray(image).shape[:2] for image in images]
-        return [self._read(*of) for of in zip(images, frames, strict=True)]
+        return [self._read(*pair) for pair in zip(images, frames, strict=True)]
 
     def _read(self, image: Any, frame: tuple[int, int]) -> Detections:
         pixels = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image
         scale = frame[0] / pixels.shape[0]
         packed = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
         colours, counts = np.unique(packed, return_counts=True)
-        boxes, labels, scores, masks, joints = [], [], [], [], []
+        boxes, labels, scores, masks, keypoints = [], [], [], [], []
         for colour, n in zip(colours.tolist(), counts.tolist(), strict=True):
             if n < 20 or colour & 255 != 7 or (self.blind and scale > 1):
                 continue
@@ -68,43 +68,47 @@ class Reader:
             boxes.append(np.array([x1, y1, x2, y2]) * scale)
             labels.append(colour >> 16)
             scores.append(0.9 - 0.01 * scale + n * scale**2 / 1e8)
-            joints.append(np.tile([(x1 + x2) / 2 * scale, (y1 + y2) / 2 * scale, n], (self.joints, 1)))
+            keypoints.append(np.tile([(x1 + x2) / 2 * scale, (y1 + y2) / 2 * scale, n], (self.keypoints, 1)))
         count = len(boxes)
         return Detections(
             boxes=np.array(boxes, np.float32).reshape(count, 4),
             labels=np.array(labels, np.int32),
             scores=np.array(scores, np.float32),
             masks=np.array(masks, np.float32).reshape(count, 28, 28) if self.masks else None,
-            keypoints=np.array(joints, np.float32).reshape(count, self.joints, 3) if self.joints else None,
+            keypoints=np.array(keypoints, np.float32).reshape(count, self.keypoints, 3)
+            if self.keypoints
+            else None,
         )
 
 
 def picture(
-    height: int, width: int, *things: tuple[int, int, int, int, int]
+    height: int, width: int, *objects: tuple[int, int, int, int, int]
 ) -> tuple[NDArray[np.uint8], list[Rle]]:
     """An image of ellipses, each x1, y1, x2, y2 and class, later ones in front; and the masks of what shows."""
     image = np.zeros((height, width, 3), np.uint8)
     y, x = np.mgrid[:height, :width]
-    for number, (x1, y1, x2, y2, label) in enumerate(things):
+    for number, (x1, y1, x2, y2, label) in enumerate(objects):
         inside = ((2 * x - x1 - x2 + 1) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2 + 1) / (y2 - y1)) ** 2 <= 1
         image[inside] = label, number, 7
-    masks = [np.asfortranarray((image == (t[4], n, 7)).all(2), np.uint8) for n, t in enumerate(things)]
+    masks = [np.asfortranarray((image == (t[4], n, 7)).all(2), np.uint8) for n, t in enumerate(objects)]
     return image, [coco_mask.encode(mask) for mask in masks]
 
 
-def one(predictor: TiledPredictor, image: Any) -> Detections:
-    (found,) = predictor.predict([image])
-    assert isinstance(found, Detections)
-    assert found.masks is None
-    assert (np.diff(found.scores) <= 0).all()
-    return found
+def predict_one(predictor: TiledPredictor, image: Any) -> Detections:
+    (detections,) = predictor.predict([image])
+    assert isinstance(detections, Detections)
+    assert detections.masks is None
+    assert (np.diff(detections.scores) <= 0).all()
+    return detections
 
 
-def assert_found(found: Detections, truth: list[Rle], labels: Sequence[int], least: float = 0.9) -> None:
+def assert_instances(
+    detections: Detections, truth: list[Rle], labels: Sequence[int], least: float = 0.9
+) -> None:
     """Every thing of the truth once, and nothing else."""
-    assert found.rles is not None
-    assert sorted(found.labels.tolist()) == sorted(labels)
-    ious = rle.iou(truth, found.rles) * (np.asarray(labels)[:, None] == found.labels)
+    assert detections.rles is not None
+    assert sorted(detections.labels.tolist()) == sorted(labels)
+    ious = rle.iou(truth, detections.rles) * (np.asarray(labels)[:, None] == detections.labels)
     assert ((ious >= least).sum(axis=1) == 1).all(), ious.round(2)
     assert ((ious >= least).sum(axis=0) == 1).all(), ious.round(2)
 
@@ -190,7 +194,7 @@ def test_what_is_cut() -> None:
 @pytest.mark.parametrize("make", [np.asarray, lambda i: torch.from_numpy(i).permute(2, 0, 1)])
 def test_a_thing_on_seams_is_found_once(make: Any) -> None:
     """SMALL starts tiles at 0, 186, … and 0, 181, …: seams lie near 240 and 420 pixels."""
-    things = [
+    objects = [
         (210, 40, 290, 90, 1),  # over one seam, larger than the overlap
         (400, 380, 480, 460, 1),  # over the corner of four tiles
         (600, 300, 990, 690, 2),  # larger than a tile
@@ -200,71 +204,71 @@ def test_a_thing_on_seams_is_found_once(make: Any) -> None:
         (215, 520, 245, 560, 3),
         (100, 10, 130, 30, 3),  # in no one's way
     ]
-    image, truth = picture(800, 1000, *things)
-    found = one(TiledPredictor(Reader(), SMALL), make(image))
-    assert_found(found, truth, [thing[4] for thing in things])
-    for box, mask in zip(found.boxes, rle.to_bbox(found.rles or []), strict=True):
+    image, truth = picture(800, 1000, *objects)
+    detections = predict_one(TiledPredictor(Reader(), SMALL), make(image))
+    assert_instances(detections, truth, [object_[4] for object_ in objects])
+    for box, mask in zip(detections.boxes, rle.to_bbox(detections.rles or []), strict=True):
         np.testing.assert_allclose(box, [*mask[:2], *(mask[:2] + mask[2:])], atol=5)
 
 
 def test_pieces_of_what_no_tile_has_whole_are_joined() -> None:
     """A predictor that sees nothing from far: the piece in each tile is all there is of a large thing."""
-    things = [
+    objects = [
         (210, 40, 290, 90, 1),
         (380, 360, 500, 480, 1),
         (600, 300, 990, 690, 2),
         (300, 600, 330, 640, 1),
     ]
-    image, truth = picture(800, 1000, *things)
-    found = one(TiledPredictor(Reader(blind=True, joints=2), SMALL), image)
-    assert_found(found, truth, [1, 1, 2, 1])
-    assert found.keypoints is not None
-    assert found.keypoints.shape == (4, 2, 3)
-    for box, joints in zip(found.boxes, found.keypoints, strict=True):
-        assert (joints[:, :2] >= box[:2]).all()
-        assert (joints[:, :2] <= box[2:]).all()
+    image, truth = picture(800, 1000, *objects)
+    detections = predict_one(TiledPredictor(Reader(blind=True, keypoints=2), SMALL), image)
+    assert_instances(detections, truth, [1, 1, 2, 1])
+    assert detections.keypoints is not None
+    assert detections.keypoints.shape == (4, 2, 3)
+    for box, keypoints in zip(detections.boxes, detections.keypoints, strict=True):
+        assert (keypoints[:, :2] >= box[:2]).all()
+        assert (keypoints[:, :2] <= box[2:]).all()
 
 
-def test_a_joint_comes_from_the_piece_that_is_surest_of_it() -> None:
+def test_a_keypoint_comes_from_the_piece_that_is_surest_of_it() -> None:
     class Sure(Reader):
         def _read(self, image: Any, frame: tuple[int, int]) -> Detections:
-            found = super()._read(image, frame)
-            if found.keypoints is not None:
-                found.keypoints[:, 1, 2] *= -1  # the other way round for the second joint
-            return found
+            detections = super()._read(image, frame)
+            if detections.keypoints is not None:
+                detections.keypoints[:, 1, 2] *= -1  # the other way round for the second keypoint
+            return detections
 
     image, _ = picture(200, 400, (60, 20, 380, 180, 1))
-    (found,) = TiledPredictor(Sure(blind=True, joints=2), SMALL).predict([image])
-    assert isinstance(found, Detections)
-    assert len(found) == 1
-    assert found.keypoints is not None
-    assert found.keypoints[0, 0, 2] > -found.keypoints[0, 1, 2] > 0
-    assert found.keypoints[0, 0, 0] > found.keypoints[0, 1, 0], "each from another tile"
+    (detections,) = TiledPredictor(Sure(blind=True, keypoints=2), SMALL).predict([image])
+    assert isinstance(detections, Detections)
+    assert len(detections) == 1
+    assert detections.keypoints is not None
+    assert detections.keypoints[0, 0, 2] > -detections.keypoints[0, 1, 2] > 0
+    assert detections.keypoints[0, 0, 0] > detections.keypoints[0, 1, 0], "each from another tile"
 
 
 def test_a_model_without_masks_is_merged_by_boxes() -> None:
     image, _ = picture(800, 1000, (210, 40, 290, 90, 1), (380, 360, 500, 480, 1), (600, 300, 990, 690, 2))
-    found = one(TiledPredictor(Reader(masks=False), SMALL), image)
-    assert found.rles is None
-    assert sorted(found.labels.tolist()) == [1, 1, 2]
+    detections = predict_one(TiledPredictor(Reader(masks=False), SMALL), image)
+    assert detections.rles is None
+    assert sorted(detections.labels.tolist()) == [1, 1, 2]
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 4000), (4000, 300), (257, 256)])
 def test_long_and_thin(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2] = 1, 1, 7
-    found = one(TiledPredictor(Reader(), SMALL), image)
-    assert len(found) == 1
-    assert rle.area(found.rles or [])[0] == pytest.approx(height * (width // 2), rel=0.2)
+    detections = predict_one(TiledPredictor(Reader(), SMALL), image)
+    assert len(detections) == 1
+    assert rle.area(detections.rles or [])[0] == pytest.approx(height * (width // 2), rel=0.2)
 
 
 def test_nothing_is_found() -> None:
-    found = one(TiledPredictor(Reader(joints=3), SMALL), np.zeros((600, 600, 3), np.uint8))
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
-    assert found.rles == []
-    assert found.keypoints is not None
-    assert found.keypoints.shape == (0, 3, 3)
+    detections = predict_one(TiledPredictor(Reader(keypoints=3), SMALL), np.zeros((600, 600, 3), np.uint8))
+    assert len(detections) == 0
+    assert detections.boxes.shape == (0, 4)
+    assert detections.rles == []
+    assert detections.keypoints is not None
+    assert detections.keypoints.shape == (0, 3, 3)
 
 
 # ---- what the predictor is given, and says ----
@@ -274,19 +278,24 @@ def test_small_images_go_straight_through_as_one_batch() -> None:
     small = [np.full((40, 50, 3), n, np.uint8) for n in range(3)]
     large, truth = picture(300, 600, (200, 20, 300, 120, 1))
     reader = Reader()
-    found = TiledPredictor(reader, SMALL).predict(
+    detections = TiledPredictor(reader, SMALL).predict(
         [small[0], large, *small[1:]], [(80, 100), (300, 600), (40, 50), (40, 50)]
     )
-    assert [image is of for image, of in zip(reader.calls[0], small, strict=True)] == [True] * 3
-    assert isinstance(found[1], Detections)
-    assert_found(found[1], truth, [1])
-    assert [isinstance(of, Detections) and of.masks is not None for of in found] == [True, False, True, True]
+    assert [image is original for image, original in zip(reader.calls[0], small, strict=True)] == [True] * 3
+    assert isinstance(detections[1], Detections)
+    assert_instances(detections[1], truth, [1])
+    assert [isinstance(result, Detections) and result.masks is not None for result in detections] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_tiles_are_views_of_the_image_in_bounded_batches() -> None:
     image, _ = picture(2000, 2000, (900, 900, 1100, 1100, 1))
     reader = Reader()
-    one(TiledPredictor(reader, SMALL), image)
+    predict_one(TiledPredictor(reader, SMALL), image)
     assert max(len(call) for call in reader.calls) <= 16
     own = [tile for call in reader.calls for tile in call if np.shares_memory(tile, image)]
     assert len(own) == 81
@@ -309,32 +318,32 @@ def test_upper_levels_are_averages_whatever_holds_the_image(height: int) -> None
 def test_a_failure_over_a_tile_is_its_images() -> None:
     class Fails(Reader):
         def predict(self, images: Sequence[Any], frames: Any = None, **_: Any) -> list[Any]:
-            found = list(super().predict(images, frames))
+            detections = list(super().predict(images, frames))
             return [
                 PredictFailure("no memory") if np.asarray(i).max() == 99 else f
-                for i, f in zip(images, found, strict=True)
+                for i, f in zip(images, detections, strict=True)
             ]
 
     large, truth = picture(300, 600, (200, 20, 300, 120, 1))
     broken = large.copy()
     broken[299, 599] = 99
-    found = TiledPredictor(Fails(), SMALL).predict([broken, large])
-    assert found[0] == PredictFailure("tile 344,44 to 600,300: no memory")
-    assert isinstance(found[1], Detections)
-    assert_found(found[1], truth, [1])
+    detections = TiledPredictor(Fails(), SMALL).predict([broken, large])
+    assert detections[0] == PredictFailure("tile 344,44 to 600,300: no memory")
+    assert isinstance(detections[1], Detections)
+    assert_instances(detections[1], truth, [1])
 
 
 def test_detections_that_are_no_numbers_fail_the_image() -> None:
     class Overflows(Reader):
         def _read(self, image: Any, frame: tuple[int, int]) -> Detections:
-            found = super()._read(image, frame)
-            found.boxes[:] = np.nan
-            return found
+            detections = super()._read(image, frame)
+            detections.boxes[:] = np.nan
+            return detections
 
     image, _ = picture(300, 600, (200, 20, 300, 120, 1))
-    (found,) = TiledPredictor(Overflows(), SMALL).predict([image])
-    assert isinstance(found, PredictFailure)
-    assert "not finite" in found.reason
+    (detections,) = TiledPredictor(Overflows(), SMALL).predict([image])
+    assert isinstance(detections, PredictFailure)
+    assert "not finite" in detections.reason
 
 
 def test_a_cut_image_is_its_whole_frame() -> None:
@@ -368,11 +377,11 @@ def test_no_full_frame_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
     tracemalloc.start()
     try:
-        found = one(TiledPredictor(Boxes(), Tiling()), image)
+        detections = predict_one(TiledPredictor(Boxes(), Tiling()), image)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(found) > 81
+    assert len(detections) > 81
     assert peak < 60 * 10**6
 
 
@@ -383,21 +392,27 @@ SURE = 0.5
 
 
 def masks_of(scene: scenes.Scene) -> list[Rle]:
-    return [coco_mask.encode(np.asfortranarray(scene.mask(of), np.uint8)) for of in scene.instances]
+    return [
+        coco_mask.encode(np.asfortranarray(scene.mask(instance), np.uint8)) for instance in scene.instances
+    ]
 
 
 def right_alone(predictor: Predictor, seed: int) -> Iterator[scenes.Scene]:
     """Scenes that the model gets right at their own size, each thing once: what goes wrong later is the tiles'."""
     for index in itertools.count():
         scene = scenes.scene(seed, index, (AS_TRAINED, AS_TRAINED))
-        (found,) = predictor.predict([scene.image])
-        assert isinstance(found, Detections)
-        assert found.masks is not None
-        sure = found.scores >= SURE
+        (detections,) = predictor.predict([scene.image])
+        assert isinstance(detections, Detections)
+        assert detections.masks is not None
+        sure = detections.scores >= SURE
         ious = rle.iou(
-            masks_of(scene), rle.encode_masks(found.masks[sure], found.boxes[sure], (AS_TRAINED,) * 2)
+            masks_of(scene),
+            rle.encode_masks(detections.masks[sure], detections.boxes[sure], (AS_TRAINED,) * 2),
         )
-        same = np.asarray([of.category_id for of in scene.instances])[:, None] == found.labels[sure]
+        same = (
+            np.asarray([instance.category_id for instance in scene.instances])[:, None]
+            == detections.labels[sure]
+        )
         if ious.shape[0] == ious.shape[1] == ((ious >= 0.5) & same).sum():
             yield scene
 
@@ -417,13 +432,18 @@ def composed(source: Iterator[scenes.Scene]) -> tuple[NDArray[np.uint8], list[di
         scene, by = next(source), cells * CELL // AS_TRAINED
         side = cells * CELL
         image[y : y + side, x : x + side] = scene.image.repeat(by, 0).repeat(by, 1)
-        for of in scene.instances:
+        for instance in scene.instances:
             frame = np.zeros((SIDE, SIDE), np.uint8, order="F")
-            frame[y : y + side, x : x + side] = scene.mask(of).repeat(by, 0).repeat(by, 1)
-            box = [x + by * of.box[0], y + by * of.box[1], by * of.box[2], by * of.box[3]]
+            frame[y : y + side, x : x + side] = scene.mask(instance).repeat(by, 0).repeat(by, 1)
+            box = [
+                x + by * instance.box[0],
+                y + by * instance.box[1],
+                by * instance.box[2],
+                by * instance.box[3],
+            ]
             truth.append(
-                {"category_id": of.category_id, "segmentation": coco_mask.encode(frame), "bbox": box,
-                 "area": of.area * by**2, "id": len(truth) + 1, "image_id": 0, "iscrowd": 0}
+                {"category_id": instance.category_id, "segmentation": coco_mask.encode(frame), "bbox": box,
+                 "area": instance.area * by**2, "id": len(truth) + 1, "image_id": 0, "iscrowd": 0}
             )  # fmt: skip
     return image, truth
 
@@ -436,23 +456,25 @@ def test_an_8000_pixel_scene_with_known_truth() -> None:
     """
     predictor = Predictor(presets.load_model("demo"), device="cpu", precision="float32")
     image, truth = composed(right_alone(predictor, seed=5))
-    found = one(TiledPredictor(predictor, Tiling(overlap=256)), image)
-    assert found.rles is not None
-    sure = np.flatnonzero(found.scores >= SURE)
-    masks = [found.rles[i] for i in sure]
-    expected = [of["segmentation"] for of in truth]
-    same = np.asarray([of["category_id"] for of in truth])[:, None] == found.labels[sure]
+    detections = predict_one(TiledPredictor(predictor, Tiling(overlap=256)), image)
+    assert detections.rles is not None
+    sure = np.flatnonzero(detections.scores >= SURE)
+    masks = [detections.rles[i] for i in sure]
+    expected = [record["segmentation"] for record in truth]
+    same = np.asarray([record["category_id"] for record in truth])[:, None] == detections.labels[sure]
     ious = rle.iou(expected, masks) * same
     covered = rle.iou(masks, expected, [True] * len(truth)).T * same
     recall = (ious >= 0.5).any(axis=1).mean()
     times = ((ious >= 0.3) | (covered >= 0.7)).sum(axis=1)
     results = [
         {"image_id": 0, "category_id": label, "score": score, "segmentation": mask}
-        for label, score, mask in zip(found.labels.tolist(), found.scores.tolist(), found.rles, strict=True)
+        for label, score, mask in zip(
+            detections.labels.tolist(), detections.scores.tolist(), detections.rles, strict=True
+        )
     ]
     images = [{"id": 0, "height": SIDE, "width": SIDE}]
     ap50 = ap50_of({"images": images, "annotations": truth, "categories": scenes.categories()}, results)
-    on_seams = np.mean([on_a_border(of["bbox"]) for of in truth])
+    on_seams = np.mean([on_a_border(record["bbox"]) for record in truth])
     print(
         f"{len(truth)} things, on borders {on_seams:.2f}, recall {recall:.3f}, AP50 {ap50:.3f}, twice {(times > 1).sum()}"
     )
@@ -466,8 +488,8 @@ def test_an_8000_pixel_scene_with_known_truth() -> None:
 def on_a_border(box: Sequence[float]) -> bool:
     views = [view for view in Tiling(overlap=256).views(SIDE, SIDE) if view.level == 0]
     x, y, w, h = box
-    return any(x < at < x + w for view in views for at in (view.x1, view.x2)) or any(
-        y < at < y + h for view in views for at in (view.y1, view.y2)
+    return any(x < edge < x + w for view in views for edge in (view.x1, view.x2)) or any(
+        y < edge < y + h for view in views for edge in (view.y1, view.y2)
     )
 
 

@@ -28,8 +28,8 @@ def seen(*sightings: tuple[tuple[int, ...], float, int, int]) -> Sightings:
 
 
 def left(*sightings: tuple[tuple[int, ...], float, int, int]) -> list[tuple[int, ...]]:
-    found = merge(seen(*sightings), TILING.views(*SIZE), TILING, SIZE)
-    return sorted(tuple(int(v) for v in box) for box in found.boxes)
+    merged = merge(seen(*sightings), TILING.views(*SIZE), TILING, SIZE)
+    return sorted(tuple(int(v) for v in box) for box in merged.boxes)
 
 
 @pytest.mark.parametrize("scores", [(0.9, 0.8), (0.8, 0.9)])

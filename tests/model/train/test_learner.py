@@ -25,10 +25,10 @@ def learner(recipe: Recipe = RECIPE) -> Learner:
     )
 
 
-def tensors(one: Learner) -> dict[str, torch.Tensor]:
+def tensors(trained: Learner) -> dict[str, torch.Tensor]:
     return {
         f"{kind}.{name}": tensor.clone()
-        for kind, module in (("network", one.network), ("average", one.average))
+        for kind, module in (("network", trained.network), ("average", trained.average))
         if module is not None
         for name, tensor in module.state_dict().items()
     }
@@ -42,10 +42,10 @@ def assert_equal(a: Learner, b: Learner) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns_what_it_sees(precision: str) -> None:
-    one, examples = learner(replace(RECIPE, precision=precision)), _examples()
-    first = one.step(examples, 0, 0.0)
+    trained, examples = learner(replace(RECIPE, precision=precision)), _examples()
+    first = trained.step(examples, 0, 0.0)
     for step in range(1, 25):
-        last = one.step(examples, step, 0.0)
+        last = trained.step(examples, step, 0.0)
     names = [name for name in first if name.startswith("loss_")]
     assert sum(last[name] for name in names) < 0.75 * sum(first[name] for name in names)
 
@@ -76,32 +76,32 @@ def test_a_step_depends_on_nothing_but_its_number() -> None:
 
 
 def test_a_loss_that_is_no_number_changes_nothing() -> None:
-    one, examples = learner(), _examples()
-    one.step(examples, 0, 0.0)
+    trained, examples = learner(), _examples()
+    trained.step(examples, 0, 0.0)
     with torch.no_grad():
-        next(one.network.roi_heads.mask_predictor.parameters()).fill_(float("nan"))
-    before = {name: parameter.detach().clone() for name, parameter in one._parameters.items()}
+        next(trained.network.roi_heads.mask_predictor.parameters()).fill_(float("nan"))
+    before = {name: parameter.detach().clone() for name, parameter in trained._parameters.items()}
     with pytest.raises(NotFiniteError, match="loss_mask nan"):
-        one.step(examples, 1, 0.0)
-    for name, parameter in one._parameters.items():
+        trained.step(examples, 1, 0.0)
+    for name, parameter in trained._parameters.items():
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
 
 
 def test_a_worker_without_examples_takes_part() -> None:
     """All images of its share were gone: its gradient is zero, and every parameter has one."""
-    one = learner()
-    before = tensors(one)
-    one.step([], 0, 0.0)
-    assert all(p.grad is not None and not p.grad.any() for p in one._parameters.values())
-    assert before.keys() == tensors(one).keys()
+    trained = learner()
+    before = tensors(trained)
+    trained.step([], 0, 0.0)
+    assert all(p.grad is not None and not p.grad.any() for p in trained._parameters.values())
+    assert before.keys() == tensors(trained).keys()
 
 
 def test_norms_and_biases_are_not_drawn_to_zero() -> None:
     """With no gradient at all, what is left of a step is the decay."""
-    one = learner(replace(RECIPE, weight_decay=0.5, backbone_rate=0.5))
-    before = {name: parameter.detach().clone() for name, parameter in one._parameters.items()}
-    one.step([], 0, 0.0)
-    for name, parameter in one._parameters.items():
+    trained = learner(replace(RECIPE, weight_decay=0.5, backbone_rate=0.5))
+    before = {name: parameter.detach().clone() for name, parameter in trained._parameters.items()}
+    trained.step([], 0, 0.0)
+    for name, parameter in trained._parameters.items():
         if parameter.ndim == 1:
             assert torch.equal(parameter, before[name]), name
         else:
@@ -115,9 +115,9 @@ def test_the_gradient_of_two_workers_is_that_of_their_images() -> None:
     many, few = [examples[0]] * 3, [examples[1]]
 
     def gradient(batch: list[Example], share: float) -> dict[str, torch.Tensor]:
-        one = learner(replace(RECIPE, clip=1e9, rois=4096, anchors=10**6))
-        one.step(batch, 0, 0.0, share=share)
-        return {n: p.grad.clone() for n, p in one._parameters.items() if p.grad is not None}
+        trained = learner(replace(RECIPE, clip=1e9, rois=4096, anchors=10**6))
+        trained.step(batch, 0, 0.0, share=share)
+        return {n: p.grad.clone() for n, p in trained._parameters.items() if p.grad is not None}
 
     halves = gradient(many, share_of(3, 4, 2)), gradient(few, share_of(1, 4, 2))
     alone = gradient(many, 1.0), gradient(few, 1.0)
@@ -132,9 +132,9 @@ def test_frozen_parameters_stay() -> None:
     network = build(SPEC)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith("backbone."))
-    one = Learner(network, RECIPE, torch.device("cpu"))
+    trained = Learner(network, RECIPE, torch.device("cpu"))
     before = {n: p.clone() for n, p in network.named_parameters()}
-    one.step(_examples(), 0, 0.0)
+    trained.step(_examples(), 0, 0.0)
     changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert changed
     assert not any(name.startswith("backbone.") for name in changed)
@@ -146,6 +146,6 @@ def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     learner().save(tmp_path)
     assert (tmp_path / OPTIMIZER).is_file()
     other = replace(SPEC, architecture=Network(family="mask_rcnn", **TINY).to_dict(), keypoint_names=(),
-                    classes=tuple(replace(one, keypoints=False) for one in SPEC.classes))  # fmt: skip
+                    classes=tuple(replace(info, keypoints=False) for info in SPEC.classes))  # fmt: skip
     with pytest.raises(ModelError, match="is of another network"):
         Learner(build(other), RECIPE, torch.device("cpu")).restore(tmp_path)

@@ -27,7 +27,7 @@ SPEC = ModelSpec(
 RECIPE = Recipe(flip=0, jitter=(1, 1), colour=0, precision="float32", rois=64)
 
 
-def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> ImageLabels:
+def _truth(rng: np.random.Generator, n: int = 4, *, keypoints: bool = True) -> ImageLabels:
     low = rng.uniform(0, 80, (n, 2))
     boxes = np.concatenate([low, low + rng.uniform(16, 44, (n, 2))], 1).astype(np.float32)
     masks = []
@@ -36,23 +36,23 @@ def _truth(rng: np.random.Generator, n: int = 4, *, joints: bool = True) -> Imag
         pixels[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) > 0.3
         masks.append(from_pixels(pixels).as_coco())
     points = rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (n, 17, 2))
-    seen = rng.integers(0, 3, (n, 17, 1)) * (np.arange(n) % 2 == 0)[:, None, None] * joints
+    seen = rng.integers(0, 3, (n, 17, 1)) * (np.arange(n) % 2 == 0)[:, None, None] * keypoints
     return ImageLabels(
         width=160,
         height=128,
         boxes=boxes,
         outputs=[1 + i % 2 for i in range(n)],
         masks=masks,
-        joints=np.concatenate([points * (seen > 0), seen], 2).astype(np.float32),
+        keypoints=np.concatenate([points * (seen > 0), seen], 2).astype(np.float32),
         crowds=np.zeros((0, 4), np.float32),
     )
 
 
-def _examples(n: int = 2, *, joints: bool = True) -> list[Example]:
+def _examples(n: int = 2, *, keypoints: bool = True) -> list[Example]:
     rng = np.random.default_rng(0)
     augment = Augment(RECIPE, SPEC.preprocessing, SPEC.mirror)
     image = rng.integers(0, 255, (128, 160, 3)).astype(np.uint8)
-    return [augment(image, _truth(rng, joints=joints), seed) for seed in range(n)]
+    return [augment(image, _truth(rng, keypoints=keypoints), seed) for seed in range(n)]
 
 
 def _whole_masks(example: Example) -> torch.Tensor:
@@ -68,7 +68,7 @@ def _as_targets(examples: list[Example]) -> list[dict[str, torch.Tensor]]:
             "boxes": e.boxes,
             "labels": e.outputs,
             "masks": _whole_masks(e),
-            "keypoints": e.joints,
+            "keypoints": e.keypoints,
         }
         for e in examples
     ]
@@ -78,7 +78,7 @@ def test_bytes_carry_examples_unchanged() -> None:
     before = _examples()
     for a, b in zip(before, unpack(pack(before)), strict=True):
         assert torch.equal(a.image, b.image)
-        assert torch.equal(a.joints, b.joints)
+        assert torch.equal(a.keypoints, b.keypoints)
         assert torch.equal(_whole_masks(a), _whole_masks(b))
 
 
@@ -101,15 +101,15 @@ def test_mask_loss_is_torchvisions() -> None:
     network, examples = _network(), _examples()
     rois, matches = _rois(examples)
     features = {"0": torch.randn(2, 64, 16, 20, requires_grad=True)}
-    found = Losses(network, RECIPE)._mask_loss(features, rois, matches, examples)
+    loss = Losses(network, RECIPE)._mask_loss(features, rois, matches, examples)
     heads = network.roi_heads
     logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, rois, [(128, 160)] * 2)))
     targets = _as_targets(examples)
     expected = maskrcnn_loss(
         logits, rois, [t["masks"] for t in targets], [t["labels"] for t in targets], matches
     )
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    gradients = [torch.autograd.grad(loss, features["0"])[0] for loss in (found, expected)]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(value, features["0"])[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
@@ -122,29 +122,29 @@ def test_mask_targets_are_torchvisions_up_to_the_edges() -> None:
     none = torch.zeros(0)
     example = Example(
         image=torch.zeros(3, height, width, dtype=torch.uint8), boxes=torch.zeros(5, 4), outputs=none, crops=crops,
-        corners=corners, joints=none, crowds=none,
+        corners=corners, keypoints=none, crowds=none,
     )  # fmt: skip
     limit = torch.tensor([width, height] * 2)
     low, high = torch.rand(2, 400, 2, generator=generator).sort(0).values
     rois = torch.cat([low, high], 1) * limit
     rois[::4, 2], rois[1::4, 3] = width, height
     matched = torch.arange(400) % len(crops)
-    found = ours._projected(rois, matched, example, 28)
+    targets = ours._projected(rois, matched, example, 28)
     expected = project_masks_on_boxes(_whole_masks(example), rois, matched, 28)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(targets, expected, rtol=0, atol=1e-5)
 
 
 def test_keypoint_loss_is_torchvisions_on_fewer_rois() -> None:
     network, examples = _network(), _examples()
     rois, matches = _rois(examples)
     features = {"0": torch.randn(2, 64, 16, 20, requires_grad=True)}
-    found = Losses(network, RECIPE)._keypoint_loss(features, rois, matches, examples)
+    loss = Losses(network, RECIPE)._keypoint_loss(features, rois, matches, examples)
     heads = network.roi_heads
     pooled = heads.keypoint_roi_pool(features, rois, [(128, 160)] * 2)
     logits = heads.keypoint_predictor(heads.keypoint_head(pooled))
-    expected = keypointrcnn_loss(logits, rois, [e.joints for e in examples], matches)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    gradients = [torch.autograd.grad(loss, features["0"])[0] for loss in (found, expected)]
+    expected = keypointrcnn_loss(logits, rois, [e.keypoints for e in examples], matches)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(value, features["0"])[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
@@ -168,9 +168,9 @@ def test_box_losses_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert mine[name].item() == pytest.approx(theirs[name].item(), rel=1e-3), name
 
 
-def test_an_image_without_joints_has_no_keypoint_loss() -> None:
+def test_an_image_without_keypoints_has_no_keypoint_loss() -> None:
     module = Losses(_network(), RECIPE)
-    loss = module(_examples(joints=False))["loss_keypoint"]
+    loss = module(_examples(keypoints=False))["loss_keypoint"]
     assert loss.item() == 0
     loss.backward()  # and yet every parameter of the head has a gradient
     assert all(p.grad is not None for p in module.network.roi_heads.keypoint_head.parameters())
@@ -183,14 +183,14 @@ def test_nothing_labelled_can_be_learnt_from() -> None:
         boxes=np.zeros((0, 4), np.float32),
         outputs=[],
         masks=[],
-        joints=np.zeros((0, 17, 3), np.float32),
+        keypoints=np.zeros((0, 17, 3), np.float32),
         crowds=np.zeros((0, 4), np.float32),
     )
     augment = Augment(RECIPE, SPEC.preprocessing, SPEC.mirror)
     example = augment(np.zeros((128, 160, 3), np.uint8), empty, 0)
-    found = Losses(_network(), RECIPE)([example])
-    assert all(torch.isfinite(v) for v in found.values())
-    assert found["loss_objectness"] > 0
+    losses = Losses(_network(), RECIPE)([example])
+    assert all(torch.isfinite(v) for v in losses.values())
+    assert losses["loss_objectness"] > 0
 
 
 def test_what_lies_in_a_crowd_is_no_background() -> None:
@@ -205,7 +205,7 @@ def test_images_that_crowds_cover_give_finite_losses() -> None:
     [example, _] = _examples()
     covered = replace(
         example, boxes=torch.zeros(0, 4), outputs=torch.zeros(0, dtype=torch.int64), crops=(), corners=torch.zeros(0, 2, dtype=torch.int64),
-        joints=example.joints[:0], crowds=torch.tensor([[-50.0, -50, 500, 500]]),
+        keypoints=example.keypoints[:0], crowds=torch.tensor([[-50.0, -50, 500, 500]]),
     )  # fmt: skip
     network = _network()
     losses = Losses(network, RECIPE)([covered])
@@ -218,7 +218,7 @@ def test_images_that_crowds_cover_give_finite_losses() -> None:
 def test_background_says_nothing_of_classes_that_the_image_was_not_searched_for() -> None:
     logits = torch.randn(4, 3, requires_grad=True)
     outputs = [torch.tensor([0, 2]), torch.tensor([0, 1])]
-    found = ours._without(logits, outputs, [torch.tensor([2]), torch.tensor([], dtype=torch.int64)])
-    torch.nn.functional.cross_entropy(found, torch.cat(outputs)).backward()
+    kept = ours._without(logits, outputs, [torch.tensor([2]), torch.tensor([], dtype=torch.int64)])
+    torch.nn.functional.cross_entropy(kept, torch.cat(outputs)).backward()
     assert (logits.grad == 0).tolist() == [[False, False, True], [False] * 3, [False] * 3, [False] * 3]
     assert ours._without(logits, outputs, [torch.zeros(0, dtype=torch.int64)] * 2) is logits

@@ -19,8 +19,8 @@ def test_the_rate_rises_and_falls() -> None:
 def test_the_step_schedule_is_the_papers() -> None:
     """Mask R-CNN, section 4: divided by ten at 60k and 80k of 90k."""
     recipe = Recipe(learning_rate=1.0, warm_up=0, schedule="step")
-    found = [recipe.rate(9, at / 90) for at in (0, 59, 61, 79, 81)]
-    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    rates = [recipe.rate(9, hundredth / 90) for hundredth in (0, 59, 61, 79, 81)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_constant_is_constant() -> None:

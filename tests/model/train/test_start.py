@@ -1,4 +1,4 @@
-"""What a training starts from: what is kept of the weights when classes, joints and heads change."""
+"""What a training starts from: what is kept of the weights when classes, keypoints and heads change."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from masklake.model.train.start import BACKBONES, freeze, from_backbone, from_mo
 from tests.helpers.paths import SHARED
 
 BOX, MASK = "roi_heads.box_predictor.cls_score.weight", "roi_heads.mask_predictor.mask_fcn_logits.weight"
-JOINTS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
+KEYPOINTS_LAYER = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"
 
 
@@ -25,29 +25,29 @@ def demo():
 
 
 def spec_of(
-    *names: str, joints: tuple[str, ...] = KEYPOINT_NAMES, persons: tuple[str, ...] = ("person",)
+    *names: str, keypoints: tuple[str, ...] = KEYPOINT_NAMES, persons: tuple[str, ...] = ("person",)
 ) -> ModelSpec:
     return ModelSpec(
         name="t",
         architecture={},
         classes=tuple(ClassInfo(10 + i, name, name in persons) for i, name in enumerate(names)),
-        keypoint_names=joints,
-        skeleton=SKELETON if joints == KEYPOINT_NAMES else (),
+        keypoint_names=keypoints,
+        skeleton=SKELETON if keypoints == KEYPOINT_NAMES else (),
         preprocessing=Preprocessing(),
     )
 
 
-def outputs(state: dict[str, torch.Tensor], key: str, at: int) -> torch.Tensor:
-    return state[key][at]
+def outputs(state: dict[str, torch.Tensor], key: str, index: int) -> torch.Tensor:
+    return state[key][index]
 
 
 def test_classes_that_are_known_keep_their_outputs(demo) -> None:
     """Another order, one less, one new: background and the known ones are where they belong now."""
-    start = from_model(demo, spec_of("star", "dragon", "person"), masks=True, joints=True)
+    start = from_model(demo, spec_of("star", "dragon", "person"), masks=True, keypoints=True)
     old, new = demo.module.state_dict(), start.module.state_dict()
     for key in (BOX, MASK):
-        for at, was in ((0, 0), (1, 5), (3, 1)):
-            assert torch.equal(outputs(new, key, at), outputs(old, key, was)), key
+        for new_index, old_index in ((0, 0), (1, 5), (3, 1)):
+            assert torch.equal(outputs(new, key, new_index), outputs(old, key, old_index)), key
         assert not any(torch.equal(outputs(new, key, 2), row) for row in old[key])
     assert start.fresh == ("class dragon",)
     assert start.spec.preprocessing == demo.spec.preprocessing
@@ -56,25 +56,25 @@ def test_classes_that_are_known_keep_their_outputs(demo) -> None:
 
 
 def test_nothing_new_is_nothing_fresh(demo) -> None:
-    names = [one.name for one in demo.spec.classes]
-    start = from_model(demo, spec_of(*names), masks=True, joints=True)
+    names = [info.name for info in demo.spec.classes]
+    start = from_model(demo, spec_of(*names), masks=True, keypoints=True)
     old = demo.module.state_dict()
     assert start.fresh == ()
     assert all(torch.equal(t, old[k]) for k, t in start.module.state_dict().items())
 
 
-def test_joints_are_known_by_their_names(demo) -> None:
-    joints = ("left_wrist", "tail", "nose")
-    start = from_model(demo, spec_of("person", joints=joints), masks=True, joints=True)
-    old, new = demo.module.state_dict()[JOINTS], start.module.state_dict()[JOINTS]
+def test_keypoints_are_known_by_their_names(demo) -> None:
+    keypoints = ("left_wrist", "tail", "nose")
+    start = from_model(demo, spec_of("person", keypoints=keypoints), masks=True, keypoints=True)
+    old, new = demo.module.state_dict()[KEYPOINTS_LAYER], start.module.state_dict()[KEYPOINTS_LAYER]
     assert torch.equal(new[:, 0], old[:, KEYPOINT_NAMES.index("left_wrist")])
     assert torch.equal(new[:, 2], old[:, KEYPOINT_NAMES.index("nose")])
-    assert start.fresh == ("joint tail",)
+    assert start.fresh == ("keypoint tail",)
 
 
 def test_heads_without_labels_are_kept_as_they_are(demo) -> None:
-    names = [one.name for one in demo.spec.classes]
-    start = from_model(demo, spec_of(*names), masks=False, joints=False)
+    names = [info.name for info in demo.spec.classes]
+    start = from_model(demo, spec_of(*names), masks=False, keypoints=False)
     assert parse(start.spec.architecture).family == "joint"
     freeze(start.module, start.frozen)
     still = {n for n, p in start.module.named_parameters() if not p.requires_grad}
@@ -87,7 +87,7 @@ def test_heads_without_labels_are_kept_as_they_are(demo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("masks", "joints", "family"),
+    ("masks", "keypoints", "family"),
     [
         (True, True, "joint"),
         (True, False, "mask_rcnn"),
@@ -95,23 +95,23 @@ def test_heads_without_labels_are_kept_as_they_are(demo) -> None:
         (False, False, "faster_rcnn"),
     ],
 )
-def test_a_new_network_has_the_heads_that_are_labelled(masks: bool, joints: bool, family: str) -> None:
-    assert new_network("tiny", masks=masks, joints=joints, pretrained=False).family == family
+def test_a_new_network_has_the_heads_that_are_labelled(masks: bool, keypoints: bool, family: str) -> None:
+    assert new_network("tiny", masks=masks, keypoints=keypoints, pretrained=False).family == family
 
 
 def test_a_backbone_from_nothing_has_group_norm() -> None:
-    assert new_network("resnet18", masks=True, joints=False, pretrained=False).backbone_norm == "group"
-    assert new_network("resnet18", masks=True, joints=False, pretrained=True).backbone_norm == "frozen"
+    assert new_network("resnet18", masks=True, keypoints=False, pretrained=False).backbone_norm == "group"
+    assert new_network("resnet18", masks=True, keypoints=False, pretrained=True).backbone_norm == "frozen"
 
 
 def test_an_unknown_backbone() -> None:
     with pytest.raises(ModelError, match="--backbone vgg: unknown; known: resnet18"):
-        new_network("vgg", masks=True, joints=False, pretrained=False)
+        new_network("vgg", masks=True, keypoints=False, pretrained=False)
     assert "mobilenet_v2" in BACKBONES
 
 
 def backbone(name: str, *, pretrained: bool) -> ModelSpec:
-    network = new_network(name, masks=True, joints=True, pretrained=pretrained)
+    network = new_network(name, masks=True, keypoints=True, pretrained=pretrained)
     return replace(spec_of("person"), architecture=network.to_dict())
 
 
@@ -119,12 +119,12 @@ def test_imagenet_weights_of_this_machine() -> None:
     if not WEIGHTS.is_file():
         pytest.skip("the MobileNetV2 weights are not on this machine")
     start = from_backbone(backbone("mobilenet_v2", pretrained=True), WEIGHTS)
-    given = torch.load(WEIGHTS, weights_only=True)
+    published = torch.load(WEIGHTS, weights_only=True)
     body = start.module.backbone.body.state_dict()
     assert body
     for key, tensor in body.items():
-        of = given.get(f"features.{key}", given.get(key))
-        assert torch.equal(tensor, of), key
+        expected = published.get(f"features.{key}", published.get(key))
+        assert torch.equal(tensor, expected), key
     assert start.fresh == ("everything but the backbone",)
     freeze(start.module, start.frozen)
     assert not start.module.backbone.body["0"][0].weight.requires_grad
@@ -159,19 +159,21 @@ def test_the_published_pair_becomes_one_network_with_three_heads() -> None:
 
     torch.manual_seed(0)
     pair = LoadedModel(SPEC, build(SPEC))
-    known = [one.name for one in SPEC.classes]
-    start = from_model(pair, spec_of("dragon", *known[:2], persons=tuple(known[:1])), masks=True, joints=True)
+    known = [info.name for info in SPEC.classes]
+    start = from_model(
+        pair, spec_of("dragon", *known[:2], persons=tuple(known[:1])), masks=True, keypoints=True
+    )
     network = parse(start.spec.architecture)
     assert isinstance(network, Network)
     assert (network.family, network.class_index) == ("joint", "position")
     state = start.module.state_dict()
-    detector, joints = pair.module.detector.state_dict(), pair.module.joints.state_dict()
-    assert torch.equal(state[JOINTS], joints[JOINTS])
+    detector, keypoint_state = pair.module.detector.state_dict(), pair.module.joints.state_dict()
+    assert torch.equal(state[KEYPOINTS_LAYER], keypoint_state[KEYPOINTS_LAYER])
     for key in (k for k in state if k.startswith("backbone.") and k in detector):
         assert torch.equal(state[key], detector[key]), key
     assert torch.equal(state[MASK][2], detector[MASK][SPEC.classes[0].id])
     assert start.fresh == ("class dragon",)
-    without = from_model(pair, spec_of(*known[:2], joints=(), persons=()), masks=True, joints=False)
+    without = from_model(pair, spec_of(*known[:2], keypoints=(), persons=()), masks=True, keypoints=False)
     assert parse(without.spec.architecture).family == "mask_rcnn"
     assert without.notes == ("the model's keypoints are given up: it has them for no class that is labelled",)
 
@@ -187,8 +189,8 @@ def test_two_networks_of_which_one_is_trained(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     pair = LoadedModel(SPEC, build(SPEC))
-    person = next(one.name for one in SPEC.classes if one.keypoints)
-    start = from_model(pair, spec_of("dragon", person, persons=(person,)), masks=True, joints=False)
+    person = next(info.name for info in SPEC.classes if info.keypoints)
+    start = from_model(pair, spec_of("dragon", person, persons=(person,)), masks=True, keypoints=False)
     assert start.spec.keypoint_names == SPEC.keypoint_names
     assert "the network that places them stays as it is" in start.notes[0]
     checkpoint.save(tmp_path, start.module, start.spec)
@@ -203,7 +205,7 @@ def test_two_networks_of_which_one_is_trained(tmp_path: Path) -> None:
     for key, tensor in trained.state_dict().items():
         if key.startswith("backbone."):
             assert torch.equal(before[key], tensor), key
-    again = from_model(kept, kept.spec, masks=True, joints=False)  # the next night
+    again = from_model(kept, kept.spec, masks=True, keypoints=False)  # the next night
     assert again.spec.architecture == start.spec.architecture
     assert again.fresh == ()
 
@@ -212,7 +214,7 @@ def test_a_head_without_labels_is_told() -> None:
     from masklake.model import presets
 
     demo = presets.load_model("demo")
-    start = from_model(demo, demo.spec, masks=True, joints=False)
+    start = from_model(demo, demo.spec, masks=True, keypoints=False)
     assert start.notes == (
         "no keypoints are labelled: their head stays as it is, on a backbone that changes",
     )

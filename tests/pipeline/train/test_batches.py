@@ -141,15 +141,15 @@ def test_truth_of_crowds_joints_and_masks() -> None:
     assert truth.boxes.tolist() == [[8, 4, 24, 16], [2, 2, 22, 32], [0, 0, 5, 5]]
     assert truth.crowds.tolist() == [[30, 0, 40, 10]]
     assert [mask is not None for mask in truth.masks] == [True, True, False]
-    assert truth.joints.shape == (3, 3, 3)
-    assert not truth.joints[0].any()
-    assert not truth.joints[1, 2].any()
+    assert truth.keypoints.shape == (3, 3, 3)
+    assert not truth.keypoints[0].any()
+    assert not truth.keypoints[1, 2].any()
     seen = [joint for joint in person.joints if joint.visibility]
     assert seen
     for joint in seen:
         at = {"nose": 0, "left_eye": 1}.get(joint.name)
         if at is not None:
-            assert np.allclose(truth.joints[1, at], [joint.x, joint.y, joint.visibility])
+            assert np.allclose(truth.keypoints[1, at], [joint.x, joint.y, joint.visibility])
 
 
 def test_truth_of_what_is_not_to_be_learnt() -> None:
