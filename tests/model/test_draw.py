@@ -61,7 +61,7 @@ def test_a_small_instance_lies_above_a_large_one() -> None:
     assert (contour == first[230, 309]).all()
 
 
-@pytest.mark.parametrize(("given", "drawn"), [({"score": 2.0}, True), ({"score": -2.0}, False),
+@pytest.mark.parametrize(("certainty", "drawn"), [({"score": 2.0}, True), ({"score": -2.0}, False),
                                               ({"visibility": 1}, True), ({"visibility": 0}, False)])  # fmt: skip
 def test_keypoints_and_limbs_are_drawn_where_they_are_seen(certainty: dict[str, float], drawn: bool) -> None:
     keypoints = [
@@ -86,7 +86,7 @@ def test_a_limb_with_an_unseen_end_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "size"),
+    ("original", "size"),
     [((48, 64), (640, 480)), ((64, 48), (480, 640)), ((480, 640), (640, 480)), ((900, 1600), (1600, 900)), ((1, 1), (640, 640))],
 )  # fmt: skip
 def test_small_images_are_enlarged_so_that_labels_read(
