@@ -40,7 +40,7 @@ class Predictor:
         does not use TF32, as torch does by default. "bfloat16" runs
         convolutions and linear layers in it: faster where the hardware has it, less exact.
 
-    Raises ModelError for settings that cannot be.
+    Raises ModelError for settings that are out of range or unknown.
     """
 
     def __init__(
@@ -104,28 +104,30 @@ class Predictor:
             frames = _frames(frames, len(images))
         arrays = to_arrays(images)
         results: list[Detections | PredictFailure | None] = [
-            of if isinstance(of, PredictFailure) else None for of in arrays
+            array if isinstance(array, PredictFailure) else None for array in arrays
         ]
-        pixels = {at: of for at, of in enumerate(arrays) if not isinstance(of, PredictFailure)}
-        sizes = {at: (of.shape[0], of.shape[1]) for at, of in pixels.items()}
+        pixels = {index: array for index, array in enumerate(arrays) if not isinstance(array, PredictFailure)}
+        sizes = {index: (array.shape[0], array.shape[1]) for index, array in pixels.items()}
         # Zero padding changes what convolutions see at the edge: only images that pad to one shape share a batch.
         by_shape: dict[tuple[int, int], list[int]] = {}
-        for at, size in sizes.items():
-            by_shape.setdefault(padded(self._engine.resized(*size)), []).append(at)
+        for index, size in sizes.items():
+            by_shape.setdefault(padded(self._engine.resized(*size)), []).append(index)
 
         def predict_alike(height: int, width: int, members: list[int]) -> None:
             start = 0
             while start < len(members):
                 count = min(len(members) - start, max(1, self._budget.now // (height * width)))
                 part = members[start : start + count]
-                found = self._run([pixels[at] for at in part], [(frames or sizes)[at] for at in part], as_rle)
-                if found is None and count > 1:
+                outcomes = self._run(
+                    [pixels[index] for index in part], [(frames or sizes)[index] for index in part], as_rle
+                )
+                if outcomes is None and count > 1:
                     self._budget.shrink(height * width * (count // 2))
                     continue
-                if found is None:
-                    found = [PredictFailure(self._too_large(*sizes[part[0]]))]
-                for at, result in zip(part, found, strict=True):
-                    results[at] = self._of(result, (frames or sizes)[at])
+                if outcomes is None:
+                    outcomes = [PredictFailure(self._too_large(*sizes[part[0]]))]
+                for index, result in zip(part, outcomes, strict=True):
+                    results[index] = self._with_frame(result, (frames or sizes)[index])
                 start += count
 
         if self._at_once == 1:
@@ -135,15 +137,19 @@ class Predictor:
             batches: list[tuple[int, int, list[int]]] = []
             for (height, width), members in by_shape.items():
                 count = max(1, self._budget.now // (height * width))
-                batches += [(height, width, members[at : at + count]) for at in range(0, len(members), count)]
+                batches += [
+                    (height, width, members[index : index + count]) for index in range(0, len(members), count)
+                ]
             with ThreadPoolExecutor(self._at_once) as pool:
                 list(
                     pool.map(lambda batch: predict_alike(*batch), batches)
                 )  # raises what one of them has raised
         return [result for result in results if result is not None]
 
-    def _of(self, result: Detections | PredictFailure, frame: tuple[int, int]) -> Detections | PredictFailure:
-        """`result` with what is needed to make rows and pictures of it."""
+    def _with_frame(
+        self, result: Detections | PredictFailure, frame: tuple[int, int]
+    ) -> Detections | PredictFailure:
+        """`result` with its frame and spec, which rows and pictures need."""
         if isinstance(result, PredictFailure):
             return result
         return dataclasses.replace(result, frame=frame, spec=self.spec)
@@ -159,13 +165,13 @@ class Predictor:
         self, images: list[NDArray[np.uint8]], frames: list[tuple[int, int]], as_rle: bool
     ) -> list[Detections | PredictFailure] | None:
         """None where memory does not suffice."""
-        found = self._fitting(lambda: self._engine.run(images, frames, as_rle))
-        if found is None:
+        outcomes = self._fitting(lambda: self._engine.run(images, frames, as_rle))
+        if outcomes is None:
             return None
         self._budget.went_well()
         return [
-            self._again(image, frame, as_rle, of.values) if isinstance(of, NotFinite) else of
-            for of, image, frame in zip(found, images, frames, strict=True)
+            self._again(image, frame, as_rle, outcome.values) if isinstance(outcome, NotFinite) else outcome
+            for outcome, image, frame in zip(outcomes, images, frames, strict=True)
         ]
 
     def _again(
@@ -181,20 +187,20 @@ class Predictor:
                 self._full = make_full()
             return self._full.run([image], [frame], as_rle)
 
-        found = self._fitting(run)
-        if found is None:
+        outcomes = self._fitting(run)
+        if outcomes is None:
             return PredictFailure(self._too_large(*image.shape[:2]))
         self.redone += 1
-        if isinstance(found[0], NotFinite):
+        if isinstance(outcomes[0], NotFinite):
             return PredictFailure(
-                f"the network's {found[0].values} have values that are not finite, in float32 too"
+                f"the network's {outcomes[0].values} have values that are not finite, in float32 too"
             )
-        return found[0]
+        return outcomes[0]
 
     def _fitting(
         self, run: Callable[[], list[Detections | NotFinite]]
     ) -> list[Detections | NotFinite] | None:
-        """What `run` gives; None where memory does not suffice."""
+        """The result of `run`; None where memory does not suffice."""
         try:
             return run()
         except (RuntimeError, MemoryError) as err:  # torch.OutOfMemoryError is a RuntimeError
@@ -242,7 +248,7 @@ def _labels(model: LoadedModel, classes: Sequence[str] | None) -> frozenset[int]
 def _frames(frames: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     if len(frames) != count:
         raise ModelError(f"{len(frames)} frames for {count} images")
-    for at, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         if len(frame) != 2 or min(frame) < 1:
-            raise ModelError(f"frame {at} is {frame!r}, not (height, width) of at least 1 pixel")
+            raise ModelError(f"frame {index} is {frame!r}, not (height, width) of at least 1 pixel")
     return [(int(height), int(width)) for height, width in frames]

@@ -17,6 +17,6 @@ def all_finite(parts: Iterable[Tensor]) -> Tensor:
 
 def of_images(finite_R: Tensor, rois: Rois) -> Tensor:
     """(N,) whether all regions of an image are finite."""
-    broken_R = ~finite_R if rois.there is None else ~finite_R & rois.there
+    broken_R = ~finite_R if rois.present is None else ~finite_R & rois.present
     broken_N = torch.zeros(len(rois.counts), device=finite_R.device)
     return broken_N.index_add_(0, rois.image, broken_R.float()) == 0

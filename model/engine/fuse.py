@@ -70,8 +70,10 @@ def fuse(module: nn.Module) -> nn.Module:
         name = f"fused_{node.name}"
         traced.add_submodule(name, fused)
         with traced.graph.inserting_before(last):
-            made = traced.graph.call_module(name, (node.args[0],) if other is None else (node.args[0], other))
-        last.replace_all_uses_with(made)
+            fused_node = traced.graph.call_module(
+                name, (node.args[0],) if other is None else (node.args[0], other)
+            )
+        last.replace_all_uses_with(fused_node)
         for old in _chain(last, node):
             traced.graph.erase_node(old)
     traced.delete_all_unused_submodules()

@@ -1,9 +1,9 @@
 """From a batch of images to instances: torchvision's GeneralizedRCNN, less the work whose result is dropped.
 
 The steps are those of torchvision's `transform.py`, `rpn.py` and `roi_heads.py`: resize, backbone, proposals, box
-head, then masks and joints of what is kept. What is left out: boxes of classes that nobody asked for are not
-decoded, masks are computed for the one class of each box, joints for boxes of classes that have joints, and no mask
-is pasted into a frame. `model.engine.parts` runs the layers.
+head, then masks and keypoints of what is kept. Left out is work whose result nobody sees: only boxes of classes that
+are asked for are decoded, masks are computed for the one class of each box, keypoints for boxes of classes that have
+keypoints, and no mask is pasted into a frame. `model.engine.parts` runs the layers.
 """
 
 import copy
@@ -41,7 +41,10 @@ _DIVISIBLE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is asked for. labels: class ids; a detection's score must be above score_threshold."""
+    """Which detections a caller wants.
+
+    score_threshold: a detection's score must be above it. max_detections: of an image, the best. labels: class ids.
+    """
 
     score_threshold: float
     max_detections: int
@@ -49,7 +52,10 @@ class Limits:
 
 
 class Engine:
-    """A network made ready for inference on one device. The module that it was made from is not changed."""
+    """A network made ready for inference on one device; it is copied, the module is not changed.
+
+    Raises ModelError where the module is not of the family that the spec names.
+    """
 
     def __init__(
         self, module: nn.Module, spec: ModelSpec, limits: Limits, device: torch.device, precision: str
@@ -59,8 +65,8 @@ class Engine:
         self.device = device
         self.preprocessing = spec.preprocessing
         self._mean, self._std = (
-            torch.tensor(of, device=device)[:, None, None]
-            for of in (self.preprocessing.mean, self.preprocessing.std)
+            torch.tensor(values, device=device)[:, None, None]
+            for values in (self.preprocessing.mean, self.preprocessing.std)
         )
         self._uploads = Uploads(device)
         self._busy = threading.Lock()
@@ -71,13 +77,13 @@ class Engine:
 
         if isinstance(module, ComposedRCNN) and isinstance(network, Composed):
             heads = module.detector.roi_heads
-            self.detector, self.joints = ready(module.detector), ready(module.joints)
-            self.n_joints = module.joints.roi_heads.keypoint_predictor.out_channels
+            self.detector, self.keypoint_parts = ready(module.detector), ready(module.joints)
+            self.n_keypoints = module.joints.roi_heads.keypoint_predictor.out_channels
             labels = output_labels(network.detector, spec)
         elif isinstance(module, FasterRCNN) and not isinstance(network, Composed):
             heads = module.roi_heads
-            self.detector = self.joints = ready(module)
-            self.n_joints = heads.keypoint_predictor.out_channels if heads.has_keypoint() else 0
+            self.detector = self.keypoint_parts = ready(module)
+            self.n_keypoints = heads.keypoint_predictor.out_channels if heads.has_keypoint() else 0
             labels = output_labels(network, spec)
         else:
             raise ModelError(f"model {spec.name!r}: the module is not of the family that the spec names")
@@ -93,10 +99,10 @@ class Engine:
         ]
         self.outputs_K = torch.tensor([output for output, _ in considered], device=device)
         self.labels_K = torch.tensor([label or 0 for _, label in considered], device=device)
-        wanted_K = torch.tensor([label in limits.labels for _, label in considered], device=device)
-        with_joints = {c.id for c in spec.classes if c.keypoints}
-        self.jointed_K = np.asarray([label in with_joints for _, label in considered])
-        self.surely = TrueCounts(self.outputs_K, None if bool(wanted_K.all()) else wanted_K)
+        selected_K = torch.tensor([label in limits.labels for _, label in considered], device=device)
+        with_keypoints = {c.id for c in spec.classes if c.keypoints}
+        self.has_keypoints_K = np.asarray([label in with_keypoints for _, label in considered])
+        self.surely = TrueCounts(self.outputs_K, None if bool(selected_K.all()) else selected_K)
         self.selection: Selection = self.surely
         if device.type == "cuda" and not self._exact:
             self.selection = FixedShapes()
@@ -115,14 +121,14 @@ class Engine:
         """Detections of RGB images (H, W, 3) that are padded to one shape, in the pixels of their frames.
 
         as_rle: masks come as RLE of the frame instead of probabilities.
-        Of threads that call it one computes at a time; the others send their images to the device meanwhile, or make
-        detections of what has come from there.
+        Several threads may call it: one computes at a time; the others send their images to the device meanwhile, or make
+        detections of results that have come back.
         """
         sent = self._uploads.send(images)
-        # exact is what torchvision's operations give with the settings of the process, which threads share
+        # `exact` follows the settings of the process, as torchvision does; threads share them
         with self._busy, nullcontext() if self._exact else full_float32():
-            found = self._compute(sent)
-        return found.detections(frames, as_rle)
+            results = self._compute(sent)
+        return results.detections(frames, as_rle)
 
     def _compute(self, sent: Sent) -> Results:
         batch = self._preprocess(sent)
@@ -130,36 +136,36 @@ class Engine:
         features = self.detector.backbone(batch.tensors)
         finite["feature maps"] = self._finite_maps(features)
         try:
-            found = self._detect(features, batch, finite, self.selection)
+            detected = self._detect(features, batch, finite, self.selection)
         except UnsettledError:
-            found = self._detect(features, batch, finite, self.surely)
-        masks = self._masks(features, found, batch, finite)
-        joints = self._joints(features, found, batch, finite)
+            detected = self._detect(features, batch, finite, self.surely)
+        masks = self._masks(features, detected, batch, finite)
+        keypoints = self._keypoints(features, detected, batch, finite)
         finite_NS = torch.stack(list(finite.values()), 1)
-        some = [of for of in (masks, joints) if of is not None]
-        labels_R = self.labels_K[found.kinds].to(torch.int32)
+        some = [values for values in (masks, keypoints) if values is not None]
+        labels_R = self.labels_K[detected.kinds].to(torch.int32)
         return Results(
-            arrival=Arrival(finite_NS, found.rois.boxes, labels_R, found.scores, *some),
+            arrival=Arrival(finite_NS, detected.rois.boxes, labels_R, detected.scores, *some),
             checked=list(finite),
-            counts=found.rois.counts,
+            counts=detected.rois.counts,
             sizes=batch.image_sizes,
             has_masks=masks is not None,
-            has_joints=joints is not None,
+            has_keypoints=keypoints is not None,
         )
 
     def _preprocess(self, sent: Sent) -> ImageList:
         sizes = [self.resized(*size) for size in sent.sizes]
         height, width = padded(sizes[0])
         batch_NCHW = torch.zeros(len(sizes), 3, height, width, device=self.device)
-        for part_NCHW, which in sent.parts():
-            h, w = sizes[which[0]]
+        for part_NCHW, members in sent.parts():
+            h, w = sizes[members[0]]
             normal_NCHW = (part_NCHW.float() / 255 - self._mean) / self._std
             resized_NCHW = F.interpolate(normal_NCHW, (h, w), mode="bilinear", align_corners=False)
-            if len(which) == len(sizes):
+            if len(members) == len(sizes):
                 batch_NCHW[:, :, :h, :w] = resized_NCHW
                 continue
-            for image_CHW, at in zip(resized_NCHW, which, strict=True):
-                batch_NCHW[at, :, :h, :w] = image_CHW
+            for image_CHW, index in zip(resized_NCHW, members, strict=True):
+                batch_NCHW[index, :, :h, :w] = image_CHW
         batch_NCHW = batch_NCHW.to(self.detector.dtype).contiguous(memory_format=self.detector.memory_format)
         return ImageList(batch_NCHW, sizes)
 
@@ -181,45 +187,47 @@ class Engine:
         return selection.detections(rois, scores_RK, decode, self.rule)
 
     def _masks(
-        self, features: Features, found: Detected, batch: ImageList, finite: dict[str, Tensor]
+        self, features: Features, detected: Detected, batch: ImageList, finite: dict[str, Tensor]
     ) -> Tensor | None:
         """(R, M, M) mask probabilities: maskrcnn_inference, of the class of each box only."""
         if not self.detector.has_masks:
             return None
-        probs_RMM, finite_R = self.detector.masks(features, found.rois, batch, self.outputs_K[found.kinds])
-        finite["masks"] = of_images(finite_R, found.rois)
+        probs_RMM, finite_R = self.detector.masks(
+            features, detected.rois, batch, self.outputs_K[detected.kinds]
+        )
+        finite["masks"] = of_images(finite_R, detected.rois)
         return probs_RMM
 
-    def _joints(
-        self, features: Features, found: Detected, batch: ImageList, finite: dict[str, Tensor]
+    def _keypoints(
+        self, features: Features, detected: Detected, batch: ImageList, finite: dict[str, Tensor]
     ) -> Tensor | None:
-        """(R, K, 3) joints, pixels of the resized image; NaN for classes without joints."""
-        if not self.joints.has_joints:
+        """(R, K, 3) keypoints, pixels of the resized image; NaN for classes without keypoints."""
+        if not self.keypoint_parts.has_keypoints:
             return None
-        joints_RK3 = torch.full((len(found.scores), self.n_joints, 3), torch.nan, device=self.device)
-        jointed_R = np.flatnonzero(self.jointed_K[found.kinds_on_host])
-        image_R = np.repeat(np.arange(len(found.rois.counts)), found.rois.counts)[jointed_R]
-        counts = np.bincount(image_R, minlength=len(found.rois.counts))
+        keypoints_RK3 = torch.full((len(detected.scores), self.n_keypoints, 3), torch.nan, device=self.device)
+        rows_on_host = np.flatnonzero(self.has_keypoints_K[detected.kinds_on_host])
+        image_R = np.repeat(np.arange(len(detected.rois.counts)), detected.rois.counts)[rows_on_host]
+        counts = np.bincount(image_R, minlength=len(detected.rois.counts))
         some = np.flatnonzero(counts)
         if not len(some):
-            return joints_RK3
+            return keypoints_RK3
         if len(some) < len(counts):
             some_N = to_device(some, self.device)
             batch = ImageList(batch.tensors[some_N], [batch.image_sizes[n] for n in some])
-        if self.joints is not self.detector:
-            features = self.joints.backbone(batch.tensors)
+        if self.keypoint_parts is not self.detector:
+            features = self.keypoint_parts.backbone(batch.tensors)
         elif len(some) < len(counts):
             features = {name: level_NCHW[some_N] for name, level_NCHW in features.items()}
-        rows_R = to_device(jointed_R, self.device)
+        rows_R = to_device(rows_on_host, self.device)
         counts_some = counts[some].tolist()
-        rois = Rois(found.rois.boxes[rows_R], image_of_each(counts_some, self.device), counts_some)
-        places_RK3 = self.joints.joints(features, rois, batch)
-        joints_RK3[rows_R] = places_RK3
-        whole = replace(rois, image=found.rois.image[rows_R], counts=counts.tolist())
+        rois = Rois(detected.rois.boxes[rows_R], image_of_each(counts_some, self.device), counts_some)
+        places_RK3 = self.keypoint_parts.keypoints(features, rois, batch)
+        keypoints_RK3[rows_R] = places_RK3
+        whole = replace(rois, image=detected.rois.image[rows_R], counts=counts.tolist())
         finite["keypoints"] = of_images(all_finite([places_RK3]), whole)
-        if self.joints is not self.detector:
+        if self.keypoint_parts is not self.detector:
             finite["keypoints"][to_device(some, self.device)] &= self._finite_maps(features)
-        return joints_RK3
+        return keypoints_RK3
 
     def _finite_maps(self, features: Features) -> Tensor:
         if self.detector.dtype == torch.bfloat16:  # its range is float32's, and its sums are slow on CPUs

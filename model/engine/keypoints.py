@@ -1,4 +1,4 @@
-"""From heat maps to joints: torchvision's heatmaps_to_keypoints, computed only where the maximum can be."""
+"""From heat maps to keypoints: torchvision's heatmaps_to_keypoints, computed only where the maximum can be."""
 
 from collections.abc import Callable
 
@@ -14,23 +14,23 @@ _ROUNDING = 2e-5
 _A = -0.75
 _NEGATIVE = 0.1875
 
-_CELLS = 1 << 16  # looked at at a time
-_PIXELS = 1 << 20  # enlarged at a time, at most: 100 MB
+_CELLS = 1 << 16  # examined in one step
+_PIXELS = 1 << 20  # enlarged in one step, at most: 100 MB
 _LAST = torch.iinfo(torch.int64).max
 _MANY = 4096
 """Pixels of a map from which on torch's own interpolation is faster on a CPU."""
 
 
-def place_joints(maps: Tensor, boxes: Tensor, *, settle: bool = True) -> Tensor:
-    """Where each heat map is highest, once it is enlarged to its box with bicubic weights: (R, K, 3) float32.
+def place_keypoints(maps: Tensor, boxes: Tensor, *, settle: bool = True) -> Tensor:
+    """The highest point of each heat map after it is enlarged to its box with bicubic weights: (R, K, 3) float32.
 
     maps: (R, K, M, M) float32 logits; boxes: (R, 4), x1 y1 x2 y2 in pixels of the resized image.
     The last axis is x, y (pixels of the resized image) and the logit there; NaN where a map has values that are not finite.
 
     The same places as `heatmaps_to_keypoints` in torchvision's roi_heads.py, which enlarges map after map. Here all maps
-    are worked on at once: a bound on what the weights can make of the sixteen cells around a pixel says where the
-    maximum can be, and only there pixels are computed. Where another pixel comes within rounding of the highest, torch's
-    own interpolation decides, if it is to `settle` that: map by map, for which a GPU would make the host wait.
+    are worked on at once: an upper bound of a pixel, from the sixteen cells around it, says where the maximum can be, and
+    only there pixels are computed. Where another pixel is as high as the highest, up to rounding, and `settle` is set,
+    torch's own interpolation decides, map by map; on a GPU the host would have to wait for that.
     """
     r, k, m, _ = maps.shape
     sides_R2 = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
@@ -41,15 +41,15 @@ def place_joints(maps: Tensor, boxes: Tensor, *, settle: bool = True) -> Tensor:
     maps_LMM = maps.flatten(0, 1)
     largest_L = maps_LMM.abs().amax((1, 2))
     finite_L = largest_L.isfinite()
-    # No bound holds for the others, and one of them must not cost the rest their joints.
+    # No bound holds for the others, and one of them must not cost the rest their keypoints.
     maps_LMM = torch.where(finite_L[:, None, None], maps_LMM, 0)
     largest_L = torch.where(finite_L, largest_L, 0)
     size_L2 = whole_R2.to(torch.int64).repeat_interleave(k, 0)  # width, height
     around = F.pad(maps_LMM, (2, 2, 2, 2), mode="replicate")
     rounding_L = _ROUNDING * largest_L
     least_L = _highest_sample(maps_LMM, around, size_L2) - rounding_L
-    of, row, column = torch.where(_upper_bound(around) >= least_L[:, None, None])
-    cells = _narrowed(around, (of, row, column), size_L2, least_L)
+    map_C, row, column = torch.where(_upper_bound(around) >= least_L[:, None, None])
+    cells = _narrowed(around, (map_C, row, column), size_L2, least_L)
 
     unclear_L = torch.zeros(r * k, dtype=torch.bool, device=maps.device)
     if settle:
@@ -57,19 +57,19 @@ def place_joints(maps: Tensor, boxes: Tensor, *, settle: bool = True) -> Tensor:
         unclear_L = torch.zeros(r * k, dtype=torch.int64).scatter_add_(0, cells[0], pixels) > _MANY
         some = ~unclear_L[cells[0]]
         cells = (cells[0][some], cells[1][some], cells[2][some])
-    at_L, logit_L, alone_L = _highest_pixels(around, cells, size_L2, rounding_L)
+    pixel_L, logit_L, alone_L = _highest_pixels(around, cells, size_L2, rounding_L)
     if settle:
         unclear_L |= ~alone_L
         for roi in torch.where(unclear_L.view(r, k).any(1))[0].tolist():
-            which = torch.where(unclear_L.view(r, k)[roi])[0]
+            unclear = torch.where(unclear_L.view(r, k)[roi])[0]
             width, height = size_L2[roi * k].tolist()
             enlarged = F.interpolate(
-                maps_LMM[roi * k + which][:, None], (height, width), mode="bicubic", align_corners=False
+                maps_LMM[roi * k + unclear][:, None], (height, width), mode="bicubic", align_corners=False
             )
-            logit_L[roi * k + which], at_L[roi * k + which] = enlarged.flatten(1).max(1)
+            logit_L[roi * k + unclear], pixel_L[roi * k + unclear] = enlarged.flatten(1).max(1)
     logit_L = logit_L.masked_fill(~finite_L, torch.nan)  # as a maximum of such maps is
-    at_L2 = torch.stack([at_L % size_L2[:, 0], at_L // size_L2[:, 0]], dim=1)
-    places_RK2 = (at_L2.view(r, k, 2) + 0.5) * (sides_R2 / whole_R2)[:, None] + boxes[:, None, :2]
+    pixel_L2 = torch.stack([pixel_L % size_L2[:, 0], pixel_L // size_L2[:, 0]], dim=1)
+    places_RK2 = (pixel_L2.view(r, k, 2) + 0.5) * (sides_R2 / whole_R2)[:, None] + boxes[:, None, :2]
     return torch.cat([places_RK2, logit_L.view(r, k, 1)], dim=2)
 
 
@@ -92,7 +92,7 @@ def _upper_bound(around: Tensor) -> Tensor:
 
 
 def _of_four(best: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-    """Over windows of 4 x 4. torch's max_pool2d, which also looks for the places, takes forty times as long."""
+    """Over windows of 4 x 4. torch's max_pool2d, which also computes the positions, takes forty times as long."""
     x = best(x[..., 1:, :], x[..., :-1, :])
     x = best(x[..., 2:, :], x[..., :-2, :])
     x = best(x[..., 1:], x[..., :-1])
@@ -109,8 +109,8 @@ def _highest_sample(maps_LMM: Tensor, around: Tensor, size_L2: Tensor) -> Tensor
     low_L2 = source_L2.floor()
     column, row = (low_L2.to(torch.int64) + 1).unbind(1)
     across, down = (_weights(t) for t in (source_L2 - low_L2).unbind(1))
-    of = torch.arange(len(maps_LMM), device=maps_LMM.device)
-    return _sum(_patches(around, (of, row, column)), down, across)
+    map_L = torch.arange(len(maps_LMM), device=maps_LMM.device)
+    return _sum(_patches(around, (map_L, row, column)), down, across)
 
 
 def _narrowed(around: Tensor, cells: Cells, size_L2: Tensor, least_L: Tensor) -> Cells:
@@ -123,16 +123,16 @@ def _narrowed(around: Tensor, cells: Cells, size_L2: Tensor, least_L: Tensor) ->
     along = around.new_tensor([[0, 1, 0, 0], [-0.25, 1, 0.25, 0], [0, 0.25, 1, -0.25], [0, 0, 1, 0]])
     control = torch.kron(along, along).T.contiguous()
     kept = []
-    for at in range(0, len(cells[0]), _CELLS):
-        of, row, column = (index[at : at + _CELLS] for index in cells)
-        highest = (_patches(around, (of, row, column)).flatten(1) @ control).amax(1)
+    for start in range(0, len(cells[0]), _CELLS):
+        map_C, row, column = (part[start : start + _CELLS] for part in cells)
+        highest = (_patches(around, (map_C, row, column)).flatten(1) @ control).amax(1)
         # Rounding is in least_L.
-        some = highest >= least_L[of]
-        some &= (_pixels(column, size_L2[of, 0], m)[1] > 0) & (_pixels(row, size_L2[of, 1], m)[1] > 0)
-        at_kept = torch.where(some)[0]
-        kept.append(torch.stack([of, row, column])[:, at_kept])
-    of, row, column = torch.cat(kept, 1)
-    return of, row, column
+        some = highest >= least_L[map_C]
+        some &= (_pixels(column, size_L2[map_C, 0], m)[1] > 0) & (_pixels(row, size_L2[map_C, 1], m)[1] > 0)
+        rows = torch.where(some)[0]
+        kept.append(torch.stack([map_C, row, column])[:, rows])
+    map_C, row, column = torch.cat(kept, 1)
+    return map_C, row, column
 
 
 def _highest_pixels(
@@ -141,40 +141,42 @@ def _highest_pixels(
     """(L,) the highest of each map's pixels in its cells, row by row; its value; whether none other is as high."""
     maps, m = len(around), around.shape[-1] - 4
     best_L = around.new_full((maps,), -torch.inf)
-    at_L, rivals_L = torch.zeros((2, maps), dtype=torch.int64, device=around.device)
+    pixel_L, rivals_L = torch.zeros((2, maps), dtype=torch.int64, device=around.device)
     width, height = (size_L2.amax(0).tolist()) if maps else (1, 1)
     step = max(1, _PIXELS // ((width // m + 2) * (height // m + 2)))
     for begin in range(0, len(cells[0]), step):
-        of, row, column = (index[begin : begin + step] for index in cells)
-        first_x, count_x = _pixels(column, size_L2[of, 0], m)
-        first_y, count_y = _pixels(row, size_L2[of, 1], m)
+        map_C, row, column = (part[begin : begin + step] for part in cells)
+        first_x, count_x = _pixels(column, size_L2[map_C, 0], m)
+        first_y, count_y = _pixels(row, size_L2[map_C, 1], m)
         count = count_x * count_y
-        cell = torch.arange(len(of), device=of.device).repeat_interleave(count)
-        nth = torch.arange(len(cell), device=of.device) - (count.cumsum(0) - count)[cell]
+        cell = torch.arange(len(map_C), device=map_C.device).repeat_interleave(count)
+        nth = torch.arange(len(cell), device=map_C.device) - (count.cumsum(0) - count)[cell]
         y, x = first_y[cell] + nth // count_x[cell], first_x[cell] + nth % count_x[cell]
-        patch = _patches(around, (of, row, column))[cell]
-        across = _weights(_source(x, size_L2[of, 0][cell], m) - (column[cell] - 1))
-        down = _weights(_source(y, size_L2[of, 1][cell], m) - (row[cell] - 1))
+        patch = _patches(around, (map_C, row, column))[cell]
+        across = _weights(_source(x, size_L2[map_C, 0][cell], m) - (column[cell] - 1))
+        down = _weights(_source(y, size_L2[map_C, 1][cell], m) - (row[cell] - 1))
         value = _sum(patch, down, across)
-        of = of[cell]
-        place = y * size_L2[of, 0] + x
-        higher_L = best_L.scatter_reduce(0, of, value, "amax")
-        near = value >= (higher_L - rounding_L)[of]
-        rivals_L = torch.where(best_L >= higher_L - rounding_L, rivals_L, 0).scatter_add_(0, of, near.long())
-        # Of pixels that are equally high the first one.
-        at_L = torch.where(best_L == higher_L, at_L, _LAST)
-        at_L.scatter_reduce_(0, of, torch.where(value == higher_L[of], place, _LAST), "amin")
+        map_C = map_C[cell]
+        place = y * size_L2[map_C, 0] + x
+        higher_L = best_L.scatter_reduce(0, map_C, value, "amax")
+        near = value >= (higher_L - rounding_L)[map_C]
+        rivals_L = torch.where(best_L >= higher_L - rounding_L, rivals_L, 0).scatter_add_(
+            0, map_C, near.long()
+        )
+        # Among equally high pixels the first one counts.
+        pixel_L = torch.where(best_L == higher_L, pixel_L, _LAST)
+        pixel_L.scatter_reduce_(0, map_C, torch.where(value == higher_L[map_C], place, _LAST), "amin")
         best_L = higher_L
-    return at_L, best_L, rivals_L < 2
+    return pixel_L, best_L, rivals_L < 2
 
 
 def _patches(around: Tensor, cells: Cells) -> Tensor:
     """(C, 4, 4) the values that a pixel of each cell is made of."""
-    of, row, column = cells
+    map_C, row, column = cells
     side = around.shape[-1]
     four = torch.arange(4, device=around.device)
     offsets = (four[:, None] * side + four).flatten()
-    first = (of * side + row) * side + column
+    first = (map_C * side + row) * side + column
     return around.flatten()[first[:, None] + offsets].view(-1, 4, 4)
 
 

@@ -21,16 +21,16 @@ OUT_OF_MEMORY = (
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch is about memory; other errors are to be told, not tried again."""
+    """Whether an error of torch is about memory; other errors are reported, not tried again."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(one.lower() in text for one in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(part.lower() in text for part in OUT_OF_MEMORY)
 
 
 class Budget:
     """Padded pixels that go through the network at once: `most`, less once memory did not suffice, then more again.
 
-    What was in the way may have been another process or a rare batch. So after a while of batches that went well twice as
-    much is tried; where that fails, the next try comes after twice as long.
+    Memory may have been short because of another process or a rare batch. So after some batches that went well twice as
+    much is tried; where that fails, the next try comes after twice as many batches.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,4 +1,4 @@
-"""What a predictor is given: decoded images or encoded ones, made uint8 (H, W, 3) arrays."""
+"""The input of a predictor, decoded or encoded images, as uint8 (H, W, 3) arrays."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +16,18 @@ Image = NDArray[np.uint8] | Tensor | bytes
 
 
 def to_arrays(images: Sequence[Image]) -> list[NDArray[np.uint8] | PredictFailure]:
-    """uint8 (H, W, 3) of each image: a view of it, or, EXIF orientation applied, what was encoded, decoded side by side.
+    """uint8 (H, W, 3) of each image: a view of it, or, for encoded images, the decoded pixels, upright by EXIF.
 
     Bytes that `model.decode` refuses give PredictFailure. Raises ModelError for anything else.
     """
     encoded = [image for image in images if isinstance(image, bytes)]
     if not encoded:
-        return [_checked(image, at) for at, image in enumerate(images)]
+        return [_checked(image, index) for index, image in enumerate(images)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         decoded = iter(list(pool.map(_decoded, encoded)))
     return [
-        next(decoded) if isinstance(image, bytes) else _checked(image, at) for at, image in enumerate(images)
+        next(decoded) if isinstance(image, bytes) else _checked(image, index)
+        for index, image in enumerate(images)
     ]
 
 
@@ -38,14 +39,14 @@ def _decoded(data: bytes) -> NDArray[np.uint8] | PredictFailure:
     return pixels
 
 
-def _checked(image: Image, at: int) -> NDArray[np.uint8]:
+def _checked(image: Image, index: int) -> NDArray[np.uint8]:
     if isinstance(image, bytes) or not isinstance(image, np.ndarray | Tensor):
-        raise ModelError(f"image {at} is {type(image).__name__}, not a numpy array, torch tensor or bytes")
+        raise ModelError(f"image {index} is {type(image).__name__}, not a numpy array, torch tensor or bytes")
     is_array = isinstance(image, np.ndarray)
     shape, dtype = tuple(image.shape), str(image.dtype).removeprefix("torch.")
-    wanted = "(H, W, 3)" if is_array else "(3, H, W)"
+    expected = "(H, W, 3)" if is_array else "(3, H, W)"
     if dtype != "uint8" or len(shape) != 3 or shape[2 if is_array else 0] != 3 or 0 in shape:
         raise ModelError(
-            f"image {at} is {dtype} {shape}, not uint8 {wanted} with at least 1 pixel; convert it to RGB"
+            f"image {index} is {dtype} {shape}, not uint8 {expected} with at least 1 pixel; convert it to RGB"
         )
     return image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image

@@ -37,25 +37,25 @@ class RoiPool:
         levels = [features[name] for name in self._names]
         boxes_R4, image_R = rois.boxes, rois.image
         if len(levels) == 1:
-            return self._of_level(levels[0], self._scales[0], image_R, boxes_R4)
+            return self._from_level(levels[0], self._scales[0], image_R, boxes_R4)
         level_R = self._mapper([boxes_R4])
         if self.at_once:
-            return self._of_all(levels, level_R, image_R, boxes_R4)
+            return self._from_all(levels, level_R, image_R, boxes_R4)
         pooled = levels[0].new_zeros(len(boxes_R4), self._cells, self._cells, levels[0].shape[1])
         pooled_RCPP = pooled.permute(0, 3, 1, 2)
-        for at, (level_NCHW, scale) in enumerate(zip(levels, self._scales, strict=True)):
-            r = torch.where(level_R == at)[0]
-            pooled_RCPP[r] = self._of_level(level_NCHW, scale, image_R[r], boxes_R4[r])
+        for number, (level_NCHW, scale) in enumerate(zip(levels, self._scales, strict=True)):
+            r = torch.where(level_R == number)[0]
+            pooled_RCPP[r] = self._from_level(level_NCHW, scale, image_R[r], boxes_R4[r])
         return pooled_RCPP
 
-    def _of_level(self, level_NCHW: Tensor, scale: float, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
+    def _from_level(self, level_NCHW: Tensor, scale: float, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
         height, width = level_NCHW.shape[2:]
         rows = self._axis(boxes_R4[:, 1], boxes_R4[:, 3], scale, height)
         columns = self._axis(boxes_R4[:, 0], boxes_R4[:, 2], scale, width)
         return self._gathered(_table(level_NCHW), rows, columns, image_R * (height * width), width)
 
-    def _of_all(self, levels: list[Tensor], level_R: Tensor, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
-        heights, widths = (np.asarray([of.shape[axis] for of in levels]) for axis in (2, 3))
+    def _from_all(self, levels: list[Tensor], level_R: Tensor, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
+        heights, widths = (np.asarray([level.shape[axis] for level in levels]) for axis in (2, 3))
         cells = heights * widths
         begins = np.concatenate([[0], np.cumsum(cells * len(levels[0]))[:-1]])
         height_R, width_R, cells_R, begin_R = to_device(
@@ -64,7 +64,7 @@ class RoiPool:
         scale_R = to_device(np.asarray(self._scales, np.float32), boxes_R4.device)[level_R]
         rows = self._axis(boxes_R4[:, 1], boxes_R4[:, 3], scale_R, height_R)
         columns = self._axis(boxes_R4[:, 0], boxes_R4[:, 2], scale_R, width_R)
-        table = torch.cat([_table(of) for of in levels])
+        table = torch.cat([_table(level) for level in levels])
         return self._gathered(table, rows, columns, begin_R + image_R * cells_R, width_R)
 
     def _gathered(
@@ -79,11 +79,11 @@ class RoiPool:
         channels = table.shape[1]
         (row_RPV, row_weight_RPV), (column_RPV, column_weight_RPV) = rows, columns
         row_RPV = row_RPV * _broadcast(width) + begin_R[:, None, None]
-        at = row_RPV[:, :, None, :, None] + column_RPV[:, None, :, None, :]
+        cell = row_RPV[:, :, None, :, None] + column_RPV[:, None, :, None, :]
         weight = row_weight_RPV[:, :, None, :, None] * column_weight_RPV[:, None, :, None, :]
         corners = row_RPV.shape[-1] ** 2
         pooled = F.embedding_bag(
-            at.reshape(-1, corners),
+            cell.reshape(-1, corners),
             table,
             per_sample_weights=weight.reshape(-1, corners).to(table.dtype),
             mode="sum",
@@ -103,12 +103,12 @@ class RoiPool:
         cells = torch.arange(self._cells, device=low_R.device, dtype=low_R.dtype)
         samples = torch.arange(self._samples, device=low_R.device, dtype=low_R.dtype) + 0.5
         start_RP = start_R[:, None] + cells * cell_R[:, None]
-        at_RPS = start_RP[..., None] + samples * cell_R[:, None, None] / self._samples
+        position_RPS = start_RP[..., None] + samples * cell_R[:, None, None] / self._samples
         size = _broadcast(size)
-        outside_RPS = (at_RPS < -1) | (at_RPS > size)
-        at_RPS = at_RPS.clamp(min=0).clamp(max=size - 1)
-        before_RPS = at_RPS.to(torch.int64)
-        share_RPS = at_RPS - before_RPS
+        outside_RPS = (position_RPS < -1) | (position_RPS > size)
+        position_RPS = position_RPS.clamp(min=0).clamp(max=size - 1)
+        before_RPS = position_RPS.to(torch.int64)
+        share_RPS = position_RPS - before_RPS
         after_RPS = (before_RPS + 1).clamp(max=size - 1)
         weight = torch.stack([1 - share_RPS, share_RPS], -1) / self._samples
         weight = weight.masked_fill(outside_RPS[..., None], 0)
@@ -120,6 +120,6 @@ def _table(level_NCHW: Tensor) -> Tensor:
     return level_NCHW.permute(0, 2, 3, 1).reshape(-1, level_NCHW.shape[1])
 
 
-def _broadcast(of: int | Tensor) -> int | Tensor:
+def _broadcast(size: int | Tensor) -> int | Tensor:
     """(R,) against (R, P, S)."""
-    return of[:, None, None] if isinstance(of, Tensor) else of
+    return size[:, None, None] if isinstance(size, Tensor) else size

@@ -1,4 +1,4 @@
-"""Region proposals (Faster R-CNN, section 3.1): torchvision's rpn.py, with boxes decoded only where they can win.
+"""Region proposals (Faster R-CNN, section 3.1): torchvision's rpn.py, with boxes decoded only where they can be chosen.
 
 torchvision decodes the boxes of all anchors, a quarter of a million in a photo, and then keeps the best thousand of
 each pyramid level. Here the best are chosen first, and the box layer runs on them alone. Where the layers run in less than
@@ -67,7 +67,7 @@ class Proposer:
             finite.append(finite_N)
             scores.append(logits_NT.sigmoid())
         boxes_NT4 = clipped(torch.cat(boxes, 1), corners(batch.image_sizes, boxes[0].device)[:, None])
-        levels = [of.shape[1] for of in scores]
+        levels = [scores_NT.shape[1] for scores_NT in scores]
         proposals = selection.proposals(boxes_NT4, torch.cat(scores, 1), levels, self._rule)
         return proposals, torch.stack(finite).all(0)
 
@@ -123,21 +123,21 @@ class SparseConv:
     def __call__(self, x_NCHW: Tensor, position_NS: Tensor) -> Tensor:
         """(N, S, O) float32 at positions y * W + x of each image."""
         n, _, height, width = x_NCHW.shape
-        one_U = position_NS + torch.arange(n, device=x_NCHW.device)[:, None] * (height * width)
-        which_NS: Tensor | None = None
+        flat_U = position_NS + torch.arange(n, device=x_NCHW.device)[:, None] * (height * width)
+        inverse_NS: Tensor | None = None
         if self.once:
-            one_U, which_NS = torch.unique(one_U, return_inverse=True)
-        one_U = one_U.flatten()
-        image_U, at_U = one_U // (height * width), one_U % (height * width)
+            flat_U, inverse_NS = torch.unique(flat_U, return_inverse=True)
+        flat_U = flat_U.flatten()
+        image_U, position_U = flat_U // (height * width), flat_U % (height * width)
         step = torch.arange(-1, 2, device=x_NCHW.device)
-        y_U3, x_U3 = (at_U // width)[:, None] + step, (at_U % width)[:, None] + step
+        y_U3, x_U3 = (position_U // width)[:, None] + step, (position_U % width)[:, None] + step
         inside_U33 = ((y_U3 >= 0) & (y_U3 < height))[:, :, None] & ((x_U3 >= 0) & (x_U3 < width))[:, None]
         y_U3, x_U3 = y_U3.clamp(0, height - 1), x_U3.clamp(0, width - 1)
         place_U33 = image_U[:, None, None] * (height * width) + y_U3[:, :, None] * width + x_U3[:, None]
         rows_PC = x_NCHW.permute(0, 2, 3, 1).flatten(0, 2)
         patch_UKC = rows_PC[place_U33.flatten(1)].float() * inside_U33.flatten(1)[..., None]
-        made_UO = F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()
-        return made_UO.view(n, -1, made_UO.shape[1]) if which_NS is None else made_UO[which_NS]
+        values_UO = F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()
+        return values_UO.view(n, -1, values_UO.shape[1]) if inverse_NS is None else values_UO[inverse_NS]
 
 
 def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -151,11 +151,11 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return bias.float().to(conv.weight.device)
 
 
-def _take(of_NPC: Tensor, at_NT: Tensor) -> Tensor:
+def _take(values_NPC: Tensor, position_NT: Tensor) -> Tensor:
     """(N, T, C): rows of each image."""
-    n, p = of_NPC.shape[:2]
-    first_N1 = torch.arange(n, device=at_NT.device)[:, None] * p
-    return of_NPC.reshape(n * p, -1)[at_NT + first_N1]
+    n, p = values_NPC.shape[:2]
+    first_N1 = torch.arange(n, device=position_NT.device)[:, None] * p
+    return values_NPC.reshape(n * p, -1)[position_NT + first_N1]
 
 
 def corners(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 Two ways to the same boxes. `TrueCounts` takes image by image, as many boxes as there are: the least work, but it has to
 know how many there are, for which a GPU makes the host wait, several times an image. `FixedShapes` works on a batch at once
-with shapes that hang on no value; where its limits do not suffice it raises UnsettledError, and the caller goes the other way.
+with shapes that depend on no value; where its limits do not suffice it raises UnsettledError, and the caller takes the other way.
 
 Shapes: N images, T candidates of an image over all pyramid levels, R regions, K classes asked for, C candidate detections,
 M candidates of an image, D detections at most.
@@ -60,7 +60,7 @@ Decode = Callable[[Tensor, Tensor], Tensor]
 
 
 class Selection(Protocol):
-    """What `model.engine.rpn` and `model.engine.inference` ask."""
+    """The choice of boxes, as `model.engine.rpn` and `model.engine.inference` call it."""
 
     def proposals(self, boxes_NT4: Tensor, scores_NT: Tensor, levels: list[int], rule: Rule) -> Rois:
         """NMS in each level, of which `levels` says how many candidates it has, best first. Boxes are clipped."""
@@ -72,11 +72,11 @@ class Selection(Protocol):
 class TrueCounts:
     """As many boxes as there are, by torchvision's own NMS."""
 
-    def __init__(self, outputs_K: Tensor, wanted_K: Tensor | None = None) -> None:
+    def __init__(self, outputs_K: Tensor, selected_K: Tensor | None = None) -> None:
         """outputs_K: the box head's output for each class: torchvision's NMS shifts boxes by them, and by other numbers
-        would round otherwise. wanted_K: classes that are kept after NMS; None for all.
+        would round otherwise. selected_K: (K,) bool, classes that are kept after NMS; None for all.
         """
-        self._outputs_K, self._wanted_K = outputs_K, wanted_K
+        self._outputs_K, self._selected_K = outputs_K, selected_K
 
     def proposals(self, boxes_NT4: Tensor, scores_NT: Tensor, levels: list[int], rule: Rule) -> Rois:
         good_NT = _large(boxes_NT4, rule) & (scores_NT >= rule.min_score)
@@ -97,14 +97,14 @@ class TrueCounts:
         counts = rois.image[r].bincount(minlength=len(rois.counts)).tolist()
         kept, first = [], 0
         for count in counts:
-            of = slice(first, first + count)
-            best = box_ops.batched_nms(boxes[of], scores[of], self._outputs_K[k[of]], rule.threshold)
-            if self._wanted_K is not None:
-                best = best[self._wanted_K[k[of][best]]]
+            rows = slice(first, first + count)
+            best = box_ops.batched_nms(boxes[rows], scores[rows], self._outputs_K[k[rows]], rule.threshold)
+            if self._selected_K is not None:
+                best = best[self._selected_K[k[rows][best]]]
             kept.append(best[: rule.most] + first)
             first += count
         best = torch.cat(kept)
-        counts = [len(of) for of in kept]
+        counts = [len(rows) for rows in kept]
         (kinds,) = Arrival(k[best]).wait()
         chosen = Rois(boxes[best], image_of_each(counts, boxes.device), counts)
         return Detected(chosen, k[best], scores[best], kinds)
@@ -131,17 +131,17 @@ class FixedShapes:
             scores_NT.masked_fill(~keep_NT, -torch.inf).sort(dim=1, descending=True, stable=True).indices
         )
         order_NS = order_NT[:, : rule.most]
-        there_NS = keep_NT.gather(1, order_NS)
-        boxes_NS4 = _rows(boxes_NT4, order_NS).masked_fill(~there_NS[..., None], 0)
+        present_NS = keep_NT.gather(1, order_NS)
+        boxes_NS4 = _rows(boxes_NT4, order_NS).masked_fill(~present_NS[..., None], 0)
         n, s = order_NS.shape
         image_R = torch.arange(n * s, device=boxes_NT4.device) // s
-        return Rois(boxes_NS4.flatten(0, 1), image_R, [s] * n, there_NS.flatten(), settled_N)
+        return Rois(boxes_NS4.flatten(0, 1), image_R, [s] * n, present_NS.flatten(), settled_N)
 
     def detections(self, rois: Rois, scores_RK: Tensor, decode: Decode, rule: Rule) -> Detected:
         n, kinds = len(rois.counts), scores_RK.shape[1]
         above_RK = scores_RK > rule.min_score
-        if rois.there is not None:
-            above_RK &= rois.there[:, None]
+        if rois.present is not None:
+            above_RK &= rois.present[:, None]
         scores_NQ = scores_RK.masked_fill(~above_RK, -torch.inf).view(n, -1)  # Q = S K
         m = min(self._candidates, scores_NQ.shape[1])
         # Equal scores in the order of regions and classes.
@@ -179,11 +179,11 @@ def survivors(
     *,
     rounds: int,
 ) -> tuple[Tensor, Tensor]:
-    """NMS of N lists at once: (N, S) bool, which boxes stay; and (N,) bool, whether that is settled after so many rounds.
+    """NMS of N lists at once: (N, S) bool, which boxes stay; and (N,) bool, whether that is settled after `rounds` rounds.
 
     boxes_NS4: float32, best first; alive_NS: which take part. Only boxes of one group suppress each other.
-    Whether a box stays hangs on those before it alone: each round puts right what a chain of suppressions one longer decides,
-    and where nothing changes any more, all is right.
+    Whether a box stays depends only on the boxes before it. Each round settles chains of suppressions that are one box longer;
+    when a round changes nothing, all boxes are settled.
     """
     x1, y1, x2, y2 = boxes_NS4.unbind(-1)
     area = (x2 - x1) * (y2 - y1)
@@ -216,6 +216,6 @@ def _large(boxes: Tensor, rule: Rule) -> Tensor:
     return (sides >= rule.min_side).all(-1)
 
 
-def _rows(of_NT4: Tensor, at_NS: Tensor) -> Tensor:
-    """(N, S, 4)"""
-    return of_NT4.gather(1, at_NS[..., None].expand(-1, -1, 4))
+def _rows(boxes_NT4: Tensor, index_NS: Tensor) -> Tensor:
+    """(N, S, 4): the boxes at these positions of each image."""
+    return boxes_NT4.gather(1, index_NS[..., None].expand(-1, -1, 4))

@@ -22,17 +22,17 @@ class Sent:
     _done: "torch.cuda.Event | None"
 
     def parts(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """(n, 3, H, W) uint8 images of one size, and which of the N they are."""
-        for pixels_NCHW, which in self._pixels:
+        """(n, 3, H, W) uint8 images of one size, and their positions among the N."""
+        for pixels_NCHW, members in self._pixels:
             if self._done is not None:
                 stream = torch.cuda.current_stream(pixels_NCHW.device)
                 stream.wait_event(self._done)
                 pixels_NCHW.record_stream(stream)
-            yield pixels_NCHW.contiguous(), which
+            yield pixels_NCHW.contiguous(), members
 
 
 class Uploads:
-    """To one device. On a GPU images of one size are worked on together, on a CPU one by one, which its caches like better."""
+    """To one device. On a GPU images of one size are processed together, on a CPU one by one, which suits its caches better."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -45,15 +45,17 @@ class Uploads:
         if not self.together:
             # torch has no read-only tensors (arrays from shared memory are read-only) and no negative strides.
             planes = [np.require(image.transpose(2, 0, 1), requirements=["C", "W"]) for image in images]
-            return Sent(sizes, [(torch.from_numpy(of)[None], [at]) for at, of in enumerate(planes)], None)
+            return Sent(
+                sizes, [(torch.from_numpy(plane)[None], [index]) for index, plane in enumerate(planes)], None
+            )
         by_size: dict[tuple[int, int], list[int]] = {}
-        for at, size in enumerate(sizes):
-            by_size.setdefault(size, []).append(at)
+        for index, size in enumerate(sizes):
+            by_size.setdefault(size, []).append(index)
         pixels = []
         with torch.cuda.stream(self._stream):
-            for (height, width), which in by_size.items():
-                shape = (len(which), height, width, 3)
+            for (height, width), members in by_size.items():
+                shape = (len(members), height, width, 3)
                 staged = torch.empty(shape, dtype=torch.uint8, pin_memory=self._stream is not None)
-                np.stack([images[at] for at in which], out=staged.numpy())
-                pixels.append((staged.to(self._device, non_blocking=True).permute(0, 3, 1, 2), which))
+                np.stack([images[index] for index in members], out=staged.numpy())
+                pixels.append((staged.to(self._device, non_blocking=True).permute(0, 3, 1, 2), members))
         return Sent(sizes, pixels, None if self._stream is None else self._stream.record_event())

@@ -50,19 +50,19 @@ def demo() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def demo_images() -> Images:
-    return [scenes.scene(7, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(12)]
+    return [scenes.scene(7, index, scenes.DEFAULT_SIZES[index % 3]).image for index in range(12)]
 
 
 def predict(predictor: Predictor, images: Images) -> list[Detections]:
-    found = predictor.predict(images)
-    assert all(isinstance(of, Detections) for of in found)
-    return found  # type: ignore[return-value]  # just checked
+    results = predictor.predict(images)
+    assert all(isinstance(result, Detections) for result in results)
+    return results  # type: ignore[return-value]  # just checked
 
 
-def joints_of(found: Detections) -> NDArray[np.bool_]:
-    assert found.keypoints is not None
-    rows = ~np.isnan(found.keypoints).any(axis=(1, 2))
-    assert (np.isnan(found.keypoints).all(axis=(1, 2)) == ~rows).all()
+def with_keypoints(detections: Detections) -> NDArray[np.bool_]:
+    assert detections.keypoints is not None
+    rows = ~np.isnan(detections.keypoints).any(axis=(1, 2))
+    assert (np.isnan(detections.keypoints).all(axis=(1, 2)) == ~rows).all()
     return rows
 
 
@@ -73,36 +73,42 @@ def test_exact_is_torchvision_to_the_last_bit(make: Callable[[], FasterRCNN]) ->
     persons = 0
     for image in pictures():
         expected = ref.eager(theirs, image, 0.05, 12)
-        found = predict(predictor, [image])[0]
-        assert len(found) == len(expected["scores"]) > 3
-        np.testing.assert_array_equal(found.labels, expected["labels"])
-        np.testing.assert_array_equal(found.boxes, expected["boxes"])
-        np.testing.assert_array_equal(found.scores, expected["scores"])
+        detections = predict(predictor, [image])[0]
+        assert len(detections) == len(expected["scores"]) > 3
+        np.testing.assert_array_equal(detections.labels, expected["labels"])
+        np.testing.assert_array_equal(detections.boxes, expected["boxes"])
+        np.testing.assert_array_equal(detections.scores, expected["scores"])
         if "masks" in expected:
-            np.testing.assert_array_equal(found.masks, expected["probs"][:, 0])
-            assert found.masks is not None
-            assert found.masks.std() > 0.05
-            assert_rles_are(rle.encode_masks(found.masks, found.boxes, image.shape[:2]), expected["masks"])
+            np.testing.assert_array_equal(detections.masks, expected["probs"][:, 0])
+            assert detections.masks is not None
+            assert detections.masks.std() > 0.05
+            assert_rles_are(
+                rle.encode_masks(detections.masks, detections.boxes, image.shape[:2]), expected["masks"]
+            )
         else:
-            assert found.masks is None
+            assert detections.masks is None
         if "keypoints" in expected:
-            rows = joints_of(found)
+            rows = with_keypoints(detections)
             np.testing.assert_array_equal(
-                rows, np.isin(found.labels, [c.id for c in ours.spec.classes if c.keypoints])
+                rows, np.isin(detections.labels, [c.id for c in ours.spec.classes if c.keypoints])
             )
             persons += rows.sum()
-            assert found.keypoints is not None
-            np.testing.assert_array_equal(found.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2])
-            np.testing.assert_array_equal(found.keypoints[rows, :, 2], expected["keypoints_scores"][rows])
+            assert detections.keypoints is not None
+            np.testing.assert_array_equal(
+                detections.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2]
+            )
+            np.testing.assert_array_equal(
+                detections.keypoints[rows, :, 2], expected["keypoints_scores"][rows]
+            )
         else:
-            assert found.keypoints is None
+            assert detections.keypoints is None
     assert persons > 3 or "keypoints" not in expected
 
 
-def assert_rles_are(found: list[Rle], pasted: Tensor) -> None:
+def assert_rles_are(rles: list[Rle], pasted: Tensor) -> None:
     masks = (pasted[:, 0] > 0.5).numpy().astype(np.uint8)
     expected = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
-    assert [of["counts"] for of in found] == [of["counts"] for of in expected]
+    assert [rle_["counts"] for rle_ in rles] == [rle_["counts"] for rle_ in expected]
 
 
 @pytest.mark.parametrize("make", [ref.mask_v1, ref.mask_v2], ids=lambda make: make.__name__)
@@ -111,13 +117,13 @@ def test_float32_differs_by_rounding(make: Callable[[], FasterRCNN]) -> None:
     theirs, ours = loaded(make)
     total = agree = 0
     predictor = Predictor(ours, device="cpu", precision="float32", max_detections=12)
-    for image, found in zip(pictures(), predict(predictor, pictures()), strict=True):
+    for image, detections in zip(pictures(), predict(predictor, pictures()), strict=True):
         expected = ref.eager(theirs, image, 0.05, 12)
         total += len(expected["scores"])
         for box, label, score in zip(expected["boxes"], expected["labels"], expected["scores"], strict=True):
-            near = np.abs(found.boxes - box.numpy()).max(axis=1) < 0.3
+            near = np.abs(detections.boxes - box.numpy()).max(axis=1) < 0.3
             agree += (
-                near & (found.labels == label.item()) & (np.abs(found.scores - score.item()) < 5e-3)
+                near & (detections.labels == label.item()) & (np.abs(detections.scores - score.item()) < 5e-3)
             ).any()
     assert total > 10
     assert agree >= 0.9 * total
@@ -163,21 +169,21 @@ def test_every_family_and_backbone_goes_one_path(family: str, backbone: str) -> 
 def test_trained_model_is_within_the_stated_tolerance(demo: LoadedModel, demo_images: Images) -> None:
     """Boxes 0.01 px, scores 1e-4, masks the same but for a pixel here and there."""
     instances = same_rle = 0
-    for image, found in zip(
+    for image, detections in zip(
         demo_images, predict(Predictor(demo, device="cpu", precision="float32"), demo_images), strict=True
     ):
         expected = ref.eager(demo.module, image, 0.05, 100)  # type: ignore[arg-type]  # the demo is one R-CNN
-        np.testing.assert_array_equal(found.labels, expected["labels"])
-        np.testing.assert_allclose(found.boxes, expected["boxes"], rtol=0, atol=1e-2)
-        np.testing.assert_allclose(found.scores, expected["scores"], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(found.masks, expected["probs"][:, 0], rtol=0, atol=1e-3)
-        rows = joints_of(found)
-        assert found.keypoints is not None
+        np.testing.assert_array_equal(detections.labels, expected["labels"])
+        np.testing.assert_allclose(detections.boxes, expected["boxes"], rtol=0, atol=1e-2)
+        np.testing.assert_allclose(detections.scores, expected["scores"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(detections.masks, expected["probs"][:, 0], rtol=0, atol=1e-3)
+        rows = with_keypoints(detections)
+        assert detections.keypoints is not None
         np.testing.assert_allclose(
-            found.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2], rtol=0, atol=1e-2
+            detections.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2], rtol=0, atol=1e-2
         )
-        assert found.masks is not None
-        ours = rle.encode_masks(found.masks, found.boxes, image.shape[:2])
+        assert detections.masks is not None
+        ours = rle.encode_masks(detections.masks, detections.boxes, image.shape[:2])
         masks = (expected["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
         theirs = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
         instances += len(ours)
@@ -205,17 +211,18 @@ def test_half_precision_finds_the_same_things(
     if scale > 1:
         demo = ref.at_size(demo, 240 * scale)
     frames = [
-        scenes.DEFAULT_SIZES[at % 3] if scale == 1 else (240 * scale, 320 * scale) for at in range(count)
+        scenes.DEFAULT_SIZES[index % 3] if scale == 1 else (240 * scale, 320 * scale)
+        for index in range(count)
     ]
-    images = [scenes.scene(77, at, frame).image for at, frame in enumerate(frames)]
+    images = [scenes.scene(77, index, frame).image for index, frame in enumerate(frames)]
     full = predict(Predictor(demo, device="cpu", precision="float32"), images)
     half = predict(Predictor(demo, device="cpu", precision=precision), images)
     best, gaps = [], []
     for a, b in zip(full, half, strict=True):
         assert b.boxes.dtype == b.scores.dtype == np.float32
-        overlaps, which = ref.closest(a, b)
+        overlaps, nearest = ref.closest(a, b)
         best += overlaps.tolist()
-        gaps += np.abs(a.scores[a.scores > 0.5] - b.scores[which]).tolist()
+        gaps += np.abs(a.scores[a.scores > 0.5] - b.scores[nearest]).tolist()
     assert len(best) > 3 * count
     assert np.mean(np.asarray(best) >= 0.99) >= least
     assert np.mean(np.asarray(best) >= 0.9) >= 0.985
@@ -224,35 +231,35 @@ def test_half_precision_finds_the_same_things(
 
 def test_a_mixed_batch_gives_what_single_images_give(demo: LoadedModel) -> None:
     sizes = [(240, 320), (320, 240), (256, 256), (100, 400), (241, 320), (239, 318), (64, 64)]
-    images = [scenes.scene(9, at, size).image for at, size in enumerate(sizes)]
+    images = [scenes.scene(9, index, size).image for index, size in enumerate(sizes)]
     predictor = Predictor(demo, device="cpu", precision="float32")
     together = predict(predictor, images)
-    for image, found in zip(images, together, strict=True):
+    for image, detections in zip(images, together, strict=True):
         alone = predict(predictor, [image])[0]
-        np.testing.assert_array_equal(found.labels, alone.labels)
-        np.testing.assert_allclose(found.boxes, alone.boxes, rtol=0, atol=1e-2)
-        np.testing.assert_allclose(found.scores, alone.scores, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(found.masks, alone.masks, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(found.keypoints, alone.keypoints, rtol=0, atol=1e-2)
+        np.testing.assert_array_equal(detections.labels, alone.labels)
+        np.testing.assert_allclose(detections.boxes, alone.boxes, rtol=0, atol=1e-2)
+        np.testing.assert_allclose(detections.scores, alone.scores, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(detections.masks, alone.masks, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(detections.keypoints, alone.keypoints, rtol=0, atol=1e-2)
 
 
 def test_kinds_and_shapes(demo: LoadedModel, demo_images: Images) -> None:
-    found = predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])[0]
-    n = len(found)
+    detections = predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])[0]
+    n = len(detections)
     assert n > 0
-    assert found.masks is not None
-    assert found.keypoints is not None
-    assert found.boxes.shape == (n, 4)
-    assert found.boxes.dtype == np.float32
-    assert found.labels.shape == (n,)
-    assert found.labels.dtype == np.int32
-    assert found.scores.shape == (n,)
-    assert found.masks.shape == (n, 28, 28)
-    assert found.keypoints.shape == (n, 17, 3)
-    assert (np.diff(found.scores) <= 0).all()
+    assert detections.masks is not None
+    assert detections.keypoints is not None
+    assert detections.boxes.shape == (n, 4)
+    assert detections.boxes.dtype == np.float32
+    assert detections.labels.shape == (n,)
+    assert detections.labels.dtype == np.int32
+    assert detections.scores.shape == (n,)
+    assert detections.masks.shape == (n, 28, 28)
+    assert detections.keypoints.shape == (n, 17, 3)
+    assert (np.diff(detections.scores) <= 0).all()
     height, width = demo_images[0].shape[:2]
-    assert (found.boxes >= 0).all()
-    assert (found.boxes <= [width, height, width, height]).all()
+    assert (detections.boxes >= 0).all()
+    assert (detections.boxes <= [width, height, width, height]).all()
 
 
 def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Images) -> None:
@@ -271,7 +278,7 @@ def test_results_are_scaled_into_the_frame(demo: LoadedModel, demo_images: Image
 def test_masks_as_rle(demo: LoadedModel, demo_images: Images) -> None:
     """In the frame that was asked for, and the same as from the probabilities."""
     predictor = Predictor(demo, device="cpu", precision="float32")
-    frames = [(2 * of.shape[0], 3 * of.shape[1]) for of in demo_images]
+    frames = [(2 * image.shape[0], 3 * image.shape[1]) for image in demo_images]
     probs = predictor.predict(demo_images, frames)
     rles = predictor.predict(demo_images, frames, as_rle=True)
     for a, b, frame in zip(probs, rles, frames, strict=True):
@@ -288,29 +295,29 @@ def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) 
         demo_images,
     )
     names = {c.name: c.id for c in demo.spec.classes}
-    wanted = ["star", "person"]
+    names_ = ["star", "person"]
     best = predict(
         Predictor(
-            demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=3, classes=wanted
+            demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=3, classes=names_
         ),
         demo_images,
     )
-    found = 0
-    for of_all, of_some in zip(everything, best, strict=True):
-        rows = np.flatnonzero(np.isin(of_all.labels, [names[name] for name in wanted]))[:3]
-        np.testing.assert_array_equal(of_some.labels, of_all.labels[rows])
-        np.testing.assert_allclose(of_some.boxes, of_all.boxes[rows], atol=1e-2)
-        found += len(rows)
-    assert found > 12
-    assert max(len(of) for of in best) == 3
+    compared = 0
+    for full, filtered in zip(everything, best, strict=True):
+        rows = np.flatnonzero(np.isin(full.labels, [names[name] for name in names_]))[:3]
+        np.testing.assert_array_equal(filtered.labels, full.labels[rows])
+        np.testing.assert_allclose(filtered.boxes, full.boxes[rows], atol=1e-2)
+        compared += len(rows)
+    assert compared > 12
+    assert max(len(detections) for detections in best) == 3
 
 
 def test_no_keypoints_are_computed_where_no_class_has_them(demo: LoadedModel, demo_images: Images) -> None:
-    found = predict(Predictor(demo, device="cpu", precision="float32", classes=["circle"]), demo_images)
-    assert sum(len(of) for of in found) > 0
-    for of in found:
-        assert of.keypoints is not None
-        assert np.isnan(of.keypoints).all()
+    results = predict(Predictor(demo, device="cpu", precision="float32", classes=["circle"]), demo_images)
+    assert sum(len(detections) for detections in results) > 0
+    for detections in results:
+        assert detections.keypoints is not None
+        assert np.isnan(detections.keypoints).all()
 
 
 def test_tensors_read_only_arrays_and_views(demo: LoadedModel, demo_images: Images) -> None:
@@ -342,9 +349,17 @@ def test_encoded_images(demo: LoadedModel, demo_images: Images) -> None:
     turned = encoded(np.ascontiguousarray(np.rot90(image)), "JPEG", quality=98, exif=exif)
     grey = encoded(image[:, :, 0], "JPEG")
     predictor = Predictor(demo, device="cpu", precision="float32")
-    found = predictor.predict([lossless, image, b"hello", turned, b"", lossless[:-2000], grey])
-    whole = [of for of in found if isinstance(of, Detections)]
-    assert [isinstance(of, PredictFailure) for of in found] == [False, False, True, False, True, True, False]
+    results = predictor.predict([lossless, image, b"hello", turned, b"", lossless[:-2000], grey])
+    whole = [result for result in results if isinstance(result, Detections)]
+    assert [isinstance(result, PredictFailure) for result in results] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     np.testing.assert_array_equal(whole[0].labels, whole[1].labels)
     np.testing.assert_allclose(whole[0].boxes, whole[1].boxes, atol=1e-2)
     height, width = image.shape[:2]
@@ -354,7 +369,7 @@ def test_encoded_images(demo: LoadedModel, demo_images: Images) -> None:
         near = np.abs(whole[2].boxes - box).max(axis=1) < 8
         assert (whole[2].labels[near] == label).any()
     assert (whole[2].boxes <= [width, height] * 2).all()
-    reasons = [of.reason for of in found if isinstance(of, PredictFailure)]
+    reasons = [result.reason for result in results if isinstance(result, PredictFailure)]
     assert reasons[1].endswith("the object has no bytes")
     assert all(reason.startswith("cannot be decoded: ") for reason in reasons)
 
@@ -365,11 +380,11 @@ def test_encoded_images_take_the_pipelines_whitelist(demo: LoadedModel) -> None:
     avif = encoded(scene, "AVIF")
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\nshowpage\n%%EOF\n"
     wide = encoded((scene[..., 0].astype(np.uint16) * 257), "TIFF")
-    found = Predictor(demo, device="cpu").predict(
+    results = Predictor(demo, device="cpu").predict(
         [avif[:-20], eps, wide, encoded(scene, "PNG"), b"P6 9999999 9999999 255\n"]
     )
-    assert [isinstance(result, PredictFailure) for result in found] == [True, True, False, False, True]
-    reasons = [result.reason for result in found if isinstance(result, PredictFailure)]
+    assert [isinstance(result, PredictFailure) for result in results] == [True, True, False, False, True]
+    reasons = [result.reason for result in results if isinstance(result, PredictFailure)]
     assert "broken AVIF content" in reasons[0]
     assert "PostScript is not decoded" in reasons[1]
     assert "the limit is" in reasons[2]
@@ -388,12 +403,14 @@ def test_frames_of_encoded_images_that_fail_keep_their_place(demo: LoadedModel, 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (10000, 3), (2, 5000), (1, 64)])
 def test_odd_shapes(demo: LoadedModel, height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = predict(Predictor(demo, device="cpu", precision="float32", score_threshold=0.001), [image])[0]
-    assert np.isfinite(found.boxes).all()
-    assert (found.boxes >= 0).all()
-    assert (found.boxes <= np.asarray([width, height] * 2) + 1e-3).all()
-    assert found.masks is not None
-    assert len(rle.encode_masks(found.masks, found.boxes, (height, width))) == len(found)
+    detections = predict(Predictor(demo, device="cpu", precision="float32", score_threshold=0.001), [image])[
+        0
+    ]
+    assert np.isfinite(detections.boxes).all()
+    assert (detections.boxes >= 0).all()
+    assert (detections.boxes <= np.asarray([width, height] * 2) + 1e-3).all()
+    assert detections.masks is not None
+    assert len(rle.encode_masks(detections.masks, detections.boxes, (height, width))) == len(detections)
 
 
 def test_no_images(demo: LoadedModel) -> None:
@@ -401,16 +418,16 @@ def test_no_images(demo: LoadedModel) -> None:
 
 
 def test_nothing_found(demo: LoadedModel) -> None:
-    found = predict(
+    detections = predict(
         Predictor(demo, device="cpu", precision="float32", score_threshold=0.999),
         [np.zeros((80, 90, 3), np.uint8)],
     )[0]
-    assert len(found) == 0
-    assert found.boxes.shape == (0, 4)
-    assert found.masks is not None
-    assert found.masks.shape == (0, 28, 28)
-    assert found.keypoints is not None
-    assert found.keypoints.shape == (0, 17, 3)
+    assert len(detections) == 0
+    assert detections.boxes.shape == (0, 4)
+    assert detections.masks is not None
+    assert detections.masks.shape == (0, 28, 28)
+    assert detections.keypoints is not None
+    assert detections.keypoints.shape == (0, 17, 3)
 
 
 @pytest.mark.parametrize(
@@ -504,13 +521,13 @@ class Memory:
     ids=["cuda", "cpu", "python"],
 )
 def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: Exception) -> None:
-    images = [scenes.scene(3, at).image for at in range(8)]
+    images = [scenes.scene(3, index).image for index in range(8)]
     expected = predict(Predictor(demo, device="cpu", precision="float32"), images)
     predictor = Predictor(demo, device="cpu", precision="float32")
     memory = Memory(predictor, 3, error)
-    found = predict(predictor, images)
+    results = predict(predictor, images)
     assert memory.asked == [8, 4, 2, 2, 2, 2]
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(results, expected, strict=True):
         np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
     memory.asked.clear()
     predict(predictor, images)
@@ -522,15 +539,15 @@ def test_out_of_memory_halves_the_batch_and_remembers(demo: LoadedModel, error: 
 
 
 def test_the_image_that_does_not_fit_alone_fails_alone(demo: LoadedModel) -> None:
-    images = [scenes.scene(3, at).image for at in range(5)]
+    images = [scenes.scene(3, index).image for index in range(5)]
     bad = images[3]
     predictor = Predictor(demo, device="cpu", precision="float32")
     Memory(predictor, 100, torch.OutOfMemoryError("CUDA out of memory"), bad)
-    found = predictor.predict(images)
-    assert [isinstance(of, PredictFailure) for of in found] == [False, False, False, True, False]
-    assert isinstance(found[3], PredictFailure)
-    assert "out of memory on cpu" in found[3].reason
-    assert "320 x 240 pixels" in found[3].reason
+    results = predictor.predict(images)
+    assert [isinstance(result, PredictFailure) for result in results] == [False, False, False, True, False]
+    assert isinstance(results[3], PredictFailure)
+    assert "out of memory on cpu" in results[3].reason
+    assert "320 x 240 pixels" in results[3].reason
 
 
 def test_other_errors_are_not_swallowed(demo: LoadedModel) -> None:
@@ -574,17 +591,17 @@ def test_boxes_only(demo: LoadedModel, demo_images: Images) -> None:
     module = build(spec)
     module.load_state_dict(demo.module.state_dict(), strict=False)
     full = predict(Predictor(demo, device="cpu", precision="float32"), demo_images[:1])[0]
-    found = predict(
+    detections = predict(
         Predictor(LoadedModel(spec, module.eval()), device="cpu", precision="float32"), demo_images[:1]
     )[0]
-    assert found.masks is None
-    assert found.keypoints is None
-    np.testing.assert_allclose(found.boxes, full.boxes, atol=1e-2)
+    assert detections.masks is None
+    assert detections.keypoints is None
+    np.testing.assert_allclose(detections.boxes, full.boxes, atol=1e-2)
 
 
-@pytest.mark.parametrize(("masks", "joints"), [(7, 14), (28, 7), (10, 20)])
-def test_other_grids_than_fourteen(masks: int, joints: int) -> None:
-    keys = SMALL_PYRAMID | {"mask_resolution": masks, "keypoint_resolution": joints}
+@pytest.mark.parametrize(("masks", "keypoints"), [(7, 14), (28, 7), (10, 20)])
+def test_other_grids_than_fourteen(masks: int, keypoints: int) -> None:
+    keys = SMALL_PYRAMID | {"mask_resolution": masks, "keypoint_resolution": keypoints}
     spec = ref.spec("joint", ref.CLASSES[:5], backbone="resnet18-fpn", class_index="position", **keys)
     module = ref.excite(build(spec), 0)  # type: ignore[arg-type]  # one R-CNN
     image = ref.noise(1, 120, 160)
@@ -600,7 +617,7 @@ def test_other_grids_than_fourteen(masks: int, joints: int) -> None:
     np.testing.assert_array_equal(exact.masks, expected["probs"][:, 0])
     assert_rles_are(rle.encode_masks(exact.masks, exact.boxes, image.shape[:2]), expected["masks"])
     assert len(fast) == len(exact) > 3
-    rows = joints_of(exact)
+    rows = with_keypoints(exact)
     assert rows.any()
     assert exact.keypoints is not None
     np.testing.assert_array_equal(exact.keypoints[rows, :, :2], expected["keypoints"][rows, :, :2])
@@ -615,6 +632,8 @@ def test_preprocessing_is_the_specs(demo: LoadedModel, demo_images: Images) -> N
     module.load_state_dict(demo.module.state_dict())
     module.eval()
     expected = ref.eager(module, demo_images[0], 0.05, 100)  # type: ignore[arg-type]  # the demo is one R-CNN
-    found = predict(Predictor(LoadedModel(spec, module), device="cpu", precision="exact"), demo_images[:1])[0]
-    assert len(found) > 0
-    np.testing.assert_array_equal(found.boxes, expected["boxes"])
+    detections = predict(
+        Predictor(LoadedModel(spec, module), device="cpu", precision="exact"), demo_images[:1]
+    )[0]
+    assert len(detections) > 0
+    np.testing.assert_array_equal(detections.boxes, expected["boxes"])

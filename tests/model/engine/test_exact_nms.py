@@ -24,7 +24,7 @@ SIZE = (427, 640)
 AT_ONCE = 50
 
 
-class Given:
+class Fixed:
     """In place of an engine's learned parts."""
 
     def __init__(self, proposals: list[Tensor], logits_RC: Tensor, deltas_RC4: Tensor) -> None:
@@ -70,10 +70,10 @@ def crowd(seed: int, device: str) -> tuple[list[Tensor], Tensor, Tensor]:
 
 
 def theirs(
-    heads: FasterRCNN, named: list[int], most: int, given: tuple[list[Tensor], Tensor, Tensor]
+    heads: FasterRCNN, named: list[int], most: int, outputs: tuple[list[Tensor], Tensor, Tensor]
 ) -> list[tuple[Tensor, ...]]:
     """torchvision's results, all of them; then those of the `named` classes, cut to the best."""
-    proposals, logits_RC, deltas_RC4 = given
+    proposals, logits_RC, deltas_RC4 = outputs
     heads.score_thresh, heads.detections_per_img = 0.05, 100_000
     results = heads.postprocess_detections(logits_RC, deltas_RC4, proposals, [SIZE] * len(proposals))
     kept = []
@@ -103,21 +103,21 @@ def test_crowds_are_torchvisions_to_the_last_box(
     heads: Any = model.module.roi_heads
     by_shift = by_class = 0
     for seed in range(batches):
-        given = crowd(seed, device)
-        ours.detector = Given(*given)  # type: ignore[assignment]  # as if the network had said it
+        outputs = crowd(seed, device)
+        ours.detector = Fixed(*outputs)  # type: ignore[assignment]  # as if the network had said it
         batch = ImageList(torch.zeros(0), [SIZE] * AT_ONCE)
         finite: dict[str, Tensor] = {}
-        found = ours._detect({}, batch, finite, ours.surely)
+        detected = ours._detect({}, batch, finite, ours.surely)
         assert finite["class scores or boxes"].all()
-        expected = theirs(heads, named, 100, given)
-        assert found.rois.counts == [len(boxes) for boxes, _, _ in expected]
+        expected = theirs(heads, named, 100, outputs)
+        assert detected.rois.counts == [len(boxes) for boxes, _, _ in expected]
         boxes, scores, labels = (torch.cat(part) for part in zip(*expected, strict=True))
-        assert torch.equal(ours.labels_K[found.kinds], labels)
-        assert torch.equal(found.rois.boxes, boxes)
-        assert torch.equal(found.scores, scores)
-        logits_RC = given[1].softmax(1)
-        for of in (logits_RC[:, 1:] > 0.05).sum(1).split([len(p) for p in given[0]]):
-            by_class += 4 * int(of.sum()) > 4000
-            by_shift += 4 * int(of.sum()) <= 4000
+        assert torch.equal(ours.labels_K[detected.kinds], labels)
+        assert torch.equal(detected.rois.boxes, boxes)
+        assert torch.equal(detected.scores, scores)
+        logits_RC = outputs[1].softmax(1)
+        for above in (logits_RC[:, 1:] > 0.05).sum(1).split([len(p) for p in outputs[0]]):
+            by_class += 4 * int(above.sum()) > 4000
+            by_shift += 4 * int(above.sum()) <= 4000
     assert by_shift > 5 * batches
     assert by_class > 5 * batches

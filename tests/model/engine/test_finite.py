@@ -26,13 +26,13 @@ def demo() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def images() -> list[NDArray[np.uint8]]:
-    """Of things; the last two also of people, whose joints are looked for."""
-    found, at = {False: [], True: []}, 0
-    while len(found[False]) < 1 or len(found[True]) < 2:
-        scene = scenes.scene(5, at)
-        found[any(one.keypoints is not None for one in scene.instances)].append(scene.image)
-        at += 1
-    return [*found[False][:1], *found[True][:2]]
+    """Of shapes; the last two also of people, for whom keypoints are computed."""
+    by_people, index = {False: [], True: []}, 0
+    while len(by_people[False]) < 1 or len(by_people[True]) < 2:
+        scene = scenes.scene(5, index)
+        by_people[any(instance.keypoints is not None for instance in scene.instances)].append(scene.image)
+        index += 1
+    return [*by_people[False][:1], *by_people[True][:2]]
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ LAYERS = {
     "proposals": ("rpn.head.conv.0.0", "rpn.head.cls_logits", "rpn.head.bbox_pred"),
     "boxes": ("roi_heads.box_head.fc6", "roi_heads.box_head.fc7"),
     "masks": ("roi_heads.mask_predictor.conv5_mask", "roi_heads.mask_predictor.mask_fcn_logits"),
-    "joints": ("roi_heads.keypoint_head.4", "roi_heads.keypoint_predictor.kps_score_lowres"),
+    "keypoints": ("roi_heads.keypoint_head.4", "roi_heads.keypoint_predictor.kps_score_lowres"),
 }
 
 
@@ -62,17 +62,17 @@ def test_what_overflows_in_float16_is_done_in_float32(
     model = stretched(demo, *LAYERS[where])
     predictor = Predictor(model, device="cpu", precision="float16")
     expected = Predictor(model, device="cpu", precision="float32").predict(images)
-    for found, full in zip(predictor.predict(images), expected, strict=True):
-        assert isinstance(found, Detections)
+    for detections, full in zip(predictor.predict(images), expected, strict=True):
+        assert isinstance(detections, Detections)
         assert isinstance(full, Detections)
-        assert len(found) == len(full) > 0
-        np.testing.assert_allclose(found.boxes, full.boxes, atol=0.1)
-        np.testing.assert_allclose(found.scores, full.scores, atol=1e-2)
-        np.testing.assert_allclose(found.masks, full.masks, atol=0.1)
-        np.testing.assert_array_equal(np.isnan(found.keypoints), np.isnan(full.keypoints))
-    people = sum(bool(np.isfinite(of.keypoints).any()) for of in expected)  # type: ignore[union-attr, arg-type]  # checked above
+        assert len(detections) == len(full) > 0
+        np.testing.assert_allclose(detections.boxes, full.boxes, atol=0.1)
+        np.testing.assert_allclose(detections.scores, full.scores, atol=1e-2)
+        np.testing.assert_allclose(detections.masks, full.masks, atol=0.1)
+        np.testing.assert_array_equal(np.isnan(detections.keypoints), np.isnan(full.keypoints))
+    people = sum(bool(np.isfinite(result.keypoints).any()) for result in expected)  # type: ignore[union-attr, arg-type]  # checked above
     assert 1 < people < len(images)
-    assert predictor.redone == (people if where == "joints" else len(images))
+    assert predictor.redone == (people if where == "keypoints" else len(images))
 
 
 def test_feature_maps_that_overflow_are_seen(demo: LoadedModel, images: list[NDArray[np.uint8]]) -> None:
@@ -90,7 +90,7 @@ def test_the_precisions_as_they_are_need_no_second_try(
 ) -> None:
     for precision in ("bfloat16", "float16"):
         predictor = Predictor(demo, device="cpu", precision=precision)
-        assert all(isinstance(of, Detections) for of in predictor.predict(images))
+        assert all(isinstance(result, Detections) for result in predictor.predict(images))
         assert predictor.redone == 0
 
 
@@ -106,7 +106,7 @@ def poison_features(predictor: Predictor, value: float) -> None:
     predictor._engine.detector.backbone = poisoned  # type: ignore[method-assign]  # the fault is put in here
 
 
-def poison_rows(part: str, which: int) -> Callable[[Predictor, float], None]:
+def poison_rows(part: str, number: int) -> Callable[[Predictor, float], None]:
     """Spoil a part's result for the RoIs of image 1 of the batch; `which` of its results."""
 
     def poison(predictor: Predictor, value: float) -> None:
@@ -115,7 +115,7 @@ def poison_rows(part: str, which: int) -> Callable[[Predictor, float], None]:
 
         def poisoned(features: Any, rois: Rois, *others: Any) -> Any:
             results = whole(features, rois, *others)
-            rows = results[which] if isinstance(results, tuple) else results
+            rows = results[number] if isinstance(results, tuple) else results
             rows[rois.image == 1 % len(rois.counts)] = value
             return results
 
@@ -146,9 +146,9 @@ def poison_module(name: str) -> Callable[[Predictor, float], None]:
         (poison_features, "feature maps"),
         (poison_rows("classify", 0), "class scores or boxes"),
         (poison_rows("classify", 1), "class scores or boxes"),
-        (poison_module("_joint_predictor"), "keypoints"),
+        (poison_module("_keypoint_predictor"), "keypoints"),
     ],
-    ids=["features", "scores", "boxes", "joints"],
+    ids=["features", "scores", "boxes", "keypoints"],
 )
 def test_an_image_that_is_not_finite_fails_alone(
     demo: LoadedModel,
@@ -183,10 +183,10 @@ def test_a_network_that_overflows_in_float32_fails_every_image(
     with torch.no_grad():
         module.get_submodule(layer).bias.fill_(torch.inf)  # type: ignore[operator, union-attr]  # has one
     predictor = Predictor(LoadedModel(demo.spec, module), device="cpu", precision=precision)
-    for found in predictor.predict(images[1:]):
-        assert isinstance(found, PredictFailure)
-        assert "not finite" in found.reason
-        assert ("in float32 too" in found.reason) == (precision == "bfloat16")
+    for failure in predictor.predict(images[1:]):
+        assert isinstance(failure, PredictFailure)
+        assert "not finite" in failure.reason
+        assert ("in float32 too" in failure.reason) == (precision == "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -200,5 +200,5 @@ def test_weights_that_are_finite_and_far_too_large(
     module = copy.deepcopy(demo.module)
     with torch.no_grad():
         module.get_submodule(layer).weight.mul_(1e38)  # type: ignore[operator, union-attr]  # has one
-    found = Predictor(LoadedModel(demo.spec, module), device="cpu", precision=precision).predict(images)
-    assert all(isinstance(of, PredictFailure) and "not finite" in of.reason for of in found)
+    results = Predictor(LoadedModel(demo.spec, module), device="cpu", precision=precision).predict(images)
+    assert all(isinstance(result, PredictFailure) and "not finite" in result.reason for result in results)

@@ -36,17 +36,17 @@ def test_every_backbone(backbone: str) -> None:
     plain = ref.excite(build(spec), 0).backbone  # type: ignore[arg-type]  # one R-CNN
     fast = fuse(fold_norms(copy.deepcopy(plain)).to(memory_format=torch.channels_last))
     assert not [m for m in fast.modules() if isinstance(m, nn.Conv2d)]
-    assert any(of.activation != "none" for of in fused_convs(fast))
+    assert any(conv.activation != "none" for conv in fused_convs(fast))
     with torch.inference_mode():
         for size in ((96, 128), (64, 160)):
             images = torch.rand(2, 3, *size)
             expected = plain(images)
-            found = fast(images.contiguous(memory_format=torch.channels_last))
-            assert found.keys() == expected.keys()
+            maps = fast(images.contiguous(memory_format=torch.channels_last))
+            assert maps.keys() == expected.keys()
             for level, features in expected.items():
                 # random weights make features of hundreds: the tolerance is relative to the largest
                 scale = features.abs().max().item()
-                torch.testing.assert_close(found[level], features, rtol=0, atol=1e-4 * scale)
+                torch.testing.assert_close(maps[level], features, rtol=0, atol=1e-4 * scale)
 
 
 class Branches(nn.Module):

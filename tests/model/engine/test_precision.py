@@ -72,7 +72,7 @@ def test_without_tf32_and_with_it_again() -> None:
 def test_float32_on_cuda_only_rounds() -> None:
     """With TF32 the differences are a hundred times these."""
     demo = presets.load_model("demo")
-    images = [scenes.scene(5, at).image for at in range(8)]
+    images = [scenes.scene(5, index).image for index in range(8)]
     on_gpu = Predictor(demo, device="cuda", precision="float32").predict(images)
     on_cpu = Predictor(demo, device="cpu", precision="float32").predict(images)
     for a, b in zip(on_gpu, on_cpu, strict=True):

@@ -45,9 +45,9 @@ def test_as_torchvision(corners: list[tuple[float, ...]], grid: tuple[int, int],
     pool, maps = pool_of(*grid, levels), features(2, levels)
     expected = pool(maps, split, [(HEIGHT, WIDTH)] * 2)
     maps = {name: m.contiguous(memory_format=torch.channels_last) for name, m in maps.items()}
-    found = RoiPool(pool)(maps, Rois.of_images(split))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(RoiPool(pool, at_once=True)(maps, Rois.of_images(split)), found)
+    pooled = RoiPool(pool)(maps, Rois.of_images(split))
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(RoiPool(pool, at_once=True)(maps, Rois.of_images(split)), pooled)
 
 
 def test_results_lie_channels_last_in_the_features_dtype() -> None:
@@ -55,11 +55,11 @@ def test_results_lie_channels_last_in_the_features_dtype() -> None:
         name: m.bfloat16().contiguous(memory_format=torch.channels_last) for name, m in features(1).items()
     }
     boxes = [torch.tensor([[3.0, 4.0, 50.0, 60.0], [0.0, 0.0, 150.0, 90.0]])]
-    found = RoiPool(pool_of(7, 2))(maps, Rois.of_images(boxes))
-    assert found.dtype == torch.bfloat16
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    pooled = RoiPool(pool_of(7, 2))(maps, Rois.of_images(boxes))
+    assert pooled.dtype == torch.bfloat16
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
     expected = pool_of(7, 2)({name: m.float() for name, m in maps.items()}, boxes, [(HEIGHT, WIDTH)])
-    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(pooled.float(), expected, rtol=0.02, atol=0.02)
 
 
 def test_a_pool_without_scales_is_refused() -> None:

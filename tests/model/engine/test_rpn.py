@@ -24,10 +24,10 @@ def test_the_same_proposals_in_the_same_order() -> None:
         expected, _ = model.rpn(images, features)
         proposer = Proposer(model.rpn, list(model.rpn.head.conv))
         proposals, finite = proposer(features, images, TrueCounts(ALL))
-    found = proposals.by_image()
+    boxes = proposals.by_image()
     assert finite.all()
-    assert len(found) == len(SIZES)
-    for a, b in zip(found, expected, strict=True):
+    assert len(boxes) == len(SIZES)
+    for a, b in zip(boxes, expected, strict=True):
         assert len(a) == len(b) == ref.PROPOSALS
         torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
 
@@ -41,10 +41,10 @@ def test_less_precise_layers_still_choose_in_float32() -> None:
         rounded = {name: level.bfloat16() for name, level in features.items()}
         first, last = model.rpn.head.conv
         rough = [lambda x: first(x.float()).bfloat16(), lambda x: last(x.float()).bfloat16()]
-        found = Proposer(model.rpn, rough, SparseConv(last[0]))(rounded, images, TrueCounts(ALL))[0]
+        chosen = Proposer(model.rpn, rough, SparseConv(last[0]))(rounded, images, TrueCounts(ALL))[0]
         exact = Proposer(model.rpn, [lambda x: first(x).bfloat16().float(), last])
         expected = exact({name: level.float() for name, level in rounded.items()}, images, TrueCounts(ALL))[0]
-    for a, b in zip(found.by_image(), expected.by_image(), strict=True):
+    for a, b in zip(chosen.by_image(), expected.by_image(), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
 
@@ -56,8 +56,8 @@ def test_a_convolution_at_some_positions_is_that_of_all() -> None:
     everywhere = torch.relu(conv(x)).permute(0, 2, 3, 1).flatten(1, 2)
     positions = torch.stack([torch.randperm(54)[:40], torch.randint(0, 54, (40,))])
     with torch.inference_mode():
-        found = SparseConv(conv)(x, positions)
+        computed = SparseConv(conv)(x, positions)
         each = SparseConv(conv, once=False)(x, positions)
-    torch.testing.assert_close(each, found, rtol=0, atol=1e-5)
+    torch.testing.assert_close(each, computed, rtol=0, atol=1e-5)
     for image in range(2):
-        torch.testing.assert_close(found[image], everywhere[image, positions[image]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(computed[image], everywhere[image, positions[image]], rtol=0, atol=1e-5)

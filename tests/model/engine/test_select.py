@@ -44,12 +44,12 @@ def test_nms_by_rounds_is_torchvisions(
     group_NS = torch.randint(0, 3, (3, s), generator=generator) if grouped else torch.zeros(3, s).long()
     keep_NS, settled_N = survivors(boxes_NS4, alive_NS, threshold, group_NS, rounds=s + 1)
     assert settled_N.all()
-    for of, keep_S in enumerate(keep_NS):
+    for row, keep_S in enumerate(keep_NS):
         expected = []
         for group in range(3):
-            rows = torch.where(alive_NS[of] & (group_NS[of] == group))[0]
+            rows = torch.where(alive_NS[row] & (group_NS[row] == group))[0]
             falling = torch.arange(len(rows), 0, -1).float()
-            expected += rows[nms(boxes_NS4[of, rows], falling, threshold)].tolist()
+            expected += rows[nms(boxes_NS4[row, rows], falling, threshold)].tolist()
         assert torch.where(keep_S)[0].tolist() == sorted(expected)
 
 
@@ -64,8 +64,8 @@ def test_a_threshold_that_float32_rounds_up() -> None:
 
 def test_a_chain_longer_than_the_rounds_is_told() -> None:
     """Each box suppresses the next alone: every second stays, which takes as many rounds as there are boxes."""
-    at = torch.arange(20.0)[:, None]
-    chain = torch.cat([at, at * 0, at + 2.2, at * 0 + 1], 1)[None]
+    left = torch.arange(20.0)[:, None]
+    chain = torch.cat([left, left * 0, left + 2.2, left * 0 + 1], 1)[None]
     alive = torch.ones(1, 20, dtype=torch.bool)
     for rounds in (5, 30):
         keep, settled = survivors(chain, alive, 0.3, rounds=rounds)
@@ -79,15 +79,15 @@ DETECTIONS = Rule(min_score=0.3, threshold=0.5, most=12)
 
 
 def proposed(generator: torch.Generator, most: int = 30) -> tuple[Rois, Rois]:
-    made = boxes(generator, 4, sum(LEVELS))
-    made[1, 10:] = 0  # of no size: an image with few proposals
-    made[2] = 0  # and one with none
+    candidates = boxes(generator, 4, sum(LEVELS))
+    candidates[1, 10:] = 0  # of no size: an image with few proposals
+    candidates[2] = 0  # and one with none
     ranked = [
         part.sort(1, descending=True).values for part in scores(generator, 4, sum(LEVELS)).split(LEVELS, 1)
     ]
     rule = Rule(min_side=1, min_score=0.1, threshold=0.6, most=most)
     true, fixed = (
-        way.proposals(made, torch.cat(ranked, 1), LEVELS, rule)
+        way.proposals(candidates, torch.cat(ranked, 1), LEVELS, rule)
         for way in (TrueCounts(OUTPUTS), FixedShapes())
     )
     return true, fixed
@@ -113,7 +113,7 @@ def chosen(
     scores_RK = scores(generator, 1, len(fixed.boxes), 5)[0]
     deltas_RK4 = torch.rand(len(fixed.boxes), 5, 4, generator=generator) * 20
     rule = Rule(min_score=0.3, threshold=0.5, most=most)
-    found = []
+    selected = []
     for way, rois, rows in (
         (TrueCounts(OUTPUTS), true, torch.where(fixed.there)[0]),
         (FixedShapes(**limits), fixed, torch.arange(len(fixed.boxes))),
@@ -122,10 +122,10 @@ def chosen(
         def decode(r: Tensor, k: Tensor, rois: Rois = rois, rows: Tensor = rows) -> Tensor:
             return rois.boxes[r] + deltas_RK4[rows[r], k]
 
-        of = way.detections(rois, scores_RK[rows], decode, rule)
-        assert of.kinds.tolist() == of.kinds_on_host.tolist()
-        found.append((of.rois.boxes, of.scores, of.kinds, of.rois.counts))
-    return found[0], found[1]
+        detected = way.detections(rois, scores_RK[rows], decode, rule)
+        assert detected.kinds.tolist() == detected.kinds_on_host.tolist()
+        selected.append((detected.rois.boxes, detected.scores, detected.kinds, detected.rois.counts))
+    return selected[0], selected[1]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -22,7 +22,7 @@ def demo() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
-    return [scenes.scene(11, at, scenes.DEFAULT_SIZES[at % 3]).image for at in range(9)]
+    return [scenes.scene(11, index, scenes.DEFAULT_SIZES[index % 3]).image for index in range(9)]
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -34,18 +34,18 @@ def assert_same(a: Any, b: Any) -> None:
 
 def test_images_of_one_size_travel_together(images: list[np.ndarray]) -> None:
     """Read-only ones and views, too."""
-    given = [images[0], images[1], images[3], images[3][:, ::-1], images[0].copy()]
-    given[0].flags.writeable = False
+    originals = [images[0], images[1], images[3], images[3][:, ::-1], images[0].copy()]
+    originals[0].flags.writeable = False
     uploads = Uploads(CPU)
     uploads.together = True
-    sent = uploads.send(given)
+    sent = uploads.send(originals)
     parts = list(sent.parts())
-    assert sorted(at for _, which in parts for at in which) == list(range(5))
-    assert len(parts) == len({of.shape for of in given})
-    for pixels, which in parts:
+    assert sorted(index for _, members in parts for index in members) == list(range(5))
+    assert len(parts) == len({image.shape for image in originals})
+    for pixels, members in parts:
         assert pixels.is_contiguous()
-        for image_CHW, at in zip(pixels, which, strict=True):
-            np.testing.assert_array_equal(image_CHW.permute(1, 2, 0), given[at])
+        for image_CHW, index in zip(pixels, members, strict=True):
+            np.testing.assert_array_equal(image_CHW.permute(1, 2, 0), originals[index])
 
 
 def test_the_next_batch_is_sent_while_one_is_computed(

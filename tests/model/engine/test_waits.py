@@ -48,7 +48,7 @@ class Counter(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.operators[name] += 1
         by_mask = name in ("index", "index_put", "index_put_") and any(
-            of is not None and of.dtype == torch.bool for of in args[1]
+            index is not None and index.dtype == torch.bool for index in args[1]
         )
         repeats = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
         if name in ASKS or by_mask or repeats:
@@ -61,12 +61,12 @@ def as_on_a_gpu(model: LoadedModel, precision: str = "float32", **settings: Any)
     predictor = Predictor(model, device="cpu", precision=precision, **settings)
     predictor._engine.selection = FixedShapes()
     predictor._engine._uploads.together = True
-    for part in (predictor._engine.detector, predictor._engine.joints):
+    for part in (predictor._engine.detector, predictor._engine.keypoint_parts):
         assert isinstance(part, parts.FastParts)
         part.on_gpu = True
         if part._proposer._again is not None:
             part._proposer._again.once = False
-        for pool in (part._box_pool, part._mask_pool, part._joint_pool):
+        for pool in (part._box_pool, part._mask_pool, part._keypoint_pool):
             pool.at_once = True
     return predictor
 
@@ -78,7 +78,7 @@ def demo() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
-    return [scenes.scene(7, at, (240, 320)).image for at in range(12)]
+    return [scenes.scene(7, index, (240, 320)).image for index in range(12)]
 
 
 def counted(
@@ -100,8 +100,8 @@ def counted(
         noted(rois.Arrival, "wait")
         for method in ("tolist", "cpu"):
             noted(torch.Tensor, method)
-        found = predictor.predict(images)
-    assert sum(len(of) for of in found if isinstance(of, Detections)) >= len(images)
+        results = predictor.predict(images)
+    assert sum(len(result) for result in results if isinstance(result, Detections)) >= len(images)
     return counter.operators, counter.waits
 
 
@@ -112,7 +112,7 @@ def test_a_further_image_costs_a_gpu_nearly_no_operators_and_no_waits(
     predictor = as_on_a_gpu(demo, precision)
     predictor.predict(images[:1])  # weights are packed at the first call
     (few, waits_of_few), (many, waits_of_many) = (
-        counted(predictor, of, monkeypatch) for of in (images[:2], images)
+        counted(predictor, part, monkeypatch) for part in (images[:2], images)
     )
     assert waits_of_many == waits_of_few
     assert waits_of_many.total() <= 6
@@ -143,7 +143,7 @@ def test_a_gpu_is_waited_for_nowhere_else(
     """torch raises an error at every wait, but for those of the search for keypoints, some a batch, which are allowed."""
     predictor = Predictor(demo, device="cuda", precision=precision)
     first = predictor.predict(images)
-    place = parts.place_joints
+    place = parts.place_keypoints
 
     def allowed(*args: Any, **options: Any) -> torch.Tensor:
         torch.cuda.set_sync_debug_mode("default")
@@ -152,7 +152,7 @@ def test_a_gpu_is_waited_for_nowhere_else(
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
-    monkeypatch.setattr(parts, "place_joints", allowed)
+    monkeypatch.setattr(parts, "place_keypoints", allowed)
     torch.cuda.set_sync_debug_mode("error")
     try:
         again = predictor.predict(images)

@@ -107,9 +107,11 @@ def test_the_second_network_sees_only_images_that_need_it(
     )
     seen: list[int] = []
     predictor = Predictor(ours, device="cpu", precision="float32", max_detections=4)
-    backbone = predictor._engine.joints.backbone
+    backbone = predictor._engine.keypoint_parts.backbone
     monkeypatch.setattr(
-        predictor._engine.joints, "backbone", lambda images: seen.append(len(images)) or backbone(images)
+        predictor._engine.keypoint_parts,
+        "backbone",
+        lambda images: seen.append(len(images)) or backbone(images),
     )
     predictor.predict(images)
     assert sum(seen) == needed
@@ -117,7 +119,7 @@ def test_the_second_network_sees_only_images_that_need_it(
     predictor = Predictor(
         ours, device="cpu", precision="float32", max_detections=4, classes=[without], score_threshold=0
     )
-    monkeypatch.setattr(predictor._engine.joints, "backbone", lambda _: pytest.fail("it was run"))
+    monkeypatch.setattr(predictor._engine.keypoint_parts, "backbone", lambda _: pytest.fail("it was run"))
     assert sum(len(result) for result in predictor.predict(images) if isinstance(result, Detections)) > 0
 
 
@@ -156,9 +158,11 @@ def test_keypoints_that_are_not_finite_fail_the_image(
 ) -> None:
     _, _, ours = models
     predictor = Predictor(ours, device="cpu", precision="float32")
-    backbone = predictor._engine.joints.backbone
+    backbone = predictor._engine.keypoint_parts.backbone
     monkeypatch.setattr(
-        predictor._engine.joints, "backbone", lambda x: {k: v * torch.inf for k, v in backbone(x).items()}
+        predictor._engine.keypoint_parts,
+        "backbone",
+        lambda x: {k: v * torch.inf for k, v in backbone(x).items()},
     )
     failure = predictor.predict([ref.noise(2, 300, 180)])[0]
     assert isinstance(failure, PredictFailure)
