@@ -96,26 +96,26 @@ def proposed(generator: torch.Generator, most: int = 30) -> tuple[Rois, Rois]:
 def test_proposals_of_fixed_shapes_are_those_of_true_counts() -> None:
     true, fixed = proposed(torch.Generator().manual_seed(1))
     assert fixed.counts == [30] * 4
-    assert fixed.there is not None
+    assert fixed.present is not None
     assert fixed.settled is not None
     assert fixed.settled.all()
-    assert true.counts == fixed.there.view(4, 30).sum(1).tolist()
+    assert true.counts == fixed.present.view(4, 30).sum(1).tolist()
     assert true.counts[2] == 0 < true.counts[1] < true.counts[0] == 30
-    assert torch.equal(true.boxes, fixed.boxes[fixed.there])
-    assert torch.equal(true.image, fixed.image[fixed.there])
+    assert torch.equal(true.boxes, fixed.boxes[fixed.present])
+    assert torch.equal(true.image, fixed.image[fixed.present])
 
 
 def chosen(
     generator: torch.Generator, most: int, **limits: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor, list[int]], tuple[Tensor, Tensor, Tensor, list[int]]]:
     true, fixed = proposed(generator)
-    assert fixed.there is not None
+    assert fixed.present is not None
     scores_RK = scores(generator, 1, len(fixed.boxes), 5)[0]
     deltas_RK4 = torch.rand(len(fixed.boxes), 5, 4, generator=generator) * 20
     rule = Rule(min_score=0.3, threshold=0.5, most=most)
     selected = []
     for way, rois, rows in (
-        (TrueCounts(OUTPUTS), true, torch.where(fixed.there)[0]),
+        (TrueCounts(OUTPUTS), true, torch.where(fixed.present)[0]),
         (FixedShapes(**limits), fixed, torch.arange(len(fixed.boxes))),
     ):
 
