@@ -1,7 +1,7 @@
 """BMP and ICO (Windows' device-independent bitmaps).
 
-Where pixels have 16 or 32 bits their masks are applied here: Pillow knows only some layouts, and takes alpha that
-nobody wrote for transparency.
+Where pixels have 16 or 32 bits their masks are applied here: Pillow knows only some layouts, and takes an alpha
+channel that was never written for transparency.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _channel(values: NDArray[np.unsignedinteger[Any]], mask: int) -> Pixels:
 
 
 def open_bmp(data: bytes) -> BitmapFrame:
+    """The frame of a BMP file. Raises UndecodableError, or one of BROKEN, for a broken header."""
     if len(data) < 26:
         raise unreadable("broken BMP header: it is cut off")
     return _bitmap(data[14:], struct.unpack_from("<I", data, 10)[0] - 14, _MASKS)
@@ -104,7 +105,7 @@ def _bitmap(data: bytes, start: int, masks: dict[int, tuple[int, int, int, int]]
     else:
         width, height, _, bits = struct.unpack_from("<iiHH", data, 4)
         compression = struct.unpack_from("<I", data, 16)[0] if size >= 20 else _RGB
-        # Fields that Windows never wrote negative; as unsigned they are a bomb's.
+        # Windows never wrote a negative width; as an unsigned number it is so large that the pixel limit refuses it.
         width &= 2**32 - 1
     if not width or not height:
         raise unreadable("broken BMP header: a frame without pixels")

@@ -25,6 +25,8 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class AvifFrame(Frame):
+    """image: Pillow's, open and not loaded."""
+
     format: ClassVar[str] = "AVIF"
 
     image: AvifImageFile
@@ -36,6 +38,8 @@ class AvifFrame(Frame):
 
 @dataclass(frozen=True)
 class HeicFrame(Frame):
+    """image: pillow-heif's, already upright."""
+
     format: ClassVar[str] = "HEIC"
 
     image: Any
@@ -53,6 +57,7 @@ def brands(data: bytes) -> frozenset[bytes]:
 
 
 def open_avif(data: bytes) -> AvifFrame:
+    """The frame of an AVIF file. Raises UndecodableError, or one of BROKEN, for a broken header."""
     from PIL import AvifImagePlugin
 
     image = AvifImagePlugin.AvifImageFile(io.BytesIO(_without_unused(data)))
@@ -61,6 +66,7 @@ def open_avif(data: bytes) -> AvifFrame:
 
 
 def open_heic(data: bytes) -> HeicFrame:
+    """The frame of a HEIC file. Raises UndecodableError where pillow-heif is missing, or as `open_avif`."""
     try:
         import pillow_heif
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The one thing that is read of EXIF: which way is up."""
+"""Orientation, the only field of EXIF that is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 
 _ORIENTATION = 0x0112
 _NUMBERS = {1: "B", 3: "H", 4: "I"}
-"""Types that an orientation is seen in: BYTE, SHORT (the standard's), LONG."""
+"""Types in which files have an orientation: BYTE, SHORT (the standard's), LONG."""
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 

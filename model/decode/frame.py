@@ -1,4 +1,4 @@
-"""What every family of formats gives: a frame whose size is known before its pixels are made."""
+"""What all formats have in common: a frame whose size is known before its pixels are decoded."""
 
 from __future__ import annotations
 
@@ -51,15 +51,17 @@ class UndecodableError(Exception):
 
 
 def unreadable(reason: str) -> UndecodableError:
+    """The error for a known format whose content is broken."""
     return UndecodableError(Fault.UNREADABLE, reason)
 
 
 def unsupported(reason: str) -> UndecodableError:
+    """The error for a format, or a kind of it, that is not decoded."""
     return UndecodableError(Fault.UNSUPPORTED, reason)
 
 
 class Cuts(Protocol):
-    """What is asked of a `model.tiles.tiling.Tiling`."""
+    """The part of `model.tiles.tiling.Tiling` that decoding uses."""
 
     def cuts(self, height: int, width: int) -> bool:
         """Whether an image of this size is cut into tiles."""

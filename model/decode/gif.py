@@ -17,6 +17,8 @@ _CONTROL = 0xF9
 
 @dataclass(frozen=True)
 class GifFrame(Frame):
+    """still: the first frame alone, as a GIF file."""
+
     format: ClassVar[str] = "GIF"
 
     still: bytes
@@ -41,6 +43,7 @@ class GifFrame(Frame):
 
 
 def open_gif(data: bytes) -> GifFrame:
+    """The first frame of a GIF file. Raises UndecodableError, or one of BROKEN, for a broken header."""
     if len(data) < 13:
         raise unreadable("broken GIF header: it is cut off")
     screen, flags = struct.unpack_from("<HH", data, 6), data[10]

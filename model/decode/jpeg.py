@@ -21,6 +21,8 @@ _SLACK = 8
 
 @dataclass(frozen=True)
 class JpegFrame(Frame):
+    """data: the file, from SOI on. stream: its header."""
+
     format: ClassVar[str] = "JPEG"
 
     data: bytes
@@ -45,6 +47,7 @@ class JpegFrame(Frame):
 
 
 def open_jpeg(data: bytes) -> JpegFrame:
+    """The frame of a JPEG file. Raises UndecodableError for a broken header and for processes that are not decoded."""
     stream = parse(data)
     if stream.lies:
         data = stream.bare(data)
@@ -55,8 +58,8 @@ def open_jpeg(data: bytes) -> JpegFrame:
 def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
     """RGB of `size`, (width, height): the frame's own, or that at 1/2, 1/4 or 1/8.
 
-    Raises UndecodableError where libjpeg warns of anything that costs pixels. (It tells its first warning only, so
-    what is harmless is taken away and the rest is decoded anew.)
+    Raises UndecodableError where libjpeg warns of anything that costs pixels. (It reports its first warning only: so what is
+    harmless is removed from the data, and the data is decoded again.)
     """
     import simplejpeg
 
@@ -82,11 +85,11 @@ def decode_whole(data: bytes, stream: Stream, size: tuple[int, int]) -> Pixels:
 
 
 def _mended(data: bytes, stream: Stream, warning: str, tried: Counter[str]) -> bytes:
-    """The file without what libjpeg warns of, where no pixel lies in it."""
+    """The file without the part that libjpeg warns of. Raises UndecodableError where that part may hold pixels."""
     end = data.find(EOI, len(SOI) + len(stream.needed) if tried["bare"] else stream.scans)
     extraneous = _EXTRANEOUS.search(warning)
     slack = data[max(0, end - int(extraneous[1])) : end] if extraneous else b""
-    # Arithmetic codes may end anywhere: without its end such a file cannot be told from half of one.
+    # Arithmetic codes may end anywhere: without an end marker, a whole file looks like half a file.
     if "Premature end of JPEG file" in warning and end < 0 and not stream.arithmetic:
         mend, out = "end", data + EOI
     elif slack and (len(slack) <= _SLACK or slack.count(slack[:1]) == len(slack)):

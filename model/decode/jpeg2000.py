@@ -20,6 +20,8 @@ _SRGB, _GREY = 16, 17
 
 @dataclass(frozen=True)
 class Jpeg2000Frame(Frame):
+    """image: Pillow's, open and not loaded. bits: of a sample."""
+
     format: ClassVar[str] = "JPEG2000"
 
     data: bytes
@@ -37,6 +39,7 @@ class Jpeg2000Frame(Frame):
 
 
 def open_jpeg2000(data: bytes) -> Jpeg2000Frame:
+    """The frame of a JPEG 2000 file or codestream. Raises UndecodableError, or one of BROKEN, for a broken header."""
     from PIL import Jpeg2KImagePlugin
 
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data))

@@ -46,10 +46,12 @@ class Stream:
 
     @property
     def progressive(self) -> bool:
+        """Whether the pixels come in several scans of rising precision (SOF2, SOF10)."""
         return self.kind in (2, 10)
 
     @property
     def arithmetic(self) -> bool:
+        """Whether the codes are arithmetic ones (SOF9, SOF10), not Huffman's."""
         return self.kind in (9, 10)
 
     def bare(self, data: bytes) -> bytes:

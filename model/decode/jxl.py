@@ -1,4 +1,4 @@
-"""JPEG XL by libjxl (ISO/IEC 18181). Its size is read here first: libjxl tells it only with the pixels."""
+"""JPEG XL by libjxl (ISO/IEC 18181). Its size is read here first: libjxl gives it only with the pixels."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _BITS = (9, 13, 18, 30)
 
 @dataclass(frozen=True)
 class JxlFrame(Frame):
+    """data: the whole file."""
+
     format: ClassVar[str] = "JPEG XL"
 
     data: bytes
@@ -33,6 +35,7 @@ class JxlFrame(Frame):
 
 
 def open_jxl(data: bytes) -> JxlFrame:
+    """The frame of a JPEG XL file or codestream. Raises UndecodableError, or one of BROKEN, for a broken header."""
     stream = data[:64] if data.startswith(CODESTREAM) else _codestream(data)
     if not stream.startswith(CODESTREAM) or len(stream) < 4:
         raise unreadable("broken JPEG XL content: no whole codestream is in it")

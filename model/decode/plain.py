@@ -20,6 +20,8 @@ _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 
 @dataclass(frozen=True)
 class PnmFrame(Frame):
+    """image: Pillow's, open and not loaded."""
+
     format: ClassVar[str] = "PPM"
 
     image: ImageFile
@@ -35,6 +37,8 @@ class PnmFrame(Frame):
 
 @dataclass(frozen=True)
 class TgaFrame(Frame):
+    """image: Pillow's, open and not loaded. alpha_bits: bits of alpha in a pixel, by the header."""
+
     format: ClassVar[str] = "TGA"
 
     image: ImageFile
@@ -51,6 +55,7 @@ class TgaFrame(Frame):
 
 
 def open_pnm(data: bytes) -> PnmFrame:
+    """The frame of a file of PPM's family (PBM, PGM, PPM, PFM). Raises UndecodableError, or one of BROKEN, for a broken header."""
     from PIL import PpmImagePlugin
 
     image = PpmImagePlugin.PpmImageFile(io.BytesIO(data))
@@ -58,6 +63,7 @@ def open_pnm(data: bytes) -> PnmFrame:
 
 
 def open_tga(data: bytes) -> TgaFrame:
+    """The frame of a TGA file. Raises UndecodableError, or one of BROKEN, for a broken header."""
     from PIL import TgaImagePlugin
 
     image = TgaImagePlugin.TgaImageFile(io.BytesIO(data))

@@ -1,6 +1,6 @@
 """PNG by libpng, from the chunks that make its picture alone; of an animated one the first frame.
 
-What stands in other chunks may be broken or enormous (a wrong CRC, a profile of megabytes): it is not looked at.
+Other chunks may be broken or enormous (a wrong CRC, a profile of megabytes); they are not read.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class _Control(NamedTuple):
 
 @dataclass(frozen=True)
 class PngFrame(Frame):
+    """header, palette, transparent, image: content of IHDR, PLTE, tRNS and the joined IDAT (or fdAT) chunks.
+
+    place: where the picture lies in the frame, for the first frame of an animation; None for a picture that fills it.
+    """
+
     format: ClassVar[str] = "PNG"
 
     header: bytes
@@ -84,6 +89,7 @@ def _decoded(data: bytes, header: bytes, transparent: bytes | None) -> Pixels:
 
 
 def open_png(data: bytes) -> PngFrame:
+    """The frame of a PNG file, the first one of an animation. Raises UndecodableError, or one of BROKEN, for a broken header."""
     chunks = list(_chunks(data))
     if not chunks or chunks[0].kind != b"IHDR" or len(chunks[0].data) != 13:
         raise unreadable("broken PNG header: IHDR does not come first")
@@ -126,7 +132,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         end = position + 12 + length
         if end > len(data) or not kind.isalpha():
-            # A length that lies, in this chunk or the one before: go on where a chunk of the picture is sound.
+            # A wrong length, in this chunk or the one before: go on at the next sound chunk of the picture.
             if kind in _CRITICAL and kind != b"IEND":
                 raise unreadable(f"broken PNG content: {kind.decode()} is cut off")
             after = _next_sound(data, position + 4)

@@ -32,7 +32,7 @@ _KNOWN = (
     (b"IIU\0", "a Panasonic raw file"),
     (b"IIRO", "an Olympus raw file"),
 )
-"""Pictures that people have and that are not decoded here: named, so that it is clear what to convert."""
+"""Formats that people have and that are not decoded here: the error names them, so that it is clear what to convert."""
 
 
 def decode(data: bytes | memoryview, options: DecodeOptions) -> tuple[Pixels, tuple[int, int]]:
@@ -88,13 +88,13 @@ def _opened(data: bytes, max_pixels: int) -> Frame:
 
 
 def _error_text(error: Exception) -> str:
-    """What a decoder says; a missing key or an empty text alone would say nothing."""
+    """The text of a decoder's error; with its type where the text alone, such as a missing key, says nothing."""
     text = str(error).strip()
     return text if text and not isinstance(error, LookupError) else f"{type(error).__name__} {text}".strip()
 
 
 def open_frame(data: bytes, max_pixels: int) -> Frame:
-    """The frame as its header tells it. Raises UndecodableError, or one of BROKEN for a header that is broken."""
+    """The frame, by its header. Raises UndecodableError, or one of BROKEN for a header that is broken."""
     from masklake.model.decode import bitmap, gif, jpeg, jpeg2000, jxl, plain, png, tiff, webp
 
     for signature, name in _KNOWN:

@@ -87,11 +87,13 @@ def from_floats(values: NDArray[np.floating[Any]]) -> Pixels:
 
 
 def check_finite(values: NDArray[np.floating[Any]]) -> None:
+    """Raises UndecodableError where a value is NaN or infinite."""
     if not np.isfinite(values).all():
         raise unreadable("the pixels hold NaN or infinity")
 
 
 def floats_to_8_bits(values: NDArray[np.floating[Any]], top: float) -> Pixels:
+    """0 to `top` becomes 0 to 255, rounded; values outside are clipped. The shape stays."""
     return np.rint(np.clip(values, 0, top) * (255.0 / top)).astype(np.uint8)
 
 

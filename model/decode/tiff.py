@@ -38,8 +38,8 @@ _JPEG, _OLD_JPEG = 7, 6
 _JPEG2000 = (33003, 33005, 34712)
 _WEBP = 50001
 _CODECS = {1, 2, 3, 4, _OLD_JPEG, _JPEG, 5, 8, 32773, 32946, 34925, 50000, _WEBP, *_JPEG2000}
-"""None, CCITT, JPEG, LZW, deflate, packbits, LZMA, ZSTD, WebP, JPEG 2000: the others tell sizes of their own, or need
-programs."""
+"""None, CCITT, JPEG, LZW, deflate, packbits, LZMA, ZSTD, WebP, JPEG 2000: the others have sizes of their own, or
+need programs."""
 _TELLING = {_JPEG, 5, 8, 32773, 32946, 50000, _WEBP, *_JPEG2000}
 """Those whose decoders raise where bytes are missing."""
 _SPARSE_TAGS = (33550, 34735, 42112, 42113)
@@ -51,6 +51,8 @@ logging.getLogger("tifffile").propagate = False  # it tells of odd tags, for eac
 
 @dataclass(frozen=True)
 class TiffFrame(Frame):
+    """page: tifffile's, of `data`. colours: what its samples mean."""
+
     format: ClassVar[str] = "TIFF"
 
     data: bytes
@@ -123,7 +125,8 @@ def _pages(file: TiffFile) -> Iterator[TiffPage]:
 
 
 def _check_memory(page: TiffPage, max_pixels: int) -> None:
-    """A tile is decoded whole, however small the frame; samples may be many, and wide."""
+    """Raises UndecodableError where decoding takes too much memory: a tile is decoded whole, however small the frame is, and
+    a pixel may have many samples of many bits."""
     tile = page.tilewidth * page.tilelength if page.is_tiled else 0
     samples = page.imagewidth * page.imagelength * page.samplesperpixel * max(1, page.bitspersample // 8)
     if tile > max_pixels or samples > 8 * max_pixels:
@@ -135,9 +138,9 @@ def _check_memory(page: TiffPage, max_pixels: int) -> None:
 
 
 def _check_whole(page: TiffPage, data: bytes) -> None:
-    """tifffile takes what is not there for zeros."""
+    """Raises UndecodableError where bytes of the pixels are missing, which tifffile would take for zeros."""
     if page.compression == 1 and page.photometric != _YCBCR:
-        # Old writers leave the counts 0 or too large: what is not compressed tells them itself, as in libtiff.
+        # Old writers leave the counts 0 or too large; without compression they follow from the size, as in libtiff.
         needed = _plain_counts(page)
         counts = page.databytecounts if len(page.databytecounts) == len(needed) else needed
         if any(0 < count < least for count, least in zip(counts, needed, strict=True)):
@@ -155,7 +158,7 @@ def _check_whole(page: TiffPage, data: bytes) -> None:
         raise unreadable(
             f"broken TIFF content: {empty} of {len(segments)} strips or tiles were never written"
         )
-    # Some decoders tell themselves where they lack bytes, and counts that are too large lack none.
+    # Some decoders report missing bytes themselves; for them a count that is too large does no harm.
     end = None if page.compression in _TELLING else len(data)
     if any(offset >= len(data) or (end and offset + count > end) for offset, count in segments):
         raise unreadable("broken TIFF content: strips or tiles are cut off")

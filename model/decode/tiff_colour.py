@@ -1,4 +1,4 @@
-"""What the samples of a TIFF mean (TIFF 6.0 and its supplements): 8-bit RGB from any of them, or why not."""
+"""What the samples of a TIFF mean (TIFF 6.0 and its supplements): 8-bit RGB of them, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Colours:
 
 
 def colours_of(page: TiffPage) -> Colours:
-    """Raises UndecodableError for samples that have no agreed colours."""
+    """How the samples of `page` become colours. Raises UndecodableError for samples that have no agreed colours."""
     kind, bits = int(page.photometric), page.bitspersample
     if page.tags.get(262) is None:  # as libtiff guesses
         kind = (
@@ -109,7 +109,7 @@ def _table(page: TiffPage) -> NDArray[np.uint8]:
     if page.tags.get(320) is None:
         raise unsupported("a TIFF with a palette that is not in it")
     values = np.asarray(page.tags.valueof(320), np.uint16).reshape(3, -1).T
-    # Some writers take entries for 8-bit ones; libtiff sees it in the same way (checkcmap), and shifts the others.
+    # Some writers give 8-bit entries where the format has 16 bits; libtiff detects them in the same way (checkcmap).
     return values.astype(np.uint8) if values.max(initial=0) <= 255 else (values >> 8).astype(np.uint8)
 
 

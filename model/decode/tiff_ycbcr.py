@@ -1,4 +1,4 @@
-"""YCbCr in a TIFF that is not JPEG (TIFF 6.0, section 21): tifffile decodes its bytes and leaves them as they lie."""
+"""YCbCr in a TIFF that is not JPEG (TIFF 6.0, section 21): tifffile decompresses its bytes and leaves their order as it is."""
 
 from __future__ import annotations
 

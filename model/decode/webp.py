@@ -19,6 +19,8 @@ _ALPHA = 0x10
 
 @dataclass(frozen=True)
 class WebpFrame(Frame):
+    """still: the first picture alone, as a WebP file."""
+
     format: ClassVar[str] = "WebP"
 
     still: bytes
@@ -43,6 +45,7 @@ class WebpFrame(Frame):
 
 
 def open_webp(data: bytes) -> WebpFrame:
+    """The frame of a WebP file, the first one of an animation. Raises UndecodableError, or one of BROKEN, for a broken header."""
     chunks: dict[bytes, bytes] = {}
     for kind, body in _chunks(data, 12):
         chunks.setdefault(kind, body)

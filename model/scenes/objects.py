@@ -47,6 +47,8 @@ class Drawable:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
+    """One of `CLASSES` but a person. radius in pixels, rotation in radians."""
+
     name: str
     radius: float
     rotation: float
@@ -55,6 +57,8 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
+    """A person. head, height in pixels; left_first: whether the left limbs are drawn first, behind the body."""
+
     keypoints: NDArray[np.float64]  # (17, 2), pixels from the middle of the figure
     head: Point
     height: float

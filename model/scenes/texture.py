@@ -20,6 +20,7 @@ def _noise(rng: RandomState, height: int, width: int, cell: int, channels: int) 
 
 
 def background(rng: RandomState, base: NDArray, height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8: noise in three sizes, a slope and sometimes stripes, around the colour `base`."""
     side = min(height, width)
     picture = base.astype(np.int16) + (_noise(rng, height, width, side // 3, 3) * 3) // 8
     picture += _noise(rng, height, width, max(2, side // 16), 3) // int(rng.choice([5, 8, 16]))
@@ -60,5 +61,6 @@ def colour(rng: RandomState, apart_from: NDArray) -> Colour:
 
 
 def blend(colour: Colour, towards: int, share: float) -> Colour:
+    """`colour` mixed with the grey `towards` (0 to 255) by `share`, 0 to 1."""
     red, green, blue = (round(c + (towards - c) * share) for c in colour)
     return red, green, blue

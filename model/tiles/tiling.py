@@ -28,6 +28,7 @@ class View(NamedTuple):
 
     @property
     def step(self) -> int:
+        """Pixels of the image, a side, that become one pixel of the network's input."""
         return 2**self.level
 
 

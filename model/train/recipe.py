@@ -73,6 +73,7 @@ class Recipe:
             raise ModelError(f"recipe: jitter {self.jitter} is not two factors, the smaller first")
 
     def to_dict(self) -> dict[str, Any]:
+        """All numbers, for a training's record; `from_dict` reads it."""
         return asdict(self)
 
     @classmethod
