@@ -168,7 +168,7 @@ def test_what_is_small_enough_is_whole_in_some_tile(
 
 
 @pytest.mark.parametrize(
-    ("given_", "message"),
+    ("options", "message"),
     [
         ({"size": 63}, "63 pixels.*64 or more"),
         ({"size": 1024, "overlap": 512}, "overlap of 512.*tiles of 1024.*64 to 511"),
@@ -176,9 +176,9 @@ def test_what_is_small_enough_is_whole_in_some_tile(
         ({"above": -1}, "-1"),
     ],
 )
-def test_tilings_that_cannot_be(given_: dict[str, int], message: str) -> None:
+def test_tilings_that_cannot_be(options: dict[str, int], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Tiling(**given_)
+        Tiling(**options)
 
 
 def test_what_is_cut() -> None:
