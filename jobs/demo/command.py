@@ -32,7 +32,7 @@ Fill a bucket with synthetic scenes (and two broken files), run the small model 
 the lake three questions, compare it with the scenes' truth, and draw a picture. The lake stays in LAKE for you to query.
 The bucket is on an S3 server of the loopback where moto is installed (pip install 'masklake[demo]'), else a folder."""
 
-_SEED = 20_260  # a stream that the demo model's training never sees
+_SEED = 20_260  # scenes that the demo model was not trained on
 _SURE = 0.7
 _PREFIX = "photos/2026/"
 _QUERIES = (
@@ -123,7 +123,7 @@ def _masklake(console: Console, *argv: str) -> int:
 
 @contextlib.contextmanager
 def _bucket(kind: str | None, scratch: Path) -> Iterator[tuple[str, str]]:
-    """A source to fill, and where it is, in words."""
+    """A source to fill, and a phrase that says where it is."""
     has_moto = importlib.util.find_spec("moto") is not None
     if kind == "folder" or (kind is None and not has_moto):
         yield f"{scratch}/{_PREFIX}", f"in {scratch}"

@@ -194,7 +194,7 @@ def _main() -> None:
     sys.stdout.write(f"{server.get_host_and_port()[1]}\n")
     sys.stdout.flush()
     sys.stdin.buffer.read()
-    # Open keep-alive connections would hold an orderly exit up.
+    # Open keep-alive connections would delay an orderly exit.
     os._exit(0)
 
 

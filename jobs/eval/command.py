@@ -76,7 +76,7 @@ def run(options: EvalOptions) -> int:
         code = _run_over(missing, len(target.images), detector, options, lake)
         if code:
             return code
-        lake = Lake(options.lake, storage)  # with the new run
+        lake = Lake(options.lake, storage)  # opened again, so that it has the new run
         detector = _detector(options.run, lake, model)
         images = eval_rows.newest_images(lake, detector.runs, target.images)
     if not images:

@@ -27,18 +27,18 @@ class Comparison:
     names: dict[str, dict[int, str]]
     """Class names by category id, for each kind."""
     classes: list[str]
-    """That are measured, in the order of the confusion counts."""
+    """The classes that are measured, in the order of the confusion counts."""
     unknown: list[str]
     """Classes of the labels that the model does not know."""
     confusion: NDArray[np.int64]
     """(C + 1, C + 1); see model.confusion."""
     score: float
     images: dict[str, int]
-    """How many are labelled, evaluated, failed (a part of the evaluated), missing, of_other_size."""
+    """How many images are labelled, evaluated, failed (these are counted as evaluated too), missing, of_other_size."""
     runs: list[str]
-    """That the rows are from, oldest first."""
+    """The runs that the rows come from, oldest first."""
     labelled: int
-    """Instances, with crowds."""
+    """How many instances are labelled, crowds included."""
     detected: int
     notes: list[str]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DPI = 120
 _NAME_CHARACTERS = 18
 _MOST_WITH_COUNTS = 25
-"""Classes up to which cells have room for a count."""
+"""With more classes than this the cells have no room for a count."""
 _MOST_WITH_NAMES = 120
 _MOST_WITH_CURVES = 20
 _INK = "#222222"
@@ -141,5 +141,5 @@ def _png(figure: Figure, title: str) -> bytes:
 
 
 def _literal(text: Any) -> None:
-    """Names may hold dollars, which matplotlib would read as TeX, and fail on."""
+    """Class names may contain dollar signs, which matplotlib would take for TeX, and fail."""
     text.set_parse_math(False)

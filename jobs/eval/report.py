@@ -92,7 +92,7 @@ def show(facts: dict[str, Any], format_: str) -> None:
 
 
 def _csv(facts: dict[str, Any]) -> str:
-    """A row for each kind, and for each kind and class; what is undefined is empty."""
+    """A row for each kind, and for each kind and class; cells of undefined figures are empty."""
     from masklake.jobs.terminal.text import printable
 
     text = io.StringIO(newline="")

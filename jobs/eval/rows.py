@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """Whose rows count: a model, and the runs whose rows speak for it."""
+    """The model that is measured, and the runs whose rows are its detections."""
 
     model: str
     """name@fingerprint"""
     source: str
-    """What --model would have to be to get it: a preset's name, a path or a URI."""
+    """The value of --model that loads it: a preset's name, a path or a URI."""
     classes: tuple[str, ...]
     """Names of the classes that it can find."""
     runs: tuple[str, ...]
@@ -66,7 +66,7 @@ def of_run(lake: Lake, name: str, model: Resolved | None) -> Detector:
 
 
 def _cut_short(record: RunRecord) -> list[str]:
-    """Options by which a run leaves out what AP would count."""
+    """Notes on options of a run that left out rows which AP would count."""
     score, most = record.options.get("score"), record.options.get("max_detections")
     notes = []
     if isinstance(score, float) and score > RowOptions.score:
@@ -107,7 +107,7 @@ def instances(lake: Lake, images: Mapping[str, ImageRow]) -> list[dict[str, Any]
     """The rows of `instances` that belong to `images`, by uri and rank. An image that failed has none."""
     good = {uri: row.run for uri, row in images.items() if row.status == Status.OK}
     columns = ["run", "uri", "instance", "label", "score", "x", "y", "w", "h", "mask", "keypoints"]
-    # An attempt that was killed may have left an image twice, until its run is resumed and proved.
+    # A killed attempt may have written an image twice, until its run is resumed and verified.
     rows = {
         (row["uri"], row["instance"]): row
         for row in _rows(lake, "instances", set(good.values()), good.keys(), columns)

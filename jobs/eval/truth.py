@@ -57,7 +57,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to evaluate on. `truths` speak of the same images by the same ids; the first has the boxes."""
+    """The labels to compare with. All `truths` use the same image ids; the first has the boxes."""
 
     name: str
     """val, train, all or coco-val2017: the folder of the results."""

@@ -181,7 +181,7 @@ def _tell_unplaced(unplaced: list[Unplaced], images: int, options: ImportOptions
     for image in unplaced[:_LISTED]:
         console.print(
             one_line(redact(f"{image.name!r} {image.reason}")), soft_wrap=True
-        )  # signed URLs are names too
+        )  # a name may be a signed URL
     if len(unplaced) > _LISTED:
         console.print(f"… and {len(unplaced) - _LISTED:,} more (--unresolved FILE writes them all)")
     if options.unresolved:
@@ -255,7 +255,9 @@ def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run
     for entry in skipped:
         by_kind.setdefault(entry.kind, []).append(entry)
     for alike in by_kind.values():
-        part = " left out: " in alike[0].problem  # of an object, which stays
+        part = (
+            " left out: " in alike[0].problem
+        )  # the problem is a part of an object, which is kept without it
         say(f"{'' if part else 'left out: '}{alike[0].problem}: {len(alike):,}")
         for entry in alike[:_LISTED_OF_A_KIND]:
             say(f"- {entry.where}" + (f": {entry.problem}" if entry.problem != alike[0].problem else ""))

@@ -42,7 +42,7 @@ _KEYPOINTS = """
     group by all order by label, instances desc
 """
 _NAMED = 8
-"""Keypoints that are named in a line; --json has all."""
+"""How many keypoints are named in one line; --json has all."""
 _CLASS_COLUMNS = {
     "images": "images",
     "instances": "instances",
@@ -52,7 +52,7 @@ _CLASS_COLUMNS = {
     "with_joints": "with keypoints",
     "crowds": "crowds",
 }
-"""Headings by what --json calls them."""
+"""The table's headings, by their names in --json, which stay as programs know them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,6 @@ def decode_mask(row: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise ValueError("the row has no mask (null): the model that made it, or the label, has a box only")
     counts, (height, width) = rle["counts"], (int(side) for side in rle["size"])
     encoded = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-    # Runs that end early leave memory as it was: only ones are mask.
+    # Run lengths that end early leave the rest of the memory unset: only ones are mask.
     pixels: NDArray[np.bool_] = coco_mask.decode({"size": [height, width], "counts": encoded}) == 1
     return np.ascontiguousarray(pixels)

@@ -24,7 +24,7 @@ class Command:
     description: str | None = None
     epilog: str | None = None
     usage: str | None = None
-    """After the command's name, where argparse's is not clear."""
+    """The usage line after the command's name; None: the one that argparse makes."""
     from_file: bool = False
     """Whether --config takes its options from a file."""
 
@@ -38,7 +38,7 @@ class Group:
     description: str | None = None
     epilog: str | None = None
     usual: str | None = None
-    """The action where none is named."""
+    """The action that runs when none is named; None: one must be named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Line:
 
     command: Command
     options: Any
-    """Of the command's options' class."""
+    """An instance of `command.options`."""
     action: str | None = None
-    """None where the command has none, or the usual one was meant."""
+    """None where the command has no actions, or none was named and the usual one runs."""
     config: str | None = None
-    """The file that some of the options are from."""
+    """The file of --config, from which some of the options come."""
 
 
 def understand(
@@ -77,7 +77,7 @@ def understand(
 
 
 def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None) -> Parser:
-    """The parser of a command; `kept`: what a file of options has said already."""
+    """The parser of a command; `kept`: the values that a file of options gives."""
     parser = Parser(
         prog=f"masklake {name}",
         usage=f"masklake {name} {command.usage}" if command.usage else None,
@@ -100,7 +100,7 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
 
 
 def _action(name: str, group: Group, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The action, None where it is the usual one and not named; and its arguments. Options may stand before it too."""
+    """The name of the action and its arguments; None where none is named and the usual one runs. Options may come first."""
     for position, word in enumerate(arguments):
         if word in group.actions and _only_options(group, arguments[:position]):
             return word, arguments[:position] + arguments[position + 1 :]
@@ -120,7 +120,7 @@ def _action(name: str, group: Group, arguments: list[str]) -> tuple[str | None, 
 
 
 def _only_options(group: Group, words: list[str]) -> bool:
-    """Whether these are options with their values."""
+    """Whether these words are all options and their values."""
     with_value = {
         f"--{entry.name}"
         for action in group.actions.values()
@@ -153,7 +153,7 @@ def _group_parser(name: str, group: Group) -> Parser:
 
 
 def _config_in(arguments: Sequence[str]) -> str | None:
-    """The file that --config names, seen before the rest is parsed: what is in it need not be given."""
+    """The file that --config names, read before the rest is parsed: arguments that it holds need not be given again."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config")
     try:
@@ -166,7 +166,7 @@ def _config_in(arguments: Sequence[str]) -> str | None:
 def _not_contradicted(
     cls: type[Options], kept: Mapping[str, Any], explicit: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the file says where the command line does not: of options that exclude each other, that of the line counts."""
+    """The file's values that the command line leaves standing; of options that exclude each other the line's counts."""
     excluding = {entry.name: entry.declared.instead_of for entry in entries(cls)}
     decided = {excluding[name] for name in explicit} - {None}
     return {

@@ -36,24 +36,24 @@ class Declared:
 
     help: str
     kind: Callable[[str], Any] | None = None
-    """Reads it from text; None for a flag."""
+    """Makes the value from text; None for a flag."""
     metavar: str | None = None
     name: str | None = None
-    """Where it is not that of the field."""
+    """The option's name where it differs from the field's."""
     short: tuple[str, ...] = ()
-    """Further spellings."""
+    """Other spellings of the option, such as --output for --out."""
     positional: bool = False
     nargs: str | int | None = None
     repeated: bool = False
     section: Section | None = None
     instead_of: str | None = None
-    """Of all options with the same word here, one can be given."""
+    """Of all options with the same word here only one may be given."""
     holds: Literal["path", "model"] | None = None
-    """It names a file where it has no protocol; a model: where it looks like a path."""
+    """path: the value names a local file unless it has a protocol; model: it does if it looks like a path."""
     again: bool = False
-    """Whoever resumes has to give it again."""
+    """Whether it must be given again to resume a run."""
     kept: bool = True
-    """It is in the file of options that a run leaves."""
+    """Whether it is written into the file of options that a run leaves."""
     hidden: bool = False
 
 
@@ -65,7 +65,7 @@ def option(
     default: Any = None,
     **more: Any,
 ) -> Any:
-    """An option with a value. `default` None: it need not be given, and the help says what happens then."""
+    """An option with a value. If `default` is None it need not be given, and the help says what happens then."""
     declared = Declared(help=help, kind=kind, metavar=metavar, **more)
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
@@ -83,13 +83,13 @@ def argument(
     default: Any = MISSING,
     **more: Any,
 ) -> Any:
-    """A value known by its place. With a `default` it need not be given."""
+    """A value that is known by its position. With a `default` it need not be given."""
     declared = Declared(help=help, kind=kind, metavar=metavar, positional=True, **more)
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 
 def included(part: type[Options]) -> Any:
-    """The options of `part`, with those around it on one command line."""
+    """The options of `part`, on the same command line as those of the class that includes it."""
     return dataclasses.field(default_factory=part, metadata={_KEY: part})
 
 
@@ -101,7 +101,7 @@ class Options:
     """The options that the user gave, on the command line or in a file."""
 
     def __post_init__(self) -> None:
-        """Raises UserError, which names option and value, where one is not of its kind."""
+        """Raises UserError, which names option and value, for a value that is not of its option's kind."""
         for entry in entries(type(self), into=False):
             value = getattr(self, entry.field)
             kind = entry.declared.kind
@@ -119,7 +119,7 @@ class Options:
                 first[word] = entry
 
     def validate(self) -> None:
-        """What holds between options. Raises UserError."""
+        """Check what must hold between options. Raises UserError."""
 
     def explicit_values(self) -> dict[str, Any]:
         """The fields of this part that the user gave, or that Python code set to another value than the default."""
@@ -133,13 +133,13 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """One option of a command: where it is in the dataclasses, and what is declared of it."""
+    """One option of a command: its place in the dataclasses, and its declaration."""
 
     path: tuple[str, ...]
-    """Fields from the command's options down to it."""
+    """The fields that lead from the command's options to it."""
     declared: Declared
     default: Any
-    """MISSING where it must be given."""
+    """MISSING if the option must be given."""
 
     @property
     def field(self) -> str:
@@ -151,16 +151,16 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """As on the command line, without dashes, and in files."""
+        """Its name in files, and on the command line without the dashes."""
         return self.declared.name or self.field.rstrip("_").replace("_", "-")
 
     @property
     def shown(self) -> str:
-        """As in messages."""
+        """Its name in messages."""
         return (self.declared.metavar or self.name) if self.declared.positional else f"--{self.name}"
 
     def value_in(self, options: Options) -> Any:
-        """Its value."""
+        """Its value in `options`."""
         value: Any = options
         for name in self.path:
             value = getattr(value, name)
@@ -168,7 +168,7 @@ class Entry:
 
 
 def entries(cls: type[Options], *, into: bool = True) -> Iterator[Entry]:
-    """The options of a command, in the order in which they are declared; `into`: those of included parts too."""
+    """The options of a command, in the order of their declaration; with `into` those of included parts too."""
     for field in dataclasses.fields(cls):
         declared = field.metadata.get(_KEY)
         if isinstance(declared, Declared):
@@ -179,7 +179,7 @@ def entries(cls: type[Options], *, into: bool = True) -> Iterator[Entry]:
 
 
 def build(cls: type[Options], by_name: dict[str, Any]) -> Any:
-    """The options with these values, by option name. Raises UserError where they cannot be."""
+    """The options with these values, which are given by option name. Raises UserError for values that are refused."""
     known = {entry.name: entry for entry in entries(cls, into=False)}
     own = {entry.field: by_name[name] for name, entry in known.items() if name in by_name}
     for field in dataclasses.fields(cls):

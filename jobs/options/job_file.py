@@ -21,7 +21,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.store import redact
 
 NAME = "options.toml"
-"""In the folder of a run."""
+"""The file's name in the folder of a run."""
 
 
 def read(file: str, cls: type[Options], command: str, folder: str | None = None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _value_of(kind: Callable[[str], Any], value: Any, where: str) -> Any:
 
 
 def written(options: Options, command: str, comment: str) -> bytes:
-    """The file that gives these options again, defaults among them; without credentials."""
+    """The content of a file that gives these options again, defaults included, credentials left out."""
     lines = [f"# {comment}", f"# again: masklake {command} --config {NAME}"]
     for entry in entries(type(options)):
         value = entry.value_in(options)
@@ -94,7 +94,7 @@ def written(options: Options, command: str, comment: str) -> bytes:
         if value is None or excluded or entry.declared.hidden or not entry.declared.kept:
             continue
         lines.append(f"{entry.name} = {_toml(value)}")
-    # TOML has no form for what is not Unicode (names of files in another encoding): such a line is only to be looked at.
+    # TOML has no form for what is not Unicode (names of files in another encoding): such a line is a comment, for people to read.
     whole = [line if _is_unicode(line) else f"# not Unicode: {line}" for line in lines]
     return ("\n".join(whole) + "\n").encode("utf-8", "backslashreplace")
 

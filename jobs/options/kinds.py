@@ -1,4 +1,4 @@
-"""Kinds of values: how each is read from text, and what holds for it however it came."""
+"""Kinds of values: how each is read from text, and what must hold for it wherever it comes from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of value. Called with text it is what argparse wants of a type."""
+    """A kind of value. It can be called with text, as argparse calls a type."""
 
     wanted: str
-    """As in "'x' is not …"."""
+    """What a value must be: it completes "'x' is not …"."""
     read: Callable[[str], T]
-    """From text; ValueError where it cannot be."""
+    """Makes the value from text. Raises ValueError where that is not possible."""
     valid: Callable[[T], bool] = lambda _: True
     hint: Callable[[str], str] = lambda _: ""
-    """What else the message says of a wrong value."""
+    """More words for the message about a wrong value, such as did-you-mean."""
 
     def __call__(self, text: str) -> T:
         """The value that `text` means. Raises ArgumentTypeError, which names the text and what is wanted."""

@@ -13,11 +13,11 @@ from masklake.jobs.terminal.suggestions import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which says what an option that it does not know may have meant."""
+    """argparse's parser, with did-you-mean for options that it does not know."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # argparse's is overloaded
-        """As argparse's."""
-        # What argparse takes any number of it would else take all at once, before the first option.
+        """Parse; the words of one argument may stand on both sides of options."""
+        # argparse alone would take the words of a "*" argument only from before the first option.
         between = any(action.nargs == "*" for action in self._actions if not action.option_strings)
         parse = self.parse_known_intermixed_args if between else self.parse_known_args
         parsed, unknown = parse(args, namespace)
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.MISTAKE, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")
 
     def unknown(self, words: list[str]) -> NoReturn:
-        """Exit for words that are no options."""
+        """Exit because of words that are no options."""
         known = [
             name
             for action in self._actions
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Options], kept: Mapping[str, Any]) -> None:
-    """Add the options of `cls`. What is in `kept` has been given already, and need not be."""
+    """Add the options of `cls` to the parser. Those in `kept` have values already, and need not be given."""
     sections: dict[str, Any] = {}
     excluding: dict[str, Any] = {}
     for entry in entries(cls):
@@ -78,7 +78,7 @@ def _settings(entry: Entry, known: bool) -> dict[str, Any]:
     declared = entry.declared
     settings: dict[str, Any] = {
         "help": argparse.SUPPRESS if declared.hidden else _help(entry),
-        "default": argparse.SUPPRESS,  # the options' class has the defaults; what is here was given
+        "default": argparse.SUPPRESS,  # the options' class has the defaults; the parser returns only what was given
     }
     if not declared.positional:
         settings["dest"] = entry.name
@@ -101,7 +101,7 @@ def _help(entry: Entry) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as a user types it."""
     if isinstance(value, tuple):
         return (",".join if all(isinstance(part, str) for part in value) else ":".join)(map(shown, value))
     if isinstance(value, float) and float(f"{value:g}") == value:
@@ -110,7 +110,7 @@ def shown(value: Any) -> str:
 
 
 def as_arguments(options: Options, names: frozenset[str] | None = None) -> list[str]:
-    """The arguments that say what these options say: all that were given, or only `names`."""
+    """The arguments that give these options again: all that the user gave, or only those in `names`."""
     flags, places = [], []
     for entry in entries(type(options)):
         value = entry.value_in(options)
@@ -130,7 +130,7 @@ def as_arguments(options: Options, names: frozenset[str] | None = None) -> list[
 
 
 def resuming(options: Options, *more: str) -> list[str]:
-    """What follows the command's name in the line that resumes a run: where it is, and what has to be said again."""
+    """The arguments of the command that resumes a run: where the run is, and the options that must be given again."""
     again = frozenset(
         entry.name
         for entry in entries(type(options))

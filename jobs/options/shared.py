@@ -56,7 +56,7 @@ class StorageOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
-    """Which Ray does the work."""
+    """The Ray cluster that does the work."""
 
     address: str | None = option(
         str, "ADDRESS", section=HOW, kept=False,
@@ -79,7 +79,7 @@ def _lock_name(text: str) -> str:
 
 
 def lake_argument(help: str = "the lake: s3://…, a directory, …") -> Any:  # noqa: A002  # argparse's word
-    """LAKE."""
+    """The argument LAKE, the same in every command."""
     return argument("LAKE", help=help, holds="path")
 
 

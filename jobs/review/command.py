@@ -73,7 +73,7 @@ def run(options: ReviewOptions) -> int:
     picks = review_pick.pick(
         candidates,
         figures,
-        None if options.again else known,  # labelled candidates are like themselves
+        None if options.again else known,  # else each labelled candidate would be like itself
         storage,
         budget=options.budget,
         random_share=options.random,
@@ -99,7 +99,7 @@ def _model(text: str, storage: Storage, lake: Lake) -> str:
     from masklake.jobs.models import resolve as models
 
     if re.fullmatch(r"[^:/]+@[0-9a-f]{12}", text):
-        return text  # it may be known to the rows alone
+        return text  # a model that only the rows know
     resolved = models.resolve(text, storage, lake=lake.uri)
     return f"{resolved.spec.name}@{resolved.fingerprint}"
 

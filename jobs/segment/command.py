@@ -38,10 +38,10 @@ glob (s3://bucket/2026-*/*.jpg), a list of URIs, or the manifest.json of an S3 i
 URI a line) or .csv / .parquet with a column named """
     + ", ".join(URI_COLUMNS)
     + """;
-columns etag and size_bytes are used where they are there. LAKE is a folder or prefix; it is made if needed.
+the columns etag and size_bytes are used if a list has them. LAKE is a folder or prefix; it is made if needed.
 
-Objects count as images by their suffix (or when they have none); --every-object takes all. What finished
-runs with the same model and options have covered is skipped, unless it has changed; --all redoes it."""
+An object counts as an image by its suffix, or if it has none; --every-object takes all. Images that finished
+runs with the same model and options have covered are skipped, unless they have changed; --all does them again."""
 )
 EPILOG = """\
 examples:
@@ -120,9 +120,9 @@ def _leave_options(options: SegmentOptions, job: Job) -> None:
     uri = join(job.record.lake, "runs", job.record.run, job_file.NAME)
     used = dataclasses.replace(
         options,
-        source=job.record.source,  # wherever the file is read again
+        source=job.record.source,  # complete, so that the file can be read from any folder
         lake=job.record.lake,
-        model=job.record.model["source"],  # what an alias meant
+        model=job.record.model["source"],  # an alias is replaced by the model that it named
         first_model=None,
     )
     text = job_file.written(used, "segment", f"The options of run {job.record.run}.")
@@ -197,7 +197,7 @@ def resumed_job(options: SegmentOptions) -> tuple[Job, models.Resolved]:
 
 
 def _sizes(options: SegmentOptions) -> dict[str, int]:
-    """Those that were given: a run keeps them."""
+    """The sizes that were given; the run's record keeps them."""
     return {name: size for name in SIZES if (size := getattr(options, name)) is not None}
 
 
@@ -254,7 +254,7 @@ def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide results."""
+    """The versions of Python and of the packages that results depend on."""
     packages = ("masklake", "ray", "torch", "torchvision", "pyarrow")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -291,8 +291,8 @@ def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Consol
 
 
 def _check_weights(model: models.Resolved) -> None:
-    """Load a model that does not ship with Masklake once before anything is written: only so do wrong shapes
-    and NaN show, and published weights are downloaded once and not by every worker."""
+    """Load a model that does not ship with Masklake once before anything is written: this finds wrong shapes
+    and NaN in time, and downloads published weights once instead of in every worker."""
     if model.source.name != "demo":
         from masklake.model import presets
 
@@ -300,7 +300,7 @@ def _check_weights(model: models.Resolved) -> None:
 
 
 def _predicts(progress: Progress) -> bool:
-    """Whether a predictor has begun."""
+    """Whether a predictor has started to work."""
     return bool(progress.snapshot.get("stages", {}).get("infer", {}).get("workers"))
 
 
@@ -312,7 +312,7 @@ def execute(
     cluster: Cluster,
     console: Console,
 ) -> ExitCode:
-    """Run a planned job on the Ray that is there: the exit code."""
+    """Run a planned job on the Ray that is running; the exit code."""
     from masklake.jobs.cluster.waiting import telling
     from masklake.jobs.segment.progress import shown
     from masklake.jobs.segment.summary import summarise

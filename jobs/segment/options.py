@@ -27,7 +27,7 @@ WHICH = Section("which images")
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions(Options):
-    """What decides the rows of an image. A run keeps them, so that resuming cannot change them."""
+    """The options on which the rows of an image depend. A run keeps them, so that a resume cannot change them."""
 
     score: float = option(
         fraction,
@@ -73,11 +73,11 @@ class RowOptions(Options):
     )  # fmt: skip
 
     def validate(self) -> None:
-        """Raises ModelError for tiles that cannot be."""
+        """Raises ModelError for tiles that are not possible."""
         self.tiling()
 
     def tiling(self) -> Tiling | None:
-        """Which images are cut into tiles, and how; None for no image. Raises ModelError for tiles that cannot be."""
+        """Which images are cut into tiles, and how; None for no image. Raises ModelError for tiles that are not possible."""
         if self.tile == 0:
             return None
         if self.tile is None:
@@ -85,7 +85,7 @@ class RowOptions(Options):
         return Tiling(size=self.tile, overlap=self.overlap, above=0)
 
     def record(self) -> dict[str, Any]:
-        """As a run's record keeps them."""
+        """The options as a run's record keeps them."""
         return {
             "score": self.score,
             "classes": list(self.classes) if self.classes else None,
@@ -94,14 +94,14 @@ class RowOptions(Options):
             "max_pixels": self.max_pixels,
             "max_bytes": self.max_bytes,
             "full_decode": self.full_decode
-            or self.precision == "exact",  # a fraction of a JPEG is another image
+            or self.precision == "exact",  # a JPEG decoded at a fraction is another image
             "tile": self.tile,
             "overlap": self.overlap,
         }
 
     @staticmethod
     def of_record(kept: dict[str, Any]) -> RowOptions:
-        """Those that a run was started with."""
+        """The options that a run was started with, from its record."""
         values = {entry.field: kept[entry.field] for entry in entries(RowOptions)}
         return RowOptions(**values | {"classes": tuple(kept["classes"]) if kept["classes"] else None})
 

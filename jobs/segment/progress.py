@@ -31,7 +31,7 @@ class Rates:
         fresh = int(stages.get("infer", {}).get("images", 0))
         counts = progress.snapshot.get("counts", {})
         failed = sum(n for status, n in counts.items() if status != Status.OK)
-        if not fresh:  # while the workers start, there is no rate to speak of
+        if not fresh:  # while the workers start there is no rate yet
             self._seen.clear()
         self._seen.append((time.monotonic(), fresh))
         while len(self._seen) > 2 and self._seen[-1][0] - self._seen[0][0] > _RATE_OVER_S:

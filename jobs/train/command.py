@@ -255,7 +255,7 @@ def _recipe(learning: LearningOptions, origin: Any, min_size: int) -> Recipe:
 
 
 def _resumed(options: TrainOptions, lake: str, storage: Storage) -> TrainingRecord:
-    """The record to go on with. Raises UserError when it is done, another driver has it, or options contradict it."""
+    """The record to resume. Raises UserError when it is complete, another driver works on it, or options contradict it."""
     from masklake.pipeline.lake.process import process_alive
     from masklake.pipeline.train import record as training_record
 

@@ -34,7 +34,7 @@ GATE = Section(
 
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions(Options):
-    """What decides a training. It is kept in the training's record, so that resuming cannot change it."""
+    """The options on which the result of a training depends. Its record keeps them, so that a resume cannot change them."""
 
     min_size: int | None = option(
         positive, "PIXELS", section=MORE,

@@ -19,13 +19,13 @@ _RATE_OVER_S = 60.0
 
 
 class Rate:
-    """Steps of the last minute."""
+    """How fast a training is, by the steps of the last minute."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, int, int]] = []
 
     def describe(self, report: dict[str, Any], steps: int | None, minutes: float | None) -> str:
-        """How far it is, the losses, images per second, what is left."""
+        """One line: the step, the losses, images per second, the time that is left."""
         if "step" not in report:
             return "starting the workers"
         step, seconds, images = report["step"], report["seconds"], report["images"]

@@ -27,7 +27,7 @@ class Judge:
     rows: str
     storage: Storage
     weights_dir: str | None
-    """Of the published weights, where production is those."""
+    """The folder of the published weights, where production is the model `coco`."""
 
     def figures(self, model: Resolved, cluster: Cluster, console: Console) -> dict[str, Any]:
         """The stats of each kind; None where nothing is labelled."""
@@ -88,7 +88,7 @@ def default_metric(figures: dict[str, Any]) -> str:
 def decide(
     metric: str, margin: float, candidate: dict[str, Any], production: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Whether the candidate is to be promoted, with both numbers. Without production there is nothing to be better than."""
+    """Whether the candidate is to be promoted, with both numbers. Without a production model the candidate is promoted."""
     value = metric_of(candidate, metric)
     before = None if production is None else metric_of(production, metric)
     return {
@@ -118,6 +118,6 @@ def described(decision: dict[str, Any]) -> str:
 
 
 def promote(registry: Registry, version: Version, alias: str, aliases: Any) -> None:
-    """Move the alias, if nobody has moved it since it was `seen`. Raises UserError if so."""
+    """Move the alias, unless somebody has moved it since `aliases` was read: then it raises UserError."""
     if aliases.version(alias) != version.version:
         registry.promote(version, alias, aliases)

@@ -1,4 +1,4 @@
-"""A training on the Ray that is there, and what follows: the result is stored, measured, and perhaps promoted."""
+"""A training on the Ray that is running, and what follows: the result is stored, measured, and perhaps promoted."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _start_of(record: TrainingRecord, storage: Storage) -> models.ModelSource:
 
 
 def _crew(cluster: Cluster, workers: tuple[int, int], max_failures: int) -> tuple[Crew, dict[str, Any]]:
-    """Who trains, and what each worker's loaders and torch may take: together they fit the cluster's CPUs."""
+    """The training workers, and the CPUs of each one's loaders and torch: together they fit the cluster."""
     each = cluster.cpus / workers[1]
     own = 1.0 if each >= 2 else 0.5 * each
     loader = 1.0 if each >= 4 else round(0.1 * each, 2)
@@ -110,7 +110,7 @@ def conclude(
     storage: Storage,
     console: Console,
 ) -> TrainingRecord:
-    """Keep the result in the lake, measured; promote it where that is asked for and it is better."""
+    """Keep the result in the lake with its figures; promote it if --promote is given and it is better."""
     folder = join(record.lake, "runs", record.run, "result")
     module, spec = _result(record, storage)
     train_start.put(module, spec, folder, storage, half=record.options["half"])
@@ -121,7 +121,7 @@ def conclude(
     decision = None
     if target is not None:
         before = _production(registry, record.options["name"], alias, storage) if options.promote else None
-        # What either knows counts for both: a candidate that forgot a class is the worse for it.
+        # A class that either knows counts for both: a candidate that has lost a class gets worse figures.
         known = {c.name for model in (candidate, before) if model is not None for c in model.spec.classes}
         judge = promotion.Judge(
             target=target.of_classes(known),
@@ -165,7 +165,7 @@ def conclude(
         finished_at=now(),
     )
     training_record.save(record, storage)
-    checkpoints.clear(record, storage)  # not before the record says that nobody will go on from them
+    checkpoints.clear(record, storage)  # only now: the record says that nobody will resume from them
     _report(record, console)
     return record
 
