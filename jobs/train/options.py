@@ -158,7 +158,8 @@ class TrainOptions(Options):
     )  # fmt: skip
     alias: str = option(
         str, "NAME", default="production", section=GATE, again=True,
-        help="what --promote makes it in place of production: an alias is the lake's, so a second model needs its own",
+        help="the alias that --promote gives to the result (default production); a lake has each alias once, so a second model "
+        "needs one of its own",
     )  # fmt: skip
     metric: str | None = option(
         one_of(*METRICS), "KIND.STAT", section=GATE, again=True,

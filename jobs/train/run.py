@@ -116,7 +116,7 @@ def conclude(
     train_start.put(module, spec, folder, storage, half=record.options["half"])
     candidate = models.resolve(folder, storage)
     registry, alias = Registry(record.lake, storage), options.alias
-    seen = registry.aliases(record.options["name"])
+    aliases = registry.aliases(record.options["name"])
     figures: dict[str, Any] = {}
     decision = None
     if target is not None:
@@ -154,7 +154,7 @@ def conclude(
     for file in ("model.json", "model.safetensors"):
         storage.delete(join(folder, file))
     if decision is not None and decision["promoted"]:
-        promotion.promote(registry, version, alias, seen)
+        promotion.promote(registry, version, alias, aliases)
     record = replace(
         record,
         state="complete",
