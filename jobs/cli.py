@@ -34,7 +34,7 @@ COMMANDS = {
     "demo": "masklake.jobs.demo.command",
 }
 ALIASES = {"run": "runs"}
-"""Commands of before that still work."""
+"""Older names of commands, which still work."""
 
 _INTRO = """\
 A bucket of images in, a lake of instance masks, boxes and keypoints out.
@@ -83,7 +83,7 @@ def understood(arguments: Sequence[str], folder: str | None = None) -> Line:
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # Closed by the caller (`>&-`): then nobody wants to read it.
+    # The caller closed it (`>&-`): then nobody reads the output.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     if argv[:1] == ["--version"]:
@@ -105,7 +105,7 @@ def _run(argv: list[str]) -> int:
     try:
         line = understood(argv)
         code = line.command.run(line.options)
-        sys.stdout.flush()  # what cannot be written shows here, and not when Python ends
+        sys.stdout.flush()  # an error of writing has to show here, and not when Python ends
         return code
     except (UserError, ModelError) as error:
         if "--debug" in argv:
@@ -122,7 +122,7 @@ def _run(argv: list[str]) -> int:
     except Exception as error:
         if "--debug" in argv or not of_storage(error):
             raise
-        # What no command has explained: the file is told where the system names it.
+        # An error that no command has explained; the message names the file if the system does.
         file = getattr(error, "filename", None)
         explained = explain(error, str(file or "standard output"), "go on" if file else "write the result")
         if not file:

@@ -1,4 +1,4 @@
-"""Ray for the length of a command: embedded or joined, and what a command waits for.
+"""Ray for the length of a command: started in this process, or a cluster that is joined; and notes while a command waits.
 
-Nothing here knows what is run on it.
+Nothing in this room knows what runs on Ray.
 """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Run `work` beside the block; it is to return soon after the event that it is given is set, at the block's end."""
+    """Run `work` in a thread beside the block. At the end of the block its event is set; `work` must then return soon."""
     over = threading.Event()
     thread = threading.Thread(target=work, args=(over,), daemon=True)
     thread.start()

@@ -27,23 +27,23 @@ _ANSWER_S = 10.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is to work with."""
+    """The resources of the Ray cluster."""
 
     cpus: int
     gpus: int
     memory: float
     """Bytes that Ray gives to workers."""
     node_cpus: int
-    """Of the smallest node that has any."""
+    """CPUs of the smallest node that has any."""
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
     """Ray for the length of the block: a cluster joined at `address`, or one started inside this process.
 
-    An embedded Ray listens on the loopback only, and to this run only. In a cluster that is joined, `gpus` counts as
-    asked for, whether they are there yet or not: Ray makes them, or waits, which the user is told. Raises UserError
-    when the cluster cannot be reached, or this machine has fewer GPUs than asked for.
+    An embedded Ray listens on the loopback only, and serves this run only. In a cluster that is joined, `gpus` is taken as
+    given, even if its nodes are not there yet: Ray starts them, or waits, and the user gets a note. Raises UserError
+    when the cluster cannot be reached, or this machine has fewer GPUs than `gpus`.
     """
     # Ray reads these when it is first imported.
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""Tells who waits for GPUs that they wait, and for what: Ray itself would wait in silence."""
+"""Notes for a user whose command waits for GPUs: Ray itself would wait in silence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from masklake.jobs.cluster.background import meanwhile
 from masklake.jobs.terminal.text import note
 
 _TOLD_AFTER_S = (0.0, 60.0, 300.0, 900.0, 3600.0)
-"""A GPU node takes minutes to come; what takes longer is a quota or a missing node group."""
+"""When to print a note, in seconds. A GPU node takes minutes to start; a longer wait is a quota or a missing node group."""
 _LOOK_S = 2.0
 
 
 @contextlib.contextmanager
 def noting_missing_gpus(wanted: int, count: Callable[[], int]) -> Iterator[None]:
-    """Say on standard error, now and ever more rarely, that Ray has fewer than `wanted` GPUs; and when it has them.
+    """Print notes on standard error, less and less often, while Ray has fewer than `wanted` GPUs; and one when it has them.
 
-    `count` returns how many there are. Nothing waits: the block goes on, and its work starts on the GPUs that come.
+    `count` returns how many there are. The block itself does not wait: Ray starts its work when the GPUs are there.
     """
     if count() >= wanted:
         yield

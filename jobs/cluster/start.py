@@ -1,4 +1,4 @@
-"""The start of an embedded Ray on a machine that is busy, and what is left of it afterwards."""
+"""Start an embedded Ray on a busy machine, and clean up after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOK_S = 0.2
 
 
 def started_twice(start: Callable[[], None]) -> None:
-    """`start` Ray; once more where it fails, since a machine that was too busy for it may have got its breath."""
+    """`start` Ray; if that fails, try once more: the machine may have been too busy."""
     import ray
 
     try:
@@ -36,9 +36,9 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _patient() -> Iterator[None]:
-    """Wait two minutes for Ray's node, and not the half that is fixed in Ray; but not for one whose processes have ended.
+    """Wait two minutes for Ray's node instead of the half minute that is fixed in Ray; but not if its processes have ended.
 
-    What was started is stopped when the block fails.
+    If the block fails, the processes that were started are stopped.
     """
     import ray._private.node as ray_node
     import ray._private.services as services
@@ -55,7 +55,7 @@ def _patient() -> Iterator[None]:
         while True:
             try:
                 return get_node(*args, **keywords)
-            except RuntimeError:  # it is not known yet
+            except RuntimeError:  # the node is not known yet
                 if dead := [name for node in nodes for name in _dead(node)]:
                     raise OSError(f"its {', '.join(dead)} ended at once") from None
                 if time.monotonic() > end:

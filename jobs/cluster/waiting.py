@@ -1,4 +1,4 @@
-"""Says what a run or training waits for while the cluster has no room for its workers: Ray itself would wait in silence."""
+"""Notes while a run or training waits because the cluster has no room for its workers: Ray itself would wait in silence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def telling(
     needed: Mapping[str, float],
     console: Console,
 ) -> Callable[[Told], None]:
-    """`watch`, that also says on `console`, ever more rarely until it has `started`, what `work` needs and is not free.
+    """`watch`, which also prints on `console`, less and less often until it has `started`, what `work` needs and is not free.
 
     needed: Ray's resources of all its workers together, CPU and GPU.
     """
@@ -59,8 +59,8 @@ def lacking(
     total: Mapping[str, float],
     seconds: float,
 ) -> str | None:
-    """What is needed and the cluster has, but not free, as a line; None where it is free. (GPUs that no node has are told
-    of by jobs.cluster.gpus.)"""
+    """A line about what the cluster has but is not free now; None if it is free. (For GPUs that no node has, see
+    jobs.cluster.gpus.)"""
     short = [name for name, n in needed.items() if n > free.get(name, 0.0) + 1e-6]
     if not short or needed.get("GPU", 0.0) > total.get("GPU", 0.0):
         return None

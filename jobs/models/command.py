@@ -22,7 +22,7 @@ aliases. `masklake segment … LAKE --model production` runs what the alias mean
 records the version. A version is the model's fingerprint, so name@version is what the rows say of their model.
 
 An alias is the lake's: one model has it at a time, and another gets it only after `unalias`. MODEL is NAME@VERSION,
-NAME:ALIAS, or an alias. Of two who move an alias at once, one wins and the other is told."""
+NAME:ALIAS, or an alias. If two processes move an alias at the same time, one succeeds and the other gets an error."""
 EPILOG = """\
 examples:
   masklake models add trained/ s3://lake
@@ -37,7 +37,7 @@ _MODEL = "NAME@VERSION, NAME:ALIAS or an alias"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsListOptions(Options):
-    """What `masklake models list` is told."""
+    """The options of `masklake models list`."""
 
     lake: str = lake_argument()
     json: bool = json_flag("an array with an object per version")
@@ -46,7 +46,7 @@ class ModelsListOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsShowOptions(Options):
-    """What `masklake models show` is told."""
+    """The options of `masklake models show`."""
 
     lake: str = lake_argument()
     model: str = argument("MODEL", help=_MODEL)
@@ -56,7 +56,7 @@ class ModelsShowOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsAddOptions(Options):
-    """What `masklake models add` is told."""
+    """The options of `masklake models add`."""
 
     folder: str = argument("DIR", holds="path", help="a folder or URI with model.safetensors and model.json")
     lake: str = lake_argument()
@@ -65,21 +65,21 @@ class ModelsAddOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsPromoteOptions(Options):
-    """What `masklake models promote` is told."""
+    """The options of `masklake models promote`."""
 
     lake: str = lake_argument()
     model: str = argument("MODEL", help=_MODEL)
-    alias: str = option(str, "NAME", default="production", help="which alias")
+    alias: str = option(str, "NAME", default="production", help="the alias to move (default production)")
     storage: StorageOptions = included(StorageOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsRollbackOptions(Options):
-    """What `masklake models rollback` is told."""
+    """The options of `masklake models rollback`."""
 
     lake: str = lake_argument()
-    name: str = argument("NAME", help="the model's name")
-    alias: str = option(str, "NAME", default="production", help="which alias")
+    name: str = argument("NAME", help="the name of the model, without a version")
+    alias: str = option(str, "NAME", default="production", help="the alias to move (default production)")
     storage: StorageOptions = included(StorageOptions)
 
 

@@ -1,4 +1,4 @@
-"""From the --model that a user types to a predictor in a worker."""
+"""From the --model of a command line to a predictor in a worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A preset's name, or where a checkpoint lies: a directory, or a URI that `storage` reads."""
+    """The name of a preset, or the place of a checkpoint: a directory, or a URI that `storage` reads."""
 
     name: str
     storage: Storage
@@ -60,13 +60,13 @@ def _kept_folder(_process: int) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A model that is known to exist and to be whole, as far as that shows without torch."""
+    """A model that exists and is complete, as far as can be seen without torch."""
 
     source: ModelSource
     spec: ModelSpec
     fingerprint: str
     requested: str | None = None
-    """What the lake's registry was asked for, an alias or a version, where the model is from there."""
+    """The alias or version that was looked up in the lake's registry, if the model is from there."""
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(
@@ -76,7 +76,7 @@ class Resolved:
         )
 
     def record(self) -> dict[str, Any]:
-        """What the run's record says of the model."""
+        """The model as the run's record describes it."""
         extra = {} if self.requested is None else {"asked": self.requested}
         return {
             "name": self.spec.name,
@@ -96,7 +96,7 @@ def resolve(
     first: str | None = None,
 ) -> Resolved:
     """The model that `name` means: demo, coco, one of the lake's (an alias, name:alias, name@version), a directory or a
-    URI. An alias is looked up once, here. `first` is meant as long as the lake has no model or alias `name`.
+    URI. An alias is looked up once, here. `first` is used instead as long as the lake has no model or alias `name`.
 
     Raises ModelError or UserError.
     """

@@ -1,4 +1,4 @@
-"""`masklake query`: SQL over a lake in a sandbox, and its results in several formats.
+"""`masklake query`: SQL over a lake in a sandbox, with results in several formats.
 
 The sandbox serves every command that takes SQL from a user.
 """

@@ -1,4 +1,4 @@
-"""SQL over a lake: DuckDB with the lake's tables as views, locked so that it reads them and nothing else.
+"""SQL over a lake: DuckDB with the lake's tables as views; it can read them and nothing else.
 
 The views are `images`, `instances`, `labels`, `labelled` (a row per labelled image), `errors` (images that did
 not end ok) and `runs`; the newest run of each image, and the newest label set, unless one run is chosen.

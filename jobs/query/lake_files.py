@@ -33,9 +33,9 @@ class LakeFiles(AbstractFileSystem):
         super().__init__()
         self.keep_open = keep_open
         self.failure: tuple[str, Exception] | None = None
-        """(path below the lake, error) of the last read that failed; DuckDB makes a traceback of it."""
+        """(path below the lake, error) of the last read that failed; DuckDB itself reports only a traceback."""
         self.spill: object = None
-        """What is to live as long as the connection that these files are registered with."""
+        """An object that must live as long as the connection that these files are registered with."""
         self._arrow_fs = arrow_fs
         self._root = root.rstrip("/")
         self._open_files: dict[str, Any] = {}

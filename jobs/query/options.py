@@ -15,31 +15,34 @@ FORMATS = ("table", "csv", "json", "parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class QueryOptions(Options):
-    """What `masklake query` is told."""
+    """The options of `masklake query`."""
 
     words: tuple[str, ...] = argument(
         "LAKE SQL", nargs="*", default=(),
-        help="the lake, and the query; - reads it from standard input",
+        help="the lake, and the query in quotes; - reads the query from standard input",
     )  # fmt: skip
-    lake: str | None = option(str, "LAKE", help="the lake, where it does not stand before SQL")
+    lake: str | None = option(str, "LAKE", help="the lake, if it is not written before the query")
     file: str | None = option(str, "FILE", help="read the query from a file")
-    run: str | None = option(str, "ID", help="only this run; `last` is the newest")
+    run: str | None = option(
+        str, "ID", help="read this run only (default: the newest run of each image); `last` is the newest run"
+    )
     format: str | None = option(
         one_of(*FORMATS), f"{{{','.join(FORMATS)}}}",
-        help="default: by the suffix of --out, else table. json is one array with an object per row",
+        help="the format of the result (default: by the suffix of --out, else table); json is one array with an object per row",
     )  # fmt: skip
     json: bool = json_flag("the same as --format json")
     out: str | None = option(
-        local_file, "FILE", short=("--output",), help="write the result to a local file, whole or not at all"
+        local_file,
+        "FILE",
+        short=("--output",),
+        help="write the result to a local file; after an error there is no half-written file",
     )
     limit_rows: int = option(
         zero_or_more, "N", default=100,
-        help="rows that a table shows (default 100, 0 for all); the other formats always hold all",
+        help="how many rows a table shows (default 100, 0 for all); the other formats always have all rows",
     )  # fmt: skip
-    views: bool = flag(
-        help="print the SQL that makes these tables in a DuckDB of your own, and end: which rows count, for other programs"
-    )
-    columns: bool = flag(help="describe the tables' columns, and end")
+    views: bool = flag(help="print the SQL that makes these tables in your own DuckDB, and exit")
+    columns: bool = flag(help="print the name, type and meaning of each column, and exit")
     storage: StorageOptions = included(StorageOptions)
     sql: str | None = dataclasses.field(default=None, init=False)
     """The query of the command line."""

@@ -1,4 +1,4 @@
-"""The lake's views as SQL for anybody's DuckDB: which rows count, written down for programs that do without Masklake."""
+"""The lake's views as SQL for any DuckDB: they say which rows count, for programs that do not use Masklake."""
 
 from __future__ import annotations
 

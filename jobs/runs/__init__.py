@@ -1,1 +1,1 @@
-"""`masklake runs`: what runs and trainings a lake holds, and each in full."""
+"""`masklake runs`: list the runs and trainings of a lake, or show one of them in full."""

@@ -25,7 +25,7 @@ STATE_STYLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunsListOptions(Options):
-    """What `masklake runs` is told."""
+    """The options of `masklake runs`."""
 
     lake: str = lake_argument()
     json: bool = json_flag("an array with an object per run, and per training")

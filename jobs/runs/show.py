@@ -41,7 +41,7 @@ _FAILURES = """
 
 @dataclass(frozen=True, kw_only=True)
 class RunsShowOptions(Options):
-    """What `masklake runs show` is told."""
+    """The options of `masklake runs show`."""
 
     lake: str = lake_argument()
     run: str = argument("RUN", help="the id of a run or training; `last` is the newest")
@@ -225,7 +225,7 @@ def _print_failures(console: Console, failures: list[tuple[Any, ...]]) -> None:
 def _next_steps(
     lake: Lake, summary: RunSummary, record: RunRecord | None, storage: list[str]
 ) -> Iterator[str]:
-    """`storage`: the options by which the lake is reached."""
+    """What to do next; `storage`: the options that the lake's storage needs."""
     if record is not None and record.state != "complete" and (record.state != "running" or summary.silent_s):
         yield log_lines.go_on(["segment", record.source, lake.uri, "--resume", summary.run, *storage])
     if summary.failures:

@@ -1,4 +1,4 @@
-"""What there is to say of a training in one line, and in full, whatever state its record is in."""
+"""A training in one line and in full, whatever state its record is in."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TrainingSummary:
 
     @property
     def verdict(self) -> str:
-        """What came of it: promoted or not, or only stored."""
+        """The result: promoted or not, or only stored."""
         record = self.record
         if record is None or record.model is None:
             return "-"
@@ -107,7 +107,7 @@ class TrainingSummary:
             yield "decision", promotion.described(record.decision)
 
     def next_step(self, lake: str, storage: list[str]) -> str | None:
-        """How to go on, where it is not complete and nobody is at it; `storage`: the options by which the lake is reached."""
+        """How to resume it, if it is neither complete nor running; `storage`: the options that the lake's storage needs."""
         if self.record is None or self.state in ("complete", "running"):
             return None
         return log_lines.go_on(["train", lake, "--resume", self.run, *storage])

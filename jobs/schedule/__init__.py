@@ -1,4 +1,4 @@
-"""`masklake schedule`: commands at set times; a store, a daemon, and firings that survive both.
+"""`masklake schedule`: commands that run at set times. The store keeps schedules and their firings; the daemon runs them.
 
-A command line is understood by the command's own parser; nothing here knows what commands do.
+A scheduled command is parsed by that command's own parser. Nothing in this room knows what a command does.
 """

@@ -1,4 +1,4 @@
-"""`masklake schedule add`: everything that can be wrong is told now, not at two in the morning."""
+"""`masklake schedule add`: a mistake in the schedule or its command is an error now, not at two in the morning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(options: ScheduleAddOptions, store: Store) -> int:
-    """Check a schedule and add it. Raises UserError for what could not work."""
+    """Check a schedule and add it. Raises UserError for a schedule or a command that cannot work."""
     import dataclasses
 
     from masklake.jobs.schedule import hooks as schedule_hooks

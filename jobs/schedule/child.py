@@ -1,7 +1,8 @@
-"""A job's process: `python -m masklake.jobs.schedule.child PARENT ARGUMENTS…` is `masklake ARGUMENTS…` that ends with its daemon.
+"""A job's process: `python -m masklake.jobs.schedule.child PARENT ARGUMENTS…` runs `masklake ARGUMENTS…` and ends when its daemon ends.
 
-However the daemon ends, the system sends this process SIGTERM, by which `masklake segment` stops resumably. (It is
-asked for here and not between fork and exec, where a process with threads can lock up.)
+When the daemon ends, for any reason, the system sends this process SIGTERM; `masklake segment` then stops so that it can
+be resumed. (The process asks for the signal here, and not between fork and exec, where a process with threads can
+deadlock.)
 """
 
 from __future__ import annotations

@@ -30,17 +30,17 @@ DESCRIPTION = """\
 A schedule is a masklake command and when to run it: a cron expression in a time zone, or an interval. `masklake
 schedule serve` is the daemon that runs them; infra/systemd/masklake-schedule.service keeps it running.
 
-  - Schedules and their history lie in one SQLite file, and logs beside it. A daemon that is killed and restarted
-    loses nothing: what it was doing is recorded as interrupted and taken up again, what came due meanwhile is made
-    up for once however often it came (unless it is later than --deadline), and no time is fired twice, even where
-    the clock is set back.
-  - A job takes a lock in its lake, LAKE/locks/COMMAND.json, and keeps it while it runs. A firing that finds it held,
-    by whatever machine, is refused and recorded so. The lock of a holder that died is taken over once it has not
-    been renewed for a minute. A job whose lock is lost is stopped.
-  - With the daemon its jobs end: they are sent SIGTERM, by which `masklake segment` stops so that the next attempt
-    goes on where it was.
+  - Schedules and their history are in one SQLite file, and logs beside it. A daemon that is killed and restarted
+    loses nothing: a job that it was running is recorded as interrupted and resumed; a schedule that came due
+    meanwhile runs once, however often it was missed (unless it is later than --deadline); and no time fires twice,
+    even if the clock is set back.
+  - A job holds a lock in its lake, LAKE/locks/COMMAND.json, while it runs. While another process, on any machine,
+    holds it, a firing is refused and recorded as refused. If the holder died, the lock is free again after a minute
+    without a sign of life. A job that loses its lock is stopped.
+  - When the daemon ends, it sends its jobs SIGTERM; `masklake segment` then stops so that the next attempt can
+    resume it.
 
-What became of a firing: ok · failed · timed-out · lost (its lock) · refused (overlap) · missed (too late) ·
+The outcomes of a firing: ok · failed · timed-out · lost (its lock) · refused (overlap) · missed (too late) ·
 coalesced (a later one stands for it) · stopped (with the daemon) · interrupted (the daemon was killed)."""
 EPILOG = """\
 examples:
@@ -60,11 +60,11 @@ A cron expression has five fields (minute hour day month weekday; names and rang
 seconds before them. Where the clock is set forward, a time that does not exist runs an hour later: 02:30 at 03:30.
 Where it is set back, a job of certain hours runs once, the first time; one of every hour runs in both.""",
     "run-now": """\
-Fire once, now. Where a daemon serves the store it does that within a second; otherwise it is done here, with its
-retries, and the exit code is 0 when it ended well.""",
+Run the command once, now. If a daemon serves the store, the daemon starts it within a second; otherwise it is run here, with
+its retries, and the exit code is 0 when it ended well.""",
     "serve": """\
-Fire what comes due, until SIGTERM or Ctrl-C: then running jobs are stopped, and the next daemon takes them up again.
-One daemon serves a store. Prints a line of name=value an event.""",
+Run every command when it is due, until SIGTERM or Ctrl-C: then running jobs are stopped, and the next daemon resumes them.
+One daemon serves a store. Prints one line of name=value pairs for each event.""",
 }
 
 
@@ -159,7 +159,7 @@ def _action(
     makes: bool = False,
     usage: str | None = None,
 ) -> Command:
-    """An action on the store; `makes`: it is made where there is none."""
+    """An action on the store; with `makes` the store is created if there is none."""
 
     def run(options: Any) -> int:
         from masklake.jobs.schedule.store import Store, default_path

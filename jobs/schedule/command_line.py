@@ -1,4 +1,4 @@
-"""What a schedule does: a masklake command line, understood by that command's own parser."""
+"""The command of a schedule: a masklake command line, parsed by that command's own parser."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class ScheduledCommand:
 
     command: list[str]
     lake: str | None
-    """The lake that it works in; None for a command without one."""
+    """The lake that it works in; None for a command without a lake."""
     lock: str
-    """The lake's lock under which it works by default: its name, with its action."""
+    """The default name of the lock in the lake: the command, with its action."""
     takes_lock: bool
-    """Whether its command has --lock."""
+    """Whether the command has the option --lock."""
     elsewhere: bool
-    """Whether it only sends its work to a cluster: who waits for it here cannot hold the lock for it."""
+    """Whether it only sends its work to a cluster: then a process on this machine cannot hold the lock for it."""
     storage: Storage
     options: frozenset[str]
-    """What its parser knows, set or not: `address`, `resume`, …"""
+    """The names of all options of its command: `address`, `resume`, …"""
     explicit: frozenset[str]
-    """Those that were given another value than their default."""
+    """The names of the options that the command line sets."""
 
     def text(self) -> str:
         return shlex.join(["masklake", *self.command])
 
     def locking(self, lock: str | None) -> list[str]:
-        """What makes the command itself hold `lock`, or the usual one, where it can."""
+        """The arguments that make the command itself hold `lock`, or its default lock; none if it has no --lock."""
         return ["--lock", lock or self.lock] if self.takes_lock else []
 
 
 def parse(command: list[str], cwd: str = "/") -> ScheduledCommand:
-    """The job that `command` is; relative paths are below `cwd`. Raises UserError for what is no job, and for secrets."""
+    """Parse `command`; relative paths start from `cwd`. Raises UserError for a command that cannot be scheduled, and for secrets."""
     from masklake.jobs import cli
     from masklake.jobs.submit.remote_command import understood
 
@@ -113,5 +113,5 @@ def _below(uri: str, cwd: str) -> str:
 
 
 def lock_uri(job: ScheduledCommand, lock: str | None) -> str | None:
-    """Where the job's lock lies, for people."""
+    """The URI of the job's lock, to be printed."""
     return None if job.lake is None else join(job.lake, "locks", f"{lock or job.lock}.json")

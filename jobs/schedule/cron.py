@@ -1,7 +1,7 @@
 """When a schedule fires: cron expressions in a time zone, and fixed intervals.
 
-`cronsim` steps through the times as Debian's cron does. What is said here beyond that: what is wrong with an expression, and
-the days on which clocks are set (`wall_clock`).
+`cronsim` steps through the times as Debian's cron does. This module adds clear errors for a bad expression, and the days on
+which clocks are set forward or back (`wall_clock`).
 
 - Days of the week count from Sunday (0 and 7), and a range may end on Sunday.
 - Where both the day of the month and the day of the week are restricted, either of them is enough.
@@ -33,7 +33,7 @@ _MACROS = {
     "@annually": "0 0 1 1 *",
 }
 _COUNTED = 1000
-"""Missed times are counted up to here."""
+"""Missed times are counted up to this number."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Timing(Protocol):
 
 @dataclass(frozen=True)
 class Cron:
-    """A cron expression in a time zone. Raises UserError for what is neither."""
+    """A cron expression in a time zone. Raises UserError if one of the two is not valid."""
 
     expression: str
     timezone: str = "UTC"
@@ -125,7 +125,7 @@ class Cron:
 
     @property
     def either_day(self) -> bool:
-        """Whether the day of the month or that of the week is enough: where neither begins with a star."""
+        """Whether a matching day of the month or a matching day of the week is enough: neither field begins with a star."""
         return not self.texts[3].startswith("*") and not self.texts[5].startswith("*")
 
     def after(self, moment: datetime.datetime) -> datetime.datetime | None:
@@ -182,9 +182,9 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def due(timing: Timing, first: datetime.datetime, now: datetime.datetime) -> tuple[datetime.datetime, int]:
-    """Of the times from `first` on, which is one and has come: the last that has, and how many come before it.
+    """The last of the times from `first` to `now`, and how many of them come before it. `first` is one of the times.
 
-    The count ends at a thousand, however long nobody looked.
+    The count ends at a thousand, however long ago `first` was.
     """
     last = first
     for before in range(_COUNTED):

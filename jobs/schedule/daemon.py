@@ -1,7 +1,7 @@
-"""The daemon of `masklake schedule serve`: the store says what is owed and when, a thread a firing does it.
+"""The daemon of `masklake schedule serve`: the store says what is due and when, and each firing gets a thread.
 
-The store is the truth. It is looked at each second, and when something in it comes due, so that `add`, `pause` and `run-now` in
-another process count within a second. The clock may be set: that is noticed by a clock that nobody sets, and told.
+The daemon reads the store each second, and when something in it comes due, so `add`, `pause` and `run-now` in another process
+take effect within a second. A monotonic clock shows when the system's clock was set; that is reported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def report(**values: Any) -> None:
         return text if plain else printable_json(json.dumps(text, ensure_ascii=False))
 
     line = " ".join(f"{name}={quoted(value)}" for name, value in values.items() if value is not None)
-    with contextlib.suppress(OSError):  # that nobody reads it any more does not stop the daemon
+    with contextlib.suppress(OSError):  # a closed standard output does not stop the daemon
         sys.stdout.write(f"time={utc()} {line}\n")
         sys.stdout.flush()
 
@@ -55,10 +55,10 @@ class Daemon:
         self._store = runner.store
         self._now = runner.now
         self._in_work: set[str] = set()
-        """What a thread is at work on, or will be."""
+        """The ids of the work that a thread does, or will do."""
 
     def serve(self) -> None:
-        """Serve the store. Raises UserError while another does."""
+        """Serve the store. Raises UserError while another process does."""
         with serving(self._store):
             self._runner.say(
                 event="serving", store=str(self._store.path), schedules=len(self._store.schedules())
@@ -82,18 +82,18 @@ class Daemon:
             pause = _LOOK_S
             try:
                 pause = self._begin(threads)
-            except UserError as error:  # a disk that is full, a store that is locked: it may pass
+            except UserError as error:  # a full disk or a locked store may be only for a moment
                 self._runner.say(event="warning", detail=str(error))
             if self._runner.stop.wait(pause):
                 return
 
     def _ahead(self) -> float:
-        """How far the clock that can be set is ahead of the one that cannot."""
+        """Seconds by which the system's clock is ahead of the monotonic one."""
         return self._now().timestamp() - time.monotonic()
 
     def _begin(self, threads: ThreadPoolExecutor) -> float:
-        """Begin what is due; the seconds until there may be more. Once too often does no harm: a time is claimed once, and
-        an attempt begun once."""
+        """Start what is due; returns the seconds until the next look. To look too often does no harm: a time is claimed once,
+        and an attempt is started once."""
         now, pause = self._now(), _LOOK_S
         for id_, (due, function, argument) in self._due_work():
             if due > now:
@@ -129,14 +129,14 @@ class Daemon:
             firing = claim(self._runner, schedule)
         except UserError as error:
             self._runner.say(event="warning", schedule=schedule.name, detail=str(error))
-            self._runner.stop.wait(_AGAIN_S)  # meanwhile no second of it is begun
+            self._runner.stop.wait(_AGAIN_S)  # until then it is not started again
             return
         if firing is not None and firing.state == WAITING:
             self._runner.attempt(firing.id)
 
 
 def claim(runner: Runner, schedule: Schedule) -> Firing | None:
-    """The firing that has come due, recorded; one that came too late is told of as well."""
+    """Record the firing that has come due and return it; one that came too late is reported as well."""
     firing = schedule_ledger.claim(runner.store, schedule, runner.now())
     if firing is not None and firing.state == MISSED:
         runner.tell(firing)
@@ -144,7 +144,7 @@ def claim(runner: Runner, schedule: Schedule) -> Firing | None:
 
 
 def serve_once(runner: Runner) -> int:
-    """Do what is due, one after another; how many firings did not end well. Raises UserError while another serves."""
+    """Do what is due, one after another; returns how many firings failed. Raises UserError while another process serves."""
     bad = 0
     with serving(runner.store):
         runner.recover()

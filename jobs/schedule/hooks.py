@@ -1,4 +1,4 @@
-"""The failure hook: a command or a webhook that is told of a firing that did not end well. It may fail; that is recorded."""
+"""The failure hook: a command or a webhook that is called after a firing that failed. If the hook fails, that is recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENVIRONMENT = "env:"
 
 
 def check(command: str | None, webhook: str | None) -> None:
-    """Raises UserError for a hook that cannot work, and for one with a secret in it."""
+    """Raise UserError for a hook that cannot work, and for a hook with a secret in it."""
     if command is not None:
         _split(command)
         if redact(command) != command:
@@ -52,7 +52,7 @@ def _parts(url: str) -> SplitResult:
 
 
 def without_path(webhook: str) -> str:
-    """A webhook for people: what follows its host may be what authorises it."""
+    """A webhook as it is printed: without its path, which may be a secret."""
     if webhook.startswith(_ENVIRONMENT):
         return webhook
     parts = _parts(webhook)
@@ -60,7 +60,7 @@ def without_path(webhook: str) -> str:
 
 
 def facts(schedule: Schedule, firing: Firing, log: str | None) -> dict[str, Any]:
-    """What a hook is told."""
+    """What a hook gets."""
     return {
         "schedule": schedule.name,
         "outcome": firing.state,
@@ -75,7 +75,7 @@ def facts(schedule: Schedule, firing: Firing, log: str | None) -> dict[str, Any]
 
 
 def tell(schedule: Schedule, values: dict[str, Any]) -> str:
-    """Run the hook; what became of it, in a few words. Nothing that a hook does is an error here."""
+    """Run the hook with these facts; returns its outcome in a few words. A hook that fails raises nothing here."""
     if schedule.on_failure_command is not None:
         return _command(schedule.on_failure_command, values, schedule.cwd)
     if schedule.on_failure_webhook is not None:
@@ -112,7 +112,7 @@ def _command(command: str, values: dict[str, Any], cwd: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"command ran past {_TIMEOUT_S:.0f} s and was killed"
-    except (OSError, ValueError) as error:  # ValueError: a NUL in what it would be told
+    except (OSError, ValueError) as error:  # ValueError: a NUL in one of the values
         return f"command failed: {_short(str(error))}"
     if process.returncode:
         return f"command failed: exit code {process.returncode}: {_short(process.stderr.decode(errors='replace'))}"
@@ -120,7 +120,7 @@ def _command(command: str, values: dict[str, Any], cwd: str) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would go on as a GET, without what it says."""
+    """A redirected POST would become a GET, without its body."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -144,7 +144,7 @@ def _webhook(webhook: str, values: dict[str, Any]) -> str:
     except UserError:
         return f"webhook failed: {webhook if webhook.startswith(_ENVIRONMENT) else 'it'} is no http:// or https:// URL"
     except (OSError, HTTPException, ValueError) as error:
-        # The URL, which may be the secret, is in some of their texts.
+        # Some of these messages contain the URL, which may be a secret.
         return f"webhook failed: {_short(str(error).replace(url, '…'))}"
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of `masklake schedule serve`, read from the store at each scrape: a restart forgets none."""
+"""Prometheus metrics of `masklake schedule serve`, read from the store at each scrape, so a restart loses none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PREFIX = "masklake_schedule_"
 
 
 class Collector:
-    """What a registry of prometheus_client collects: labels are schedules' names and the outcomes that there are."""
+    """A collector for a registry of prometheus_client. Labels are the names of schedules and the possible outcomes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -87,7 +87,7 @@ def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
 def metrics_served(store: Store, host: str, port: int | None) -> Iterator[None]:
     """Answer GET /metrics at `host`:`port` for the length of the block; where `port` is None, do nothing.
 
-    Raises UserError when the port cannot be had.
+    Raises UserError when the port cannot be opened.
     """
     if port is None:
         yield

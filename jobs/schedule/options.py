@@ -42,38 +42,60 @@ class ScheduleStoreOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleAddOptions(Options):
-    """What `masklake schedule add` is told."""
+    """The options of `masklake schedule add`."""
 
-    name: str = argument("NAME", help="what to call it")
-    job: tuple[str, ...] = argument("-- COMMAND", nargs="+", help="a command as after `masklake`, after --")
+    name: str = argument("NAME", help="the name of the schedule, for example nightly")
+    job: tuple[str, ...] = argument(
+        "-- COMMAND",
+        nargs="+",
+        help="the masklake command to run, without the word masklake, after --: -- train s3://lake",
+    )
     cron: str | None = option(
-        str, "EXPRESSION", instead_of="when", help="'0 2 * * *', '*/30 * * * * *' with seconds, @daily"
+        str,
+        "EXPRESSION",
+        instead_of="when",
+        help="a cron expression: '0 2 * * *' (02:00 each day), '*/30 * * * * *' (six fields: seconds first), @daily",
     )
     every: int | None = option(
-        span, "SPAN", instead_of="when", help="an interval, at whole multiples of it: 30s, 15m"
+        span,
+        "SPAN",
+        instead_of="when",
+        help="run at whole multiples of this interval: 30s (at :00 and :30 of each minute), 15m, 2h",
     )
-    timezone: str = option(str, "ZONE", default="UTC", help="of the expression: Europe/Berlin (default UTC)")
+    timezone: str = option(
+        str,
+        "ZONE",
+        default="UTC",
+        help="the time zone of the cron expression, for example Europe/Berlin (default UTC)",
+    )
     deadline: int = option(
-        span, "SPAN", default=86400, help="how late a time that was missed may be made up for (default 1d)"
+        span,
+        "SPAN",
+        default=86400,
+        help="a missed run is still started if it is not later than this (default 1d)",
     )
-    retries: int = option(zero_or_more, "N", default=0, help="attempts after one that failed (default 0)")
+    retries: int = option(
+        zero_or_more, "N", default=0, help="how often a run that failed is tried again (default 0)"
+    )
     backoff: int = option(
         span, "SPAN", default=60,
-        help="wait before the first retry; it doubles with each, up to an hour (default 1m)",
+        help="how long to wait before the first retry; each further wait is twice as long, up to 1h (default 1m)",
     )  # fmt: skip
-    timeout: int | None = option(span, "SPAN", help="stop a job that runs longer (default: none)")
+    timeout: int | None = option(
+        span, "SPAN", help="stop a job that runs longer than this, for example 6h (default: no limit)"
+    )
     lock: str | None = option(
         str, "NAME",
-        help="the lock in the lake that the job takes (default: the command's name, as in train, labels-import)",
+        help="the name of the lock in the lake that the job holds while it runs (default: the command's name: train, labels-import)",
     )  # fmt: skip
     on_failure_command: str | None = option(
         str, "COMMAND", instead_of="hook",
-        help="run when a firing did not end well and is not tried again; it finds MASKLAKE_SCHEDULE, MASKLAKE_OUTCOME, "
-        "MASKLAKE_DETAIL, … in its environment. No shell: sh -c '…' for one",
+        help="a command to run when a firing failed and is not tried again; its environment has MASKLAKE_SCHEDULE, MASKLAKE_OUTCOME, "
+        "MASKLAKE_DETAIL and more. It is run without a shell; write sh -c '…' to have one",
     )  # fmt: skip
     on_failure_webhook: str | None = option(
         str, "URL", instead_of="hook",
-        help="POST the same as JSON; env:NAME takes the URL from the daemon's environment, for one that is a secret",
+        help="a URL to POST the same facts to, as JSON; env:NAME reads a secret URL from the daemon's environment",
     )  # fmt: skip
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
@@ -84,7 +106,7 @@ class ScheduleAddOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleNameOptions(Options):
-    """What the actions on one schedule are told."""
+    """The options of the actions on one schedule."""
 
     name: str = argument("NAME", help="the schedule's name")
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)
@@ -92,14 +114,14 @@ class ScheduleNameOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleShowOptions(ScheduleNameOptions):
-    """What `masklake schedule show` is told."""
+    """The options of `masklake schedule show`."""
 
     json: bool = json_flag("what is shown is JSON in any case")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleListOptions(Options):
-    """What `masklake schedule list` is told."""
+    """The options of `masklake schedule list`."""
 
     json: bool = json_flag("an array with an object per schedule")
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)
@@ -107,42 +129,64 @@ class ScheduleListOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleHistoryOptions(Options):
-    """What `masklake schedule history` is told."""
+    """The options of `masklake schedule history`."""
 
-    name: str | None = argument("NAME", default=None, help="of one schedule (default: of all)")
-    limit: int = option(positive, "N", default=20, help="the newest N")
+    name: str | None = argument(
+        "NAME", default=None, help="show the history of this schedule only (default: of all)"
+    )
+    limit: int = option(
+        positive, "N", default=20, help="how many attempts to show, the newest first (default 20)"
+    )
     json: bool = json_flag("an array with an object per attempt")
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleServeOptions(Options):
-    """What `masklake schedule serve` is told."""
+    """The options of `masklake schedule serve`."""
 
-    once: bool = flag(help="fire what is due, one after another, and exit: 1 if one did not end well")
-    lease_seconds: int = option(positive, "S", default=60, help="how long a lock outlives a holder that died")
+    once: bool = flag(
+        help="run everything that is due now, one after another, then exit; exit code 1 if one of them failed"
+    )
+    lease_seconds: int = option(
+        positive,
+        "S",
+        default=60,
+        help="seconds after which the lock of a process that died is free again (default 60)",
+    )
     metrics_port: int | None = option(
-        port, "PORT", help="answer Prometheus at http://127.0.0.1:PORT/metrics (default: no port is opened)"
+        port,
+        "PORT",
+        help="serve Prometheus metrics at http://127.0.0.1:PORT/metrics (default: no port is opened)",
     )
     metrics_host: str = option(
         str, "HOST", default="127.0.0.1",
-        help="the address that answers; others can read schedules' names and times there",
+        help="the address to serve the metrics at (default 127.0.0.1); on another one, other machines can read the schedules' names "
+        "and times",
     )  # fmt: skip
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRenderOptions(Options):
-    """What `masklake schedule render` is told."""
+    """The options of `masklake schedule render`."""
 
     name: str = argument("NAME", help="the schedule's name")
     target: str = option(
         one_of("kubernetes", "systemd"), "{kubernetes,systemd}", default="kubernetes",
-        help="a CronJob with its RayJob, for a namespace with infra/kuberay; or a service and its timer (default kubernetes)",
+        help="kubernetes: a CronJob that starts a RayJob, for a namespace with infra/kuberay; systemd: a service and its timer "
+        "(default kubernetes)",
     )  # fmt: skip
-    image: str = option(str, "IMAGE", default="masklake", help="Masklake's image (default masklake)")
-    namespace: str | None = option(str, "NAME", help="for kubernetes (default: the current one)")
+    image: str = option(
+        str,
+        "IMAGE",
+        default="masklake",
+        help="the container image of Masklake, for kubernetes (default masklake)",
+    )
+    namespace: str | None = option(
+        str, "NAME", help="the Kubernetes namespace (default: the current one of kubectl)"
+    )
     gpus: int = option(
-        zero_or_more, "N", default=0, help="for kubernetes: up to N workers with a GPU (default 0)"
+        zero_or_more, "N", default=0, help="for kubernetes: use up to N workers with a GPU each (default 0)"
     )
     where: ScheduleStoreOptions = included(ScheduleStoreOptions)

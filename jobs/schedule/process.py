@@ -1,4 +1,4 @@
-"""A job as a process: start it, watch it, end it, and know it again after the daemon that started it has died."""
+"""A job as a process: start it, watch it, end it, and recognise it after the daemon that started it has died."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from masklake.jobs.terminal.text import elide, one_line
 from masklake.pipeline.storage.store import redact
 
 GRACE_S = 30.0
-"""What a job that is asked to stop has for it."""
+"""Seconds that a job has to stop after SIGTERM."""
 _POLL_S = 0.2
 _CHILD = "masklake.jobs.schedule.child"
 _TAIL = 64 * 1024
@@ -49,14 +49,14 @@ class Process:
     def __exit__(self, *_: object) -> None:
         if self._popen.poll() is None:
             _end(self.pid, lambda: self._popen.poll() is None, GRACE_S)
-        _signal_group(self.pid, signal.SIGKILL)  # what it left behind
+        _signal_group(self.pid, signal.SIGKILL)  # processes that it left
 
     @property
     def pid(self) -> int:
         return self._popen.pid
 
     def wait(self, stop_reason: Callable[[], str | None]) -> tuple[int, str | None]:
-        """The exit code, once it ended; and why it was stopped, where `stop_reason` returned a reason."""
+        """Wait for the end. Returns the exit code, and the reason if `stop_reason` returned one and the job was stopped."""
         reason = None
         while self._popen.poll() is None:
             reason = stop_reason()
@@ -69,8 +69,8 @@ class Process:
 
 
 def born(pid: int) -> str | None:
-    """What tells the process from a later one of its number: the boot, and the time in it. None where it is gone, or
-    the system does not tell."""
+    """The boot and the time in it at which the process was started: they tell it from a later process with the same id. None
+    if it has ended, or the system does not say."""
     with contextlib.suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         if fields[0] not in "ZX":  # the state; a zombie has ended
@@ -79,7 +79,7 @@ def born(pid: int) -> str | None:
 
 
 def end_orphan(pid: int, birth: str | None) -> bool:
-    """End a job that outlived its daemon; whether there was one."""
+    """End a job that outlived its daemon; returns whether there was one."""
     if birth is None or born(pid) != birth:
         return False
     _end(pid, lambda: born(pid) == birth, GRACE_S)
@@ -105,14 +105,14 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def run_of(log: Path) -> str | None:
-    """The run that the job said it is, `run <id>…`."""
+    """The id of the run, from the line `run <id>…` in the log."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         return log_lines.run_in(file.read(_HEAD).decode(errors="replace"))
     return None
 
 
 def last_line(log: Path) -> str:
-    """The last line with anything on it, without credentials and control characters."""
+    """The last line that is not empty, without credentials and control characters."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]

@@ -36,7 +36,7 @@ from masklake.pipeline.lake.lock import TTL_S, Lock, LockHeldError, new_token
 from masklake.pipeline.storage.store import redact
 
 KEPT_LOGS = 50
-"""Logs that are kept of a schedule."""
+"""How many logs of a schedule are kept."""
 _STORE_AGAIN_S = 5.0
 
 
@@ -54,7 +54,7 @@ class _Outcome(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """Runs attempts. `say` is told each event as names and values; `stop` ends what runs."""
+    """Runs attempts. Calls `say` with the names and values of each event; when `stop` is set, running jobs are stopped."""
 
     store: Store
     say: Callable[..., None]
@@ -64,7 +64,7 @@ class Runner:
     """The life of the lock."""
 
     def attempt(self, id_: int) -> tuple[str, Firing | None] | None:
-        """Make the waiting attempt: its outcome and the attempt that is to follow; None when it was not waiting any more."""
+        """Make a waiting attempt: its outcome and the next attempt, if any. None when it is not waiting any more."""
         token = new_token()
         firing = None if self.stop.is_set() else schedule_ledger.begin(self.store, id_, token, self.now())
         if firing is None:
@@ -73,13 +73,13 @@ class Runner:
             self.tell(firing)
             return REFUSED, None
         began = time.monotonic()
-        # The lock goes back after the outcome is recorded: where it is free, this is over and told.
+        # The lock is released after the outcome is recorded: once it is free, the outcome can be read.
         with contextlib.ExitStack() as held:
             try:
                 outcome = self._locked(firing, token, held)
             except UserError as error:
                 outcome = _Outcome(FAILED, one_line(str(error)))
-            except Exception as error:  # noqa: BLE001  # the daemon outlives what befalls one firing, and records it
+            except Exception as error:  # noqa: BLE001  # an error of one firing must not end the daemon; it is recorded
                 outcome = _Outcome(FAILED, one_line(redact(f"{type(error).__name__}: {error}")))
             following = self._record(firing, outcome, round(time.monotonic() - began, 3))
         self.tell(self.store.firing(firing.id), again_at=following and following.due_at)
@@ -109,7 +109,7 @@ class Runner:
             outcome = self._process(firing, schedule, lock, [*command, "--resume", run], run)
             if outcome.exit_code != ExitCode.MISTAKE:
                 return outcome
-            # There is nothing to resume: it was complete, or its model has gone. Then it is done anew.
+            # There is nothing to resume: the run was complete, or its model is gone. Then start a new one.
         return self._process(firing, schedule, lock, command)
 
     def _process(
@@ -157,7 +157,7 @@ class Runner:
         return self.store.logs / schedule / name
 
     def _record(self, firing: Firing, outcome: _Outcome, seconds: float | None) -> Firing | None:
-        """Record the outcome, however long the store cannot be written; the attempt that is to follow."""
+        """Record the outcome; try until the store can be written. Returns the next attempt, if any."""
         values = {"exit_code": outcome.exit_code, "run": outcome.run, "seconds": seconds}
         while True:
             try:
@@ -170,7 +170,7 @@ class Runner:
                     raise
 
     def tell(self, firing: Firing, **more: Any) -> None:
-        """Say what became of an attempt, and tell the failure hook, where it is due."""
+        """Report the outcome of an attempt, and run the failure hook if it is due."""
         self._event(
             firing.state, firing, run=firing.run, seconds=firing.seconds, **more, detail=firing.detail
         )
@@ -199,12 +199,12 @@ class Runner:
         )
 
     def recover(self) -> None:
-        """Settle what a daemon that was killed left behind: end the jobs that outlived it, record them as interrupted,
-        give back their locks, and tell the hooks that it owed. Only for who serves the store."""
+        """Clean up after a daemon that was killed: end the jobs that outlived it, record them as interrupted, release their
+        locks, and run the hooks that are due. Only for the process that serves the store."""
         for firing in self.store.in_state(RUNNING):
             log = self._log(firing.schedule, firing.log or "-")
             outlived = firing.pid is not None and end_orphan(firing.pid, firing.born)
-            # Where the process is not known it may still be ending: then the lock is left to expire.
+            # If the process is not known, it may still be ending: then the lock has to expire.
             if firing.pid is not None and firing.token:
                 self._disown(firing)
             detail = f"the daemon was killed{', and the job outlived it until now' if outlived else ''}: {last_line(log)}"

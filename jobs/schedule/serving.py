@@ -1,4 +1,5 @@
-"""One serves a store of schedules, by a lock on a file beside it, which the system frees however its holder ends."""
+"""One process at a time serves a store of schedules: it locks a file beside the store. The system frees the lock when the
+process ends, for any reason."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from masklake.jobs.schedule.store import Store, utc
 from masklake.pipeline.errors import UserError
 
 _TRIES = 8
-"""Whoever looks for a server holds the lock for a moment."""
+"""Tries to lock the file: a process that only asks who serves the store holds the lock for a moment."""
 
 
 class StoreServedError(UserError):
-    """Another serves the store."""
+    """Another process serves the store."""
 
 
 @contextlib.contextmanager
 def serving(store: Store) -> Iterator[None]:
-    """Be the one who serves the store. Raises StoreServedError while another does."""
+    """Serve the store for the length of the block. Raises StoreServedError while another process does."""
     with store.lock.open("a+") as file:
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -43,7 +44,7 @@ def serving(store: Store) -> Iterator[None]:
 
 
 def server(store: Store) -> str | None:
-    """Who serves the store, or None when nobody does."""
+    """The process that serves the store, in words, or None."""
     with contextlib.suppress(FileNotFoundError), store.lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,13 +1,13 @@
 """The store of `masklake schedule`: schedules and their firings, in one SQLite file with plain columns.
 
-What it promises is kept by its transactions, not by whoever uses it:
+Its transactions keep these promises, whoever uses the store:
 
-- A time that came is recorded in the same transaction that moves the schedule to its next time, and at most once:
-  (schedule, time, attempt) is unique. So nothing is lost by a kill, or doubled by a clock that is set back.
+- A time that has come is recorded in the same transaction that moves the schedule to its next time, and at most once:
+  (schedule, time, attempt) is unique. So a kill loses no firing, and a clock that is set back doubles none.
 - An attempt's outcome and the attempt that follows it are recorded in one transaction.
-- `state` tells which attempts are owed (waiting), under way (running), or what became of them.
+- `state` says whether an attempt is still to be made (waiting), is being made (running), or how it ended.
 
-One daemon serves a store: jobs.schedule_lock.
+One daemon at a time serves a store: see `serving`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WAITING, RUNNING = "waiting", "running"
 OK, FAILED, TIMED_OUT, LOST = "ok", "failed", "timed-out", "lost"
 REFUSED, MISSED, COALESCED = "refused", "missed", "coalesced"
 STOPPED, INTERRUPTED = "stopped", "interrupted"
-"""With the daemon: in order, and by a kill."""
+"""Stopped: with the daemon, in order. Interrupted: by a kill of the daemon."""
 
 _APPLICATION, _VERSION = 0x4D4C4B53, 1  # "MLKS", so that another program's database is not taken for a store
 _BUSY_S = 30
 KEPT_FIRINGS = 1000
-"""Ended attempts that are kept of a schedule."""
+"""How many ended attempts of a schedule are kept."""
 
 _TABLES = """
 create table schedules (
@@ -54,7 +54,7 @@ create index firings_by_state on firings (state);
 
 
 def default_path() -> Path:
-    """Where the store lies unless it is said: where systemd keeps a service's state, or below the user's own."""
+    """The default path of the store: in the folder where systemd keeps a service's state, or in the user's own."""
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0]) / "schedules.db"
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "masklake" / "schedules.db"
@@ -62,7 +62,7 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What is to be done, and when. One of `cron` and `every` (seconds) is set. Times are ISO 8601, in UTC."""
+    """A command and when to run it. Either `cron` or `every` (seconds) is set. Times are ISO 8601, in UTC."""
 
     name: str
     command: list[str]
@@ -71,14 +71,14 @@ class Schedule:
     every: int | None = None
     timezone: str = "UTC"
     cwd: str = "/"
-    """Relative paths in the command are below it."""
+    """The folder that relative paths in the command start from."""
     lock: str | None = None
     """The lock in the lake; None for the one of the command's own name."""
     retries: int = 0
     backoff: float = 60.0
     timeout: float | None = None
     deadline: float = 86400.0
-    """How late, in seconds, a missed time may still be made up for."""
+    """A missed time is still run if it is not later than this, in seconds."""
     on_failure_command: str | None = None
     on_failure_webhook: str | None = None
     created_at: str = ""
@@ -87,7 +87,7 @@ class Schedule:
 
     @property
     def timing(self) -> Timing:
-        """When it fires. Raises UserError for what cannot be."""
+        """When it fires. Raises UserError for an expression that is not valid."""
         return Every(self.every) if self.every else Cron(self.cron or "", self.timezone)
 
 
@@ -101,7 +101,7 @@ class Firing:
     attempt: int
     manual: bool
     missed: int
-    """Times before this one that had gone by, and that it stands for."""
+    """How many earlier times were missed; this firing replaces them."""
     state: str
     due_at: str
     started_at: str | None
@@ -112,15 +112,15 @@ class Firing:
     detail: str | None
     pid: int | None
     born: str | None
-    """When that process was started, by the system's count, which tells it from a later one of its number."""
+    """When the process was started, as the system counts; it tells the process from a later one with the same id."""
     token: str | None
     log: str | None
     hook: str | None
-    """What became of the failure hook; "due" until it was tried."""
+    """The outcome of the failure hook; "due" until it was tried."""
 
 
 def utc(moment: datetime.datetime | None = None) -> str:
-    """A time as the store has it; the present one by default. Texts of it sort as times do."""
+    """A time as the store writes it (default: now). These texts sort in the order of time."""
     return (
         (moment or datetime.datetime.now(datetime.UTC)).astimezone(datetime.UTC).isoformat(timespec="seconds")
     )
@@ -132,7 +132,7 @@ def moment(text: str) -> datetime.datetime:
 
 
 class Store:
-    """The store in the file `path`; made, with its folder, unless `make` is off. Raises UserError where it is no store."""
+    """The store in the file `path`, which is created with its folder if `make`. Raises UserError if it is no store."""
 
     def __init__(self, path: Path, *, make: bool = True) -> None:
         self.path = path.expanduser().absolute()
@@ -143,7 +143,7 @@ class Store:
         with explaining(str(self.path), "make the store of schedules (--store PATH names another)"):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self.path.exists():
-                # Commands and hooks are nobody else's business.
+                # Commands and hooks are private: only the owner may read the file.
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         with self.transaction() as db:
             self._prepare(db)
@@ -165,7 +165,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes: all of it, or with an exception nothing. Raises UserError when it cannot be."""
+        """A transaction: it writes everything, or nothing after an exception. Raises UserError when the store cannot be used."""
         try:
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             try:
@@ -184,7 +184,7 @@ class Store:
 
     @property
     def logs(self) -> Path:
-        """The folder of what the jobs print."""
+        """The folder of the jobs' logs."""
         return self.path.with_name(f"{self.path.name}.logs")
 
     def schedules(self) -> list[Schedule]:
@@ -216,7 +216,7 @@ class Store:
             ) from error
 
     def set_paused(self, name: str, paused: bool, next_at: str | None) -> bool:
-        """Pause or resume a schedule, which then fires at `next_at`; False when it was so already."""
+        """Pause or resume a schedule; it fires next at `next_at`. False when it was paused, or not paused, already."""
         with self.transaction() as db:
             return bool(
                 db.execute(
@@ -226,7 +226,7 @@ class Store:
             )
 
     def remove(self, name: str) -> None:
-        """Remove a schedule and what it owes. Its history stays."""
+        """Remove a schedule and its waiting attempts. Its history stays."""
         with self.transaction() as db:
             db.execute("delete from schedules where name = ?", (name,))
             db.execute("delete from firings where schedule = ? and state = ?", (name, WAITING))
@@ -266,7 +266,7 @@ class Store:
 
     @property
     def lock(self) -> Path:
-        """The file by whose lock one serves the store."""
+        """The file that the process which serves the store locks."""
         return self.path.with_name(f"{self.path.name}.lock")
 
 

@@ -32,15 +32,15 @@ from masklake.jobs.schedule.store import (
 from masklake.pipeline.errors import UserError
 
 INTERRUPTIONS = 3
-"""A firing that was interrupted by a kill this often is not taken up again: it may be what ends the daemon."""
+"""A firing that was interrupted by a kill this often is not tried again: perhaps it is what kills the daemon."""
 _LONGEST_BACKOFF_S = 3600.0
 
 
 def claim(store: Store, schedule: Schedule, now: datetime.datetime) -> Firing | None:
-    """The firing that has come due, recorded, with the schedule moved on to its next time; None when nothing is due,
-    another has claimed it, or the clock was set back and it is recorded already.
+    """Record the firing that has come due, move the schedule to its next time, and return the firing. None when nothing is
+    due, another process has claimed it, or it is recorded already because the clock was set back.
 
-    Times that went by together are one firing, at the last of them. One that is too late is recorded as missed.
+    Several missed times become one firing, at the last of them. A firing that is too late is recorded as missed.
     """
     if schedule.paused or not schedule.next_at or moment(schedule.next_at) > now:
         return None
@@ -76,7 +76,7 @@ def claim(store: Store, schedule: Schedule, now: datetime.datetime) -> Firing | 
 
 
 def ask(store: Store, name: str, now: datetime.datetime) -> Firing:
-    """Record a firing by hand, due now. Raises UserError when one of this second is there."""
+    """Record a firing by hand, due now. Raises UserError when there is one of the same second already."""
     with store.transaction() as db:
         id_ = _insert(db, name, now, 1, manual=True)
         if id_ is None:
@@ -105,8 +105,8 @@ def _insert(
 
 
 def begin(store: Store, id_: int, token: str, now: datetime.datetime) -> Firing | None:
-    """Start a waiting attempt; None when it is not waiting any more. Where the schedule's own last firing still runs,
-    the attempt comes back as refused."""
+    """Start a waiting attempt; None when it is not waiting any more. While the schedule's own last firing still runs, the
+    attempt is recorded and returned as refused."""
     with store.transaction() as db:
         firing = db.execute("select * from firings where id = ? and state = ?", (id_, WAITING)).fetchone()
         if firing is None:
@@ -126,7 +126,7 @@ def begin(store: Store, id_: int, token: str, now: datetime.datetime) -> Firing 
 def finish(
     store: Store, firing: Firing, state: str, detail: str | None, now: datetime.datetime, **values: Any
 ) -> Firing | None:
-    """Record an attempt's outcome; the attempt that is to follow it, which waits, or None."""
+    """Record the outcome of an attempt; returns the next attempt, which waits, or None."""
     with store.transaction() as db:
         schedule = read_schedule(db, firing.schedule)
         set_columns(db, firing.id, {"state": state, "ended_at": utc(now), "detail": detail} | values)
@@ -174,7 +174,7 @@ def _wait(db: sqlite3.Connection, firing: Firing, state: str, schedule: Schedule
 
 
 def interrupted_run(store: Store, name: str) -> str | None:
-    """The run that the schedule's last job was interrupted in, to go on with."""
+    """The run in which the schedule's last job was interrupted, so that it can be resumed."""
     with store.transaction() as db:
         row = db.execute(
             "select state, run from firings where schedule = ? and state in (?, ?, ?, ?, ?, ?) order by ended_at desc, id desc limit 1",

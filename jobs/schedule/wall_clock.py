@@ -1,7 +1,7 @@
 """From what a clock on the wall shows to moments: the days on which clocks are set.
 
-Between two changes of a zone's offset, wall and moment differ by a constant. So the next time is looked for stretch by
-stretch, on the wall, where all days have 24 hours.
+Between two changes of a zone's offset, wall time and UTC differ by a constant. So the search goes from one change to the
+next, in wall time, in which all days have 24 hours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Callable
 
 Wall = datetime.datetime
-"""What a clock shows, written as if it were UTC, so that it can be reckoned with."""
+"""What a clock on the wall shows, written as if it were UTC, so that it can be computed with."""
 _DAY = datetime.timedelta(days=1)
 _SECOND = datetime.timedelta(seconds=1)
 
@@ -24,10 +24,10 @@ def following(
 ) -> datetime.datetime | None:
     """The first moment later than `moment` at which a clock shows one of the times that `next_wall` steps through.
 
-    `hourly` times come as often as a clock shows them. Others come once: those that are shown twice the first time,
-    those that are leapt over as much later as the clock was set forward.
+    `hourly` times come each time that a clock shows them. Other times come once: a time that is shown twice comes the first
+    time, and a time that is skipped comes later by as much as the clock was set forward.
     """
-    candidates = [] if hourly else _leapt_over(zone, next_wall, moment)
+    candidates = [] if hourly else _skipped(zone, next_wall, moment)
     start, strictly_after = moment, True
     while True:
         offset = _offset(zone, start)
@@ -41,15 +41,15 @@ def following(
             candidates.append(wall - offset)
             break
         if not hourly and wall < change + _offset(zone, change):
-            candidates.append(wall - offset)  # leapt over; but what comes right after the leap may be earlier
+            candidates.append(wall - offset)  # skipped; but a time right after the change may be earlier
         start, strictly_after = change, False
     return min(candidates, default=None)
 
 
-def _leapt_over(
+def _skipped(
     zone: datetime.tzinfo, next_wall: Callable[[Wall], Wall | None], moment: datetime.datetime
 ) -> list[datetime.datetime]:
-    """Of times that were leapt over shortly before `moment`, the next, if it is still to come."""
+    """The next of the times that were skipped shortly before `moment`, if it is still to come."""
     before = _offset(zone, moment - _DAY)
     change = _change(zone, moment - _DAY, moment)
     wall = None if change is None else next_wall(moment + before)
@@ -65,7 +65,7 @@ def _offset(zone: datetime.tzinfo, moment: datetime.datetime) -> datetime.timede
 def _change(
     zone: datetime.tzinfo, start: datetime.datetime, end: datetime.datetime
 ) -> datetime.datetime | None:
-    """The first moment after `start`, and not after `end`, from which on another offset holds; to the second."""
+    """The first second after `start`, and not after `end`, at which the offset is another; None if there is none."""
     offset = _offset(zone, start)
     last = start
     while last < end:

@@ -1,4 +1,4 @@
-"""`masklake submit` and `masklake jobs`: commands on a Ray cluster, through its job server.
+"""`masklake submit` and `masklake jobs`: run commands on a Ray cluster, through its job server.
 
-No credential leaves this machine from here.
+Nothing in this room sends a credential.
 """

@@ -61,18 +61,24 @@ def _setting(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(Options):
-    """What `masklake submit` is told."""
+    """The options of `masklake submit`."""
 
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
-    wait: bool = flag(help="print what the job prints, and exit as it does")
-    image_has_it: bool = flag(help="send no code: `masklake` is on the PATH of the nodes")
-    shared_files: bool = flag(help="absolute paths mean the same on every node (a shared file system)")
+    wait: bool = flag(help="wait for the job: print its output, and exit with its exit code")
+    image_has_it: bool = flag(help="do not send this machine's code; the nodes have `masklake` on their PATH")
+    shared_files: bool = flag(
+        help="allow absolute paths: they are the same on every node (a shared file system)"
+    )
     env: tuple[tuple[str, str], ...] = option(
         _setting, "NAME=VALUE", default=(), repeated=True,
-        help="set an environment variable of the job; not for secrets, which anyone who sees the cluster's jobs could read",
+        help="set an environment variable of the job, for example AWS_REGION=eu-west-1; not for secrets: everyone who sees the "
+        "cluster's jobs can read them",
     )  # fmt: skip
     command: tuple[str, ...] = argument(
-        "COMMAND …", nargs=argparse.REMAINDER, default=(), help="segment, train or eval, with its options"
+        "COMMAND …",
+        nargs=argparse.REMAINDER,
+        default=(),
+        help="segment, train or eval, with its arguments and options",
     )
 
 

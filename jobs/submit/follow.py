@@ -1,4 +1,4 @@
-"""A submitted job's output as it comes, what it waits for, and how it ended."""
+"""Follow a submitted job: print its output, say what it waits for, and how it ended."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TRIES = 15
 
 
 def follow(server: JobServer, job: str) -> Any:
-    """Print what the job prints until it ends; what Ray then knows of it.
+    """Print the job's output until it ends; returns its JobDetails from Ray.
 
-    Raises UserError when there is no such job, or the cluster has gone.
+    Raises UserError when there is no such job, or the cluster does not answer any more.
     """
     return asyncio.run(_followed(server, job))
 
@@ -57,7 +57,7 @@ async def _followed(server: JobServer, job: str) -> Any:
 
 
 async def _watched(server: JobServer, job: str, info: Any) -> AsyncIterator[str]:
-    """The job's output in pieces. Says so where it has not begun for long."""
+    """The job's output in pieces. Prints a note while the job has not started."""
     tail, began = server.tail(job), time.monotonic()
     piece = asyncio.ensure_future(anext(tail, None))
     try:
@@ -82,14 +82,14 @@ async def _watched(server: JobServer, job: str, info: Any) -> AsyncIterator[str]
 
 
 def pending(info: Any) -> str:
-    """What a job that has not begun waits for."""
+    """What a job that has not started waits for."""
     if "runtime_env" in (info.message or "") and not info.entrypoint_resources:
         return "the cluster to take the job: its code is being unpacked, or no node has room to start it"
     return "the cluster to take the job"
 
 
 class _Lines:
-    """Prints whole lines, each once however often the output is read from its start."""
+    """Prints complete lines, each line once, even if the output is read again from its start."""
 
     def __init__(self) -> None:
         self._lines_read = self._lines_printed = 0
@@ -108,7 +108,7 @@ class _Lines:
                 show(line)
 
     def rest(self, text: str) -> None:
-        """All of it, once more: what came after the last piece."""
+        """Read the whole output again, to print what came after the last piece."""
         self.again()
         self.add(text)
         if self._unfinished:
@@ -121,7 +121,7 @@ def show(line: str) -> None:
 
 
 def exit_code(info: Any) -> int:
-    """The job's own exit code; 130 where it was stopped, 1 where it never came to one."""
+    """The job's exit code; 130 if it was stopped, 1 if it ended without an exit code."""
     if info.status == "SUCCEEDED":
         return ExitCode.DONE
     if info.status == "STOPPED":
@@ -143,7 +143,7 @@ def reason(info: Any) -> str:
 
 
 def wait_for_end(server: JobServer, job: str, seconds: float, waiting: Callable[[float], None]) -> Any:
-    """What Ray knows of the job once it has ended, or after `seconds`."""
+    """The job's JobDetails from Ray, once it has ended or after `seconds`."""
     began, last_told = time.monotonic(), 0.0
     while (info := server.info(job)).status not in ENDED:
         spent = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster, and what can be wrong with it in one line each."""
+"""The job server of a Ray cluster; each of its errors becomes one line."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PORT = 8265
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 STOP_WAIT_S = 60
-"""What a job that is asked to stop has for it before the cluster kills it; Ray's own 3 s are too few to end a run well."""
+"""Seconds that a job has to stop before the cluster kills it; Ray's own 3 s are too few to end a run well."""
 ADDRESS_HELP = "the cluster's job server, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS)"
 
 
 class UnreachableError(UserError):
-    """The job server does not answer, or no longer."""
+    """The job server does not answer (any more)."""
 
 
 def checked_address(address: str | None) -> str:
-    """`address`, or the environment's, as a URL. Raises UserError where it is none, or carries a credential."""
+    """`address`, or that of the environment, as a URL. Raises UserError if it is not valid, or has a credential in it."""
     from masklake.jobs.submit.remote_command import refuse_secrets
 
     if address is None:
@@ -59,13 +59,13 @@ def checked_address(address: str | None) -> str:
 
 
 class JobServer:
-    """A connection to the job server at `address`. Raises UserError when there is none, or it refuses the token."""
+    """A connection to the job server at `address`. Raises UserError when it does not answer, or refuses the token."""
 
     def __init__(self, address: str | None) -> None:
         self.address = checked_address(address)
         self.option = "" if address is None else f" --address {shlex.quote(self.address)}"
-        """What other commands need to find it, after a space; nothing where the environment says it."""
-        # Ray prefers these two to any argument, and reads the others when it is first imported.
+        """The option that other commands need to find the server, with a space before it; empty if the environment names it."""
+        # Ray uses these two instead of any argument, and reads the others when it is first imported.
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -79,7 +79,7 @@ class JobServer:
             raise self._stranger()
 
     def _require_answer(self) -> None:
-        """Raise UserError when nothing listens there; Ray itself would wait for minutes."""
+        """Raise UserError when nothing listens at the address; Ray itself would wait for minutes."""
         parts = urlsplit(self.address)
         port = parts.port or (443 if parts.scheme == "https" else _PORT)
         try:
@@ -130,7 +130,7 @@ class JobServer:
         return cast(Any, self._client).get(path)
 
     def require_same_versions(self) -> None:
-        """Raise UserError where the cluster runs another Ray or Python than this machine, whose code would be sent."""
+        """Raise UserError if the cluster runs another Ray or Python than this machine, whose code is sent there."""
         import ray
 
         cluster_ray = str(self._versions["ray_version"])
@@ -158,7 +158,7 @@ class JobServer:
     def submit(
         self, job: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
     ) -> None:
-        """Start a job under the name `job`, which none has had. Raises UserError when it is refused."""
+        """Start a job under the new name `job`. Raises UserError when it is refused."""
         with self._explaining():
             self._client.submit_job(
                 submission_id=job, entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata
@@ -181,11 +181,11 @@ class JobServer:
             return self._client.get_job_logs(_named(job))
 
     def tail(self, job: str) -> Any:
-        """The same as an asynchronous iterator that ends with the job."""
+        """The output of a job as an asynchronous iterator, which ends when the job ends."""
         return self._client.tail_job_logs(_named(job))
 
     def stop(self, job: str) -> bool:
-        """Ask a job to stop; whether it ran. Raises UserError when there is no such job."""
+        """Ask a job to stop; returns whether it was running. Raises UserError when there is no such job."""
         with self._explaining(job):
             return self._client.stop_job(_named(job))
 
@@ -204,7 +204,7 @@ def _client(address: str) -> JobSubmissionClient:
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):
-        """Ray's, that does not wait for ever, and asks other things as well."""
+        """Ray's client with a timeout, and with `get` for other paths."""
 
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             return super()._do_request(method, endpoint, **{"timeout": _ANSWER_S, **options})

@@ -34,7 +34,7 @@ _SLACK_S = 15
 
 @dataclass(frozen=True, kw_only=True)
 class JobsListOptions(Options):
-    """What `masklake jobs` is told."""
+    """The options of `masklake jobs`."""
 
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
     json: bool = json_flag("an array with an object per job")
@@ -42,27 +42,29 @@ class JobsListOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsStatusOptions(Options):
-    """What `masklake jobs status` is told."""
+    """The options of `masklake jobs status`."""
 
-    job: str = argument("ID", help="the job's id")
+    job: str = argument("ID", help="the id that `masklake submit` printed")
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
     json: bool = json_flag("one object")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsLogsOptions(Options):
-    """What `masklake jobs logs` is told."""
+    """The options of `masklake jobs logs`."""
 
-    job: str = argument("ID", help="the job's id")
-    follow: bool = flag(short=("-f",), help="go on until the job ends, and exit as it does")
+    job: str = argument("ID", help="the id that `masklake submit` printed")
+    follow: bool = flag(
+        short=("-f",), help="print new output until the job ends, and exit with its exit code"
+    )
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsStopOptions(Options):
-    """What `masklake jobs stop` is told."""
+    """The options of `masklake jobs stop`."""
 
-    job: str = argument("ID", help="the job's id")
+    job: str = argument("ID", help="the id that `masklake submit` printed")
     address: str | None = option(str, "URL", help=ADDRESS_HELP)
 
 

@@ -1,6 +1,6 @@
 """Masklake's own code as one archive for the nodes of a cluster: the packages, the demo model's weights, the version.
 
-The same code makes the same bytes, so a cluster that has them is not sent them again.
+The same code makes the same bytes, so it is not sent again to a cluster that has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
 def package(folder: Path) -> Path:
-    """Write the archive into `folder`; where it is. Raises UserError when a file cannot be read or written."""
+    """Write the archive into `folder`; returns its path. Raises UserError when a file cannot be read or written."""
     archive = folder / "masklake.zip"
     try:
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
@@ -42,7 +42,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"{name.replace('.', '/')}/{path.relative_to(root).as_posix()}", path.read_bytes()
     version = importlib.metadata.version("masklake")
-    # By this importlib.metadata, and so a run's record, knows the version there too.
+    # From this file importlib.metadata, and so a run's record, knows the version on the nodes.
     metadata = f"Metadata-Version: 2.1\nName: masklake\nVersion: {version}\n"
     yield f"masklake-{version}.dist-info/METADATA", metadata.encode()
 

@@ -1,4 +1,4 @@
-"""A command line for a cluster: understood here by its own parser, before anything is sent there."""
+"""A command line for a cluster: it is parsed on this machine, by its own parser, before anything is sent."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SECRET = re.compile(r"://[^/\s]*@|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteCommand:
-    """What is to be run on the cluster."""
+    """The command to run on the cluster."""
 
     command: list[str]
-    """As after `masklake`, without --address."""
+    """The words after `masklake`, without --address."""
     address: str | None
-    """Of the cluster, where it stood among the command's own options."""
+    """The cluster's address, if it was among the command's own options."""
     gpus: int | None
 
     def text(self) -> str:
@@ -42,11 +42,11 @@ class RemoteCommand:
 
 
 def understood(command: list[str], *, shared_files: bool, folder: str | None = None) -> RemoteCommand:
-    """The order that `command` is; `shared_files`: its paths mean the same on every node. A file of options is read here,
-    below `folder`, and what it says is sent.
+    """Parse `command`. With `shared_files` its absolute paths are the same on every node. A file of options (--config), looked
+    for below `folder`, is read here, and its values are sent.
 
     Raises UserError for another command than segment, train and eval, for credentials, and for files that the cluster
-    does not see. Exits as argparse does where the command's own parser refuses it.
+    does not have. Exits as argparse does if the command's own parser refuses it.
     """
     from masklake.jobs import cli
 
@@ -73,7 +73,7 @@ def understood(command: list[str], *, shared_files: bool, folder: str | None = N
 
 
 def refuse_secrets(arguments: list[str]) -> None:
-    """Raise UserError where an argument carries a credential: who may look at a cluster's jobs reads their commands."""
+    """Raise UserError if an argument has a credential in it: everyone who sees a cluster's jobs can read their commands."""
     for argument in arguments:
         if redact(argument) != argument or _SECRET.search(argument):
             hidden = _SECRET.sub(lambda match: "://…@" if match[0].endswith("@") else "…", redact(argument))
@@ -84,7 +84,7 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 
 def _without_address(command: list[str]) -> tuple[list[str], str | None]:
-    """The command without the `--address` that is the cluster's, and that."""
+    """The command without `--address`, and the address."""
     arguments: list[str] = []
     address = None
     remaining = iter(command)
@@ -114,7 +114,7 @@ def _refuse_files(options: Options, *, shared: bool) -> None:
 
 
 def _is_file(value: str, *, named: bool) -> bool:
-    """Whether it is a path. `named`: a word without slashes is a name, as those of models are."""
+    """Whether `value` is a path. With `named`, a word without slashes is a name (of a model), and not a path."""
     protocol, separator, _ = value.partition("://")
     if separator:
         return protocol in ("file", "local")

@@ -1,4 +1,4 @@
-"""Text for people and programs: printable text, tables, JSON, lines of a log.
+"""Output for people and programs: printable text, tables, JSON, lines of a log.
 
-Nothing here knows a command.
+Nothing in this room knows a command.
 """

@@ -1,6 +1,6 @@
-"""Two lines of a command's output that other programs of ours read again: which run it is, and what resumes it.
+"""Two lines of a command's output that Masklake itself reads again: the id of the run, and the command that resumes it.
 
-Schedules and `masklake jobs` find them in the log of a process that may be on another machine, or dead.
+Schedules and `masklake jobs` find them in the log of a process that may be on another machine, or has ended.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ def first_line(run: str, text: str, attempt: str = "") -> str:
 
 
 def go_on(arguments: Sequence[str]) -> str:
-    """What resumes it, as the arguments of `masklake`."""
+    """The line with the command that resumes it; `arguments` are those of `masklake`."""
     return f"go on with:  {shlex.join(['masklake', *arguments])}"
 
 
 def run_in(log: str) -> str | None:
-    """The run that a log says it is of."""
+    """The id of the run that a log is of."""
     match = _RUN.search(log)
     return match[1] if match else None
 
 
 def resuming_in(log: str) -> str | None:
-    """The last command that a log says to go on with, as after `masklake`."""
+    """The arguments of the last command in a log that resumes the run."""
     matches = _GO_ON.findall(log)
     return str(matches[-1]) if matches else None

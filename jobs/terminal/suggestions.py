@@ -1,4 +1,4 @@
-"""Did you mean … ?"""
+"""The suggestion after a misspelt word."""
 
 from __future__ import annotations
 

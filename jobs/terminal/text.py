@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
 
 def note(text: str) -> None:
     """A line for people on standard error, beside a command's output."""
-    with contextlib.suppress(OSError):  # nobody reads it any more; what it tells of goes on
+    with contextlib.suppress(OSError):  # standard error is closed; the work goes on
         sys.stderr.write(f"masklake: {one_line(text)}\n")
         sys.stderr.flush()
 

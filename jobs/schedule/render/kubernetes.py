@@ -139,7 +139,7 @@ def _entrypoint(schedule: Schedule, gpus: int) -> str:
     if gpus and {"address", "gpus"} <= unset:  # else it would count on the one that is there at the start
         more += ["--gpus", str(gpus)]
     command = shlex.join(["masklake", *schedule.command, *more, *job.locking(schedule.lock)])
-    # A refusal is no failure: KubeRay would make a new cluster to ask again.
+    # A refusal must not count as a failure: KubeRay would start a new cluster and try again.
     say_refused = 'echo "nothing done: another holder of the lock is at work"'
     return shlex.join(
         [
