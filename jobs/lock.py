@@ -29,8 +29,8 @@ def under_lock(lake: str, name: str | None, storage: Storage, work: Callable[[],
     """
     if name is None:
         return work()
-    what = elide(redact(shlex.join(typed())), 200)
-    lock = Lock(normalise_folder(lake), name, storage, what=what)
+    holder = elide(redact(shlex.join(typed())), 200)
+    lock = Lock(normalise_folder(lake), name, storage, what=holder)
     try:
         lock.acquire()
     except LockHeldError as other:

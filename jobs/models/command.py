@@ -224,8 +224,8 @@ def promote(options: ModelsPromoteOptions) -> int:
         _say(f"{version.name}:{options.alias} is {version} already")
         return ExitCode.DONE
     registry.promote(version, options.alias, aliases)
-    was = f"; it was {version.name}@{before}" if before else ""
-    _say(f"{version.name}:{options.alias} is {version} now{was}")
+    earlier = f"; it was {version.name}@{before}" if before else ""
+    _say(f"{version.name}:{options.alias} is {version} now{earlier}")
     return ExitCode.DONE
 
 

@@ -16,7 +16,7 @@ def add(options: ScheduleAddOptions, store: Store) -> int:
     """Check a schedule and add it. Raises UserError for a schedule or a command that cannot work."""
     import dataclasses
 
-    from masklake.jobs.schedule import hooks as schedule_hooks
+    from masklake.jobs.schedule import hooks
     from masklake.jobs.schedule.command_line import lock_uri, parse
     from masklake.jobs.schedule.cron import zone
     from masklake.jobs.schedule.runner import utcnow
@@ -39,7 +39,7 @@ def add(options: ScheduleAddOptions, store: Store) -> int:
             raise UserError(
                 f"--lock {options.lock}: {job.text()} has no lake to keep a lock in; leave it out"
             )
-    schedule_hooks.check(options.on_failure_command, options.on_failure_webhook)
+    hooks.check(options.on_failure_command, options.on_failure_webhook)
     schedule = Schedule(
         name=options.name,
         command=command,

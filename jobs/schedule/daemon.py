@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule import transitions
 from masklake.jobs.schedule.runner import Runner
 from masklake.jobs.schedule.serving import serving
 from masklake.jobs.schedule.store import MISSED, OK, WAITING, Firing, Schedule, moment, utc
@@ -137,7 +137,7 @@ class Daemon:
 
 def claim(runner: Runner, schedule: Schedule) -> Firing | None:
     """Record the firing that has come due and return it; one that came too late is reported as well."""
-    firing = schedule_ledger.claim(runner.store, schedule, runner.now())
+    firing = transitions.claim(runner.store, schedule, runner.now())
     if firing is not None and firing.state == MISSED:
         runner.tell(firing)
     return firing

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from masklake.jobs.exit_codes import ExitCode
-from masklake.jobs.schedule import hooks as schedule_hooks
-from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule import hooks, transitions
 from masklake.jobs.schedule.command_line import ScheduledCommand, parse
 from masklake.jobs.schedule.process import Process, born, end_orphan, exit_code_text, last_line, prune, run_of
 from masklake.jobs.schedule.store import (
@@ -66,7 +65,7 @@ class Runner:
     def attempt(self, id_: int) -> tuple[str, Firing | None] | None:
         """Make a waiting attempt: its outcome and the next attempt, if any. None when it is not waiting any more."""
         token = new_token()
-        firing = None if self.stop.is_set() else schedule_ledger.begin(self.store, id_, token, self.now())
+        firing = None if self.stop.is_set() else transitions.begin(self.store, id_, token, self.now())
         if firing is None:
             return None
         if firing.state == REFUSED:
@@ -74,9 +73,9 @@ class Runner:
             return REFUSED, None
         began = time.monotonic()
         # The lock is released after the outcome is recorded: once it is free, the outcome can be read.
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             try:
-                outcome = self._locked(firing, token, held)
+                outcome = self._locked(firing, token, stack)
             except UserError as error:
                 outcome = _Outcome(FAILED, one_line(str(error)))
             except Exception as error:  # noqa: BLE001  # an error of one firing must not end the daemon; it is recorded
@@ -85,26 +84,26 @@ class Runner:
         self.tell(self.store.firing(firing.id), again_at=following and following.due_at)
         return outcome.state, following
 
-    def _locked(self, firing: Firing, token: str, held: contextlib.ExitStack) -> _Outcome:
+    def _locked(self, firing: Firing, token: str, stack: contextlib.ExitStack) -> _Outcome:
         schedule = self.store.schedule(firing.schedule)
         job = parse(schedule.command, schedule.cwd)
         if job.lake is None or job.elsewhere:
             return self._work(firing, schedule, job, None)
-        what = f"schedule {schedule.name}"
+        holder = f"schedule {schedule.name}"
         name = schedule.lock or job.lock
-        lock = Lock(job.lake, name, job.storage, what=what, ttl=self.ttl, token=token)
+        lock = Lock(job.lake, name, job.storage, what=holder, ttl=self.ttl, token=token)
         try:
             lock.acquire(self.stop)
         except LockHeldError as other:
             if self.stop.is_set():
                 return _Outcome(STOPPED, "the daemon was stopped while it watched the lock")
             return _Outcome(REFUSED, one_line(str(other)))
-        held.callback(lock.release)
+        stack.callback(lock.release)
         return self._work(firing, schedule, job, lock)
 
     def _work(self, firing: Firing, schedule: Schedule, job: ScheduledCommand, lock: Lock | None) -> _Outcome:
         command = [*schedule.command, *(job.locking(schedule.lock) if job.elsewhere else [])]
-        run = schedule_ledger.interrupted_run(self.store, schedule.name)
+        run = transitions.interrupted_run(self.store, schedule.name)
         if run and "resume" in job.options - job.explicit:
             outcome = self._process(firing, schedule, lock, [*command, "--resume", run], run)
             if outcome.exit_code != ExitCode.MISTAKE:
@@ -161,7 +160,7 @@ class Runner:
         values = {"exit_code": outcome.exit_code, "run": outcome.run, "seconds": seconds}
         while True:
             try:
-                return schedule_ledger.finish(
+                return transitions.finish(
                     self.store, firing, outcome.state, outcome.detail, self.now(), **values
                 )
             except UserError as error:
@@ -184,7 +183,7 @@ class Runner:
             self.store.update(firing.id, hook=None)
             return
         log = str(self._log(schedule.name, firing.log)) if firing.log else None
-        answer = schedule_hooks.tell(schedule, schedule_hooks.facts(schedule, firing, log))
+        answer = hooks.tell(schedule, hooks.facts(schedule, firing, log))
         self.store.update(firing.id, hook=answer)
         self._event("hook", firing, detail=answer)
 

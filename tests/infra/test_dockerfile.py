@@ -145,8 +145,8 @@ def test_it_starts_no_ray_without_a_token() -> None:
 
 
 def test_nothing_secret_is_asked_for() -> None:
-    for found in stages(DOCKERFILE):
-        for instruction, arguments in found.instructions:
+    for build_stage in stages(DOCKERFILE):
+        for instruction, arguments in build_stage.instructions:
             assert not (instruction in {"ARG", "ENV"} and re.search("TOKEN=|SECRET|PASSWORD|KEY", arguments))
 
 
@@ -170,8 +170,8 @@ def _context() -> list[str]:
 def test_the_context_is_what_is_copied_and_no_more() -> None:
     copied = [
         source
-        for found in stages(DOCKERFILE)
-        for arguments in found.all("COPY")
+        for build_stage in stages(DOCKERFILE)
+        for arguments in build_stage.all("COPY")
         if not arguments.startswith("--from")
         for source in arguments.split()[:-1]
     ]

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule import transitions
 from masklake.jobs.schedule.metrics import metrics_served
 from masklake.jobs.schedule.store import FAILED, OK, Store, utc
 from masklake.model import scenes
@@ -84,14 +84,14 @@ def _fired(folder: Path) -> Store:
     store.add(schedule(folder, name="late", every=60, next_at=utc(ago(180)), deadline=0.0))
     for seconds_ago, state in ((180, OK), (120, FAILED), (60, None)):
         (nightly,) = [entry for entry in store.schedules() if entry.name == "nightly"]
-        firing = schedule_ledger.claim(store, nightly, ago(seconds_ago))
+        firing = transitions.claim(store, nightly, ago(seconds_ago))
         assert firing is not None
-        started = schedule_ledger.begin(store, firing.id, "token", ago(seconds_ago))
+        started = transitions.begin(store, firing.id, "token", ago(seconds_ago))
         assert started is not None
         if state:
-            schedule_ledger.finish(store, started, state, "as it is", ago(seconds_ago - 10), seconds=10.0)
+            transitions.finish(store, started, state, "as it is", ago(seconds_ago - 10), seconds=10.0)
     (late,) = [entry for entry in store.schedules() if entry.name == "late"]
-    schedule_ledger.claim(store, late, ago(-30))
+    transitions.claim(store, late, ago(-30))
     return store
 
 

@@ -36,7 +36,7 @@ def traps(tmp_path: Path) -> Traps:
 
 def run(traps: Traps, *args: str | Path, program: list[str] = MASKLAKE, **env: str) -> str:
     """What the command prints, run among the traps as a user has it: without the tests' PYTHONPATH."""
-    ended = subprocess.run(
+    process = subprocess.run(
         [*program, *map(str, args)],
         cwd=traps.folder,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | env,
@@ -47,8 +47,8 @@ def run(traps: Traps, *args: str | Path, program: list[str] = MASKLAKE, **env: s
         check=False,
     )
     assert traps.sprung() == ""
-    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
-    return ended.stdout
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
+    return process.stdout
 
 
 def test_commands_without_ray(traps: Traps, tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_commands_without_ray(traps: Traps, tmp_path: Path) -> None:
     count = ("query", "select count(*) n from labelled", "--lake", tmp_path / "lake", "--format", "csv")
     assert run(traps, *count) == '"n"\n6\n'
     # Python itself looks for some of its own modules there, before it runs ours.
-    others = Traps(tmp_path / "there", standard=False)
-    assert run(others, *count, program=MODULE) == '"n"\n6\n'
+    other_traps = Traps(tmp_path / "there", standard=False)
+    assert run(other_traps, *count, program=MODULE) == '"n"\n6\n'
 
 
 @pytest.mark.slow

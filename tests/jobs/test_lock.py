@@ -30,8 +30,8 @@ def locked(lake: Path, work: Callable[[], int], name: str | None = "segment") ->
 
 
 def lock(lake: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((lake / "locks" / "segment.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((lake / "locks" / "segment.json").read_text())
+    return content
 
 
 def test_it_is_held_while_the_work_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,26 +62,26 @@ def test_who_does_not_ask_for_it_takes_none(tmp_path: Path) -> None:
 def test_a_dry_run_takes_none(masklake: Run, tmp_path: Path) -> None:
     scenes.write(tmp_path / "photos", 1, 1)
     lake = tmp_path / "lake"
-    code, said, _ = masklake(
+    code, output, _ = masklake(
         "segment", tmp_path / "photos", lake, "--model", "demo", "--lock", "x", "--dry-run"
     )
-    assert (code, lake.exists()) == (0, False), said
+    assert (code, lake.exists()) == (0, False), output
 
 
 def test_the_work_is_asked_to_stop_when_it_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked, over = [], threading.Event()
+    kills, over = [], threading.Event()
 
     def kill(pid: int, number: int) -> None:
-        asked.append((pid, number))
+        kills.append((pid, number))
         over.set()
 
     monkeypatch.setattr(lock_module, "_LOOK_S", 0.02)
     monkeypatch.setattr(Lock, "lost", property(lambda _: True))
     monkeypatch.setattr(os, "kill", kill)
     assert locked(tmp_path, lambda: 130 if over.wait(30) else 0) == 130
-    assert asked == [(os.getpid(), signal.SIGTERM)]
+    assert kills == [(os.getpid(), signal.SIGTERM)]
     assert "segment.json could not be kept" in capsys.readouterr().err
 
 
@@ -92,20 +92,20 @@ def test_the_commands_are_refused(masklake: Run, tmp_path: Path, command: str) -
     scenes.write(tmp_path / "photos", 1, 1)
     source = [tmp_path / "photos"] if command == "segment" else []
     with Lock(str(lake), "night", Storage(), what="another machine's", ttl=60):
-        code, _, said = masklake(command, *source, lake, "--lock", "night")
+        code, _, message = masklake(command, *source, lake, "--lock", "night")
     assert code == ExitCode.REFUSED == 75
-    assert said.startswith(
+    assert message.startswith(
         f"masklake: refused: {lake}/locks/night.json is held by another machine's (process "
     )
-    assert said.endswith("; a holder that died is forgotten after 60 s\n")
+    assert message.endswith("; a holder that died is forgotten after 60 s\n")
     assert [path.name for path in lake.iterdir() if path.name not in ("runs", "locks")] == []
     assert not any((lake / "runs").iterdir())
 
 
 def test_a_name_that_can_be_none(masklake: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_:
         masklake("segment", "a", tmp_path, "--lock", "../x")
-    assert ended.value.code == 2
+    assert exit_.value.code == 2
     assert "lock name '../x'" in capsys.readouterr().err
 
 

@@ -25,8 +25,8 @@ def commands() -> Iterator[tuple[str, Command]]:
     for name in cli.COMMANDS:
         command = cli.command_named(name)
         if isinstance(command, Group):
-            for action, one in command.actions.items():
-                yield f"{name} {action}", one
+            for action, subcommand in command.actions.items():
+                yield f"{name} {action}", subcommand
         else:
             yield name, command
 
@@ -83,17 +83,17 @@ def lake(tmp_path: Path) -> str:
 
 
 def test_runs_show_and_its_older_name(masklake: Masklake, lake: str) -> None:
-    shown = masklake("runs", "show", lake, RUN)
-    assert shown[0] == 0
-    assert masklake("run", "show", lake, RUN) == shown
+    printed = masklake("runs", "show", lake, RUN)
+    assert printed[0] == 0
+    assert masklake("run", "show", lake, RUN) == printed
     assert masklake("runs", "list", lake) == masklake("runs", lake)
 
 
 def test_how_a_run_is_resumed_names_the_storage_that_was_named(masklake: Masklake, lake: str) -> None:
-    told = masklake(
+    printed = masklake(
         "runs", "show", lake, "last", "--endpoint-url", "http://127.0.0.1:9", "--profile", "night"
     )[1]
-    assert f"--resume {RUN} --endpoint-url=http://127.0.0.1:9 --profile=night" in " ".join(told.split())
+    assert f"--resume {RUN} --endpoint-url=http://127.0.0.1:9 --profile=night" in " ".join(printed.split())
 
 
 def test_query_in_all_its_forms(masklake: Masklake, lake: str, tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_exit_codes_are_listed(code: ExitCode, capsys: pytest.CaptureFixture[str
 
 def test_what_a_file_says_is_sent_to_the_cluster(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text('source = "s3://p"\nlake = "s3://l"\nscore = 0.5\ntile = 1024\n')
-    sent = understood(
+    remote = understood(
         ["segment", "--config", "job.toml", "--limit", "5"], shared_files=False, folder=str(tmp_path)
     )
-    assert sent.command == ["segment", "s3://p", "s3://l", "--score=0.5", "--tile=1024", "--limit=5"]
-    assert "job.toml" not in sent.entrypoint(installed=True)
+    assert remote.command == ["segment", "s3://p", "s3://l", "--score=0.5", "--tile=1024", "--limit=5"]
+    assert "job.toml" not in remote.entrypoint(installed=True)
 
 
 def test_a_file_of_this_machine_names_no_files_of_this_machine(tmp_path: Path) -> None:

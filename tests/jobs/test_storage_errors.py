@@ -193,26 +193,26 @@ def _dead(world: World) -> Environment:
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     user: Callable[[World], Environment]
-    said: str
+    message: str
     """A pattern of the reason."""
     bucket: str | None = None
     of_writes: bool = False
 
 
 REFUSALS = {
-    "no-credentials": Refusal(user=_none, said="no credentials were found"),
+    "no-credentials": Refusal(user=_none, message="no credentials were found"),
     "wrong-credentials": Refusal(
         user=_wrong,
-        said="the server refuses the credentials|permission denied .*; check them, the credentials need",
+        message="the server refuses the credentials|permission denied .*; check them, the credentials need",
     ),
-    "missing-bucket": Refusal(user=_owner, said="does not exist; check the name", bucket="s3://absent"),
-    "refused-read": Refusal(user=_guest(), said="permission denied"),
+    "missing-bucket": Refusal(user=_owner, message="does not exist; check the name", bucket="s3://absent"),
+    "refused-read": Refusal(user=_guest(), message="permission denied"),
     "refused-write": Refusal(
         user=_guest("s3:GetObject", "s3:ListBucket"),
-        said=r"permission denied \(AccessDenied\); these credentials need s3:PutObject",
+        message=r"permission denied \(AccessDenied\); these credentials need s3:PutObject",
         of_writes=True,
     ),
-    "dead-endpoint": Refusal(user=_dead, said="the endpoint does not answer"),
+    "dead-endpoint": Refusal(user=_dead, message="the endpoint does not answer"),
 }
 
 
@@ -235,7 +235,7 @@ def test_a_storage_that_refuses_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     refusal, wrong = REFUSALS[name], {}
-    for variable in [one for one in os.environ if one.startswith("AWS_")]:
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(variable)
     for variable, value in refusal.user(world).items():
         monkeypatch.setenv(variable, value)
@@ -249,7 +249,7 @@ def test_a_storage_that_refuses_is_one_line(
         if (
             (code, out, err.count("\n")) != (2, "", 1)
             or not err.startswith(begins)
-            or not re.search(refusal.said, err)
+            or not re.search(refusal.message, err)
         ):
             wrong[command.line] = code, out, err
         assert not (tmp_path / "new").exists(), command

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from masklake.jobs.schedule import daemon as schedule_serve
-from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule import transitions
 from masklake.jobs.schedule.daemon import Daemon, report, serve_once
 from masklake.jobs.schedule.runner import Runner, utcnow
 from masklake.jobs.schedule.serving import StoreServedError, server, serving
@@ -87,7 +87,7 @@ def test_schedules_that_are_added_paused_and_removed_count_at_once(
 def test_what_is_asked_for_by_hand_is_done_by_the_daemon(store: Store, start: Start, tmp_path: Path) -> None:
     store.add(soon(tmp_path, paused=True, next_at=None))
     start()
-    schedule_ledger.ask(store, "s", utcnow())
+    transitions.ask(store, "s", utcnow())
     wait_until(lambda: outcomes(store) == [OK])
 
 

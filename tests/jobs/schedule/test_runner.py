@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from masklake.jobs.schedule import process as schedule_process
 from masklake.jobs.schedule import runner as schedule_fire
-from masklake.jobs.schedule import transitions as schedule_ledger
+from masklake.jobs.schedule import transitions
 from masklake.jobs.schedule.hooks import check, without_path
 from masklake.jobs.schedule.process import born, end_orphan, exit_code_text, last_line, run_of
 from masklake.jobs.schedule.serving import serving
@@ -56,10 +56,10 @@ def due(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Make:
     use_job(monkeypatch)
     monkeypatch.setattr(schedule_process, "GRACE_S", 1.0)
 
-    def make(what: str = "run", **values: Any) -> Firing:
-        made = schedule(tmp_path, what, **values)
-        store.add(made)
-        firing = schedule_ledger.claim(store, made, Clock()())
+    def make(steps: str = "run", **values: Any) -> Firing:
+        scheduled = schedule(tmp_path, steps, **values)
+        store.add(scheduled)
+        firing = transitions.claim(store, scheduled, Clock()())
         assert firing is not None
         return firing
 
@@ -67,29 +67,29 @@ def due(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 def lock_of(folder: Path, name: str = "segment") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "lake" / "locks" / f"{name}.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / "lake" / "locks" / f"{name}.json").read_text())
+    return content
 
 
 def test_a_job_runs_and_is_recorded(due: Make, store: Store, tmp_path: Path) -> None:
-    one = runner(store)
-    assert one.attempt(due("run,say=all good").id) == (OK, None)
+    scheduler = runner(store)
+    assert scheduler.attempt(due("run,say=all good").id) == (OK, None)
     [firing] = store.history()
     assert (firing.state, firing.run, firing.exit_code, firing.detail) == (OK, RUN, 0, "all good")
     assert firing.seconds is not None
     assert [text.split()[0] for text in diary(tmp_path / "lake")] == ["begin", "end"]
     lock = lock_of(tmp_path)
     assert (lock["what"], lock["released"]) == ("schedule s", True)
-    assert one.say.names() == ["started", OK]
-    assert one.say.all[0]["lock"] == str(tmp_path / "lake" / "locks" / "segment.json")
+    assert scheduler.say.names() == ["started", OK]
+    assert scheduler.say.all[0]["lock"] == str(tmp_path / "lake" / "locks" / "segment.json")
     assert firing.log == "20261125T120000Z-1.log"
     assert (store.logs / "s" / firing.log).read_text().startswith("arguments segment run,say=all good")
 
 
 def test_the_real_child_runs_the_command(store: Store, tmp_path: Path) -> None:
-    made = schedule(tmp_path, command=["scenes", "out", "--images", "1"])
-    store.add(made)
-    firing = schedule_ledger.claim(store, made, Clock()())
+    scheduled = schedule(tmp_path, command=["scenes", "out", "--images", "1"])
+    store.add(scheduled)
+    firing = transitions.claim(store, scheduled, Clock()())
     assert firing is not None
     assert runner(store).attempt(firing.id) == (OK, None)
     assert (tmp_path / "out" / "annotations.json").exists()
@@ -106,9 +106,9 @@ def test_a_schedule_names_a_model_of_the_lake_by_its_alias(store: Store, tmp_pat
         assert version is not None
         registry.promote(version, alias, registry.aliases(name))
     command = ["segment", "photos", "lake", "--dry-run", "--model", "scans:nightly"]
-    made = schedule(tmp_path, command=command)
-    store.add(made)
-    firing = schedule_ledger.claim(store, made, Clock()())
+    scheduled = schedule(tmp_path, command=command)
+    store.add(scheduled)
+    firing = transitions.claim(store, scheduled, Clock()())
     assert firing is not None
     assert runner(store).attempt(firing.id) == (OK, None)
     log = (store.logs / "s" / "20261125T120000Z-1.log").read_text()
@@ -116,14 +116,14 @@ def test_a_schedule_names_a_model_of_the_lake_by_its_alias(store: Store, tmp_pat
 
 
 def test_a_failure_says_its_code_and_last_line_and_is_tried_again(due: Make, store: Store) -> None:
-    one = runner(store)
-    ended = one.attempt(due("run,leak,exit=3", retries=1).id)
-    assert ended is not None
-    assert (ended[0], ended[1] and ended[1].attempt) == (FAILED, 2)
+    scheduler = runner(store)
+    result = scheduler.attempt(due("run,leak,exit=3", retries=1).id)
+    assert result is not None
+    assert (result[0], result[1] and result[1].attempt) == (FAILED, 2)
     [waits, failed] = store.history()
     assert (waits.state, failed.exit_code, failed.run) == (WAITING, 3, RUN)
     assert failed.detail == "exit code 3: masklake: error: token=… is wrong"
-    assert one.say.all[-1]["again_at"] == "2026-11-25T12:01:00+00:00"
+    assert scheduler.say.all[-1]["again_at"] == "2026-11-25T12:01:00+00:00"
 
 
 def test_a_job_that_cannot_start_has_failed(due: Make, store: Store, tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_a_command_that_there_is_no_more_has_failed(due: Make, store: Store) -> 
     assert "there is no command 'segmnt'" in (store.history()[0].detail or "")
 
 
-@pytest.mark.parametrize("what", ["run,sleep=600", "deaf,run,sleep=600"])
-def test_a_job_that_takes_too_long_is_stopped(due: Make, store: Store, what: str, tmp_path: Path) -> None:
-    assert runner(store).attempt(due(what, timeout=3.0).id) == (TIMED_OUT, None)
+@pytest.mark.parametrize("steps", ["run,sleep=600", "deaf,run,sleep=600"])
+def test_a_job_that_takes_too_long_is_stopped(due: Make, store: Store, steps: str, tmp_path: Path) -> None:
+    assert runner(store).attempt(due(steps, timeout=3.0).id) == (TIMED_OUT, None)
     [firing] = store.history()
     assert (firing.exit_code, firing.run) == (
-        -signal.SIGKILL if what.startswith("deaf") else -signal.SIGTERM,
+        -signal.SIGKILL if steps.startswith("deaf") else -signal.SIGTERM,
         RUN,
     )
     assert (firing.detail or "").startswith("it ran past 3 s: run ")
@@ -175,33 +175,35 @@ def test_a_job_that_takes_too_long_is_stopped(due: Make, store: Store, what: str
 def test_an_overlap_is_refused_by_the_lock_and_names_its_holder(
     due: Make, store: Store, tmp_path: Path
 ) -> None:
-    one = runner(store)
+    scheduler = runner(store)
     firing = due("run")
     with Lock(str(tmp_path / "lake"), "segment", Storage(), what="another machine"):
-        assert one.attempt(firing.id) == (REFUSED, None)
+        assert scheduler.attempt(firing.id) == (REFUSED, None)
     assert "segment.json is held by another machine (process " in (store.history()[0].detail or "")
     assert diary(tmp_path / "lake") == []
-    assert one.say.names() == [REFUSED]
+    assert scheduler.say.names() == [REFUSED]
 
 
-@pytest.mark.parametrize(("given", "taken"), [(None, "segment"), ("gpu", "gpu")])
+@pytest.mark.parametrize(("lock_option", "lock_name"), [(None, "segment"), ("gpu", "gpu")])
 def test_what_is_sent_to_a_cluster_takes_the_lock_there(
-    due: Make, store: Store, given: str | None, taken: str
+    due: Make, store: Store, lock_option: str | None, lock_name: str
 ) -> None:
     """The daemon cannot hold it for a job that it may not wait for; and it knows a refusal by the exit code."""
     command = ["submit", "segment", "s3://photos/", "s3://lake/"]
-    one = runner(store)
-    one.attempt(due(command=command, lock=given).id)
+    scheduler = runner(store)
+    scheduler.attempt(due(command=command, lock=lock_option).id)
     [firing] = store.history()
     assert firing.log is not None
-    said = (store.logs / "s" / firing.log).read_text()
-    assert said.startswith(f"arguments submit segment s3://photos/ s3://lake/ --lock {taken}\n")
-    assert "lock" not in one.say.all[0]
+    log_text = (store.logs / "s" / firing.log).read_text()
+    assert log_text.startswith(f"arguments submit segment s3://photos/ s3://lake/ --lock {lock_name}\n")
+    assert "lock" not in scheduler.say.all[0]
 
 
 def test_a_job_that_was_refused_the_lock_is_recorded_so(due: Make, store: Store) -> None:
     assert runner(store).attempt(due("say=refused,exit=75", retries=2).id) == (REFUSED, None)
-    assert [(one.state, one.detail, one.exit_code) for one in store.history()] == [(REFUSED, "refused", 75)]
+    assert [(firing.state, firing.detail, firing.exit_code) for firing in store.history()] == [
+        (REFUSED, "refused", 75)
+    ]
 
 
 def test_another_lock_is_not_in_the_way(due: Make, store: Store, tmp_path: Path) -> None:
@@ -212,9 +214,9 @@ def test_another_lock_is_not_in_the_way(due: Make, store: Store, tmp_path: Path)
 
 
 def test_a_job_whose_lock_is_lost_is_stopped(due: Make, store: Store, tmp_path: Path) -> None:
-    one = runner(store, ttl=3.0)
+    scheduler = runner(store, ttl=3.0)
     firing = due("run,sleep=600")
-    for _ in in_thread(lambda: one.attempt(firing.id)):
+    for _ in in_thread(lambda: scheduler.attempt(firing.id)):
         wait_until(lambda: diary(tmp_path / "lake"))
         path = tmp_path / "lake" / "locks" / "segment.json"
         Storage().write(str(path), json.dumps(lock_of(tmp_path) | {"token": "another's"}).encode())
@@ -227,14 +229,14 @@ def test_a_job_whose_lock_is_lost_is_stopped(due: Make, store: Store, tmp_path: 
 def test_a_daemon_that_stops_stops_its_job_and_the_next_goes_on(
     due: Make, store: Store, tmp_path: Path
 ) -> None:
-    one = runner(store)
+    scheduler = runner(store)
     firing = due("run,sleep=600")
-    for _ in in_thread(lambda: one.attempt(firing.id)):
+    for _ in in_thread(lambda: scheduler.attempt(firing.id)):
         wait_until(lambda: diary(tmp_path / "lake"))
-        one.stop.set()
+        scheduler.stop.set()
     [waits, stopped] = store.history()
     assert (waits.state, waits.attempt, stopped.state, stopped.run) == (WAITING, 2, STOPPED, RUN)
-    assert one.attempt(waits.id) is None  # it has stopped
+    assert scheduler.attempt(waits.id) is None  # it has stopped
     with store.transaction() as db:
         db.execute("update schedules set command = replace(command, 'sleep=600', 'say=done')")
     again = runner(store)
@@ -247,13 +249,13 @@ def test_a_daemon_that_stops_stops_its_job_and_the_next_goes_on(
 
 def test_what_cannot_be_resumed_is_done_anew(due: Make, store: Store) -> None:
     first = due("run,exit=2")
-    begun = schedule_ledger.begin(store, first.id, "token", Clock()())
-    assert begun is not None
-    following = schedule_ledger.finish(store, begun, INTERRUPTED, None, Clock()(), run=RUN)
+    started = transitions.begin(store, first.id, "token", Clock()())
+    assert started is not None
+    following = transitions.finish(store, started, INTERRUPTED, None, Clock()(), run=RUN)
     assert following is not None
-    one = runner(store)
-    assert one.attempt(following.id) == (FAILED, None)
-    assert [event.get("resumes") for event in one.say.all] == [RUN, None, None]
+    scheduler = runner(store)
+    assert scheduler.attempt(following.id) == (FAILED, None)
+    assert [event.get("resumes") for event in scheduler.say.all] == [RUN, None, None]
 
 
 def _daemon(store: Store, firing: Firing) -> subprocess.Popen[bytes]:
@@ -275,16 +277,16 @@ def test_what_a_killed_daemon_left_is_settled(due: Make, store: Store, tmp_path:
     assert running.pid is not None
     daemon.kill()
     daemon.wait()
-    one = runner(store)
+    scheduler = runner(store)
     with serving(store):
-        one.recover()
+        scheduler.recover()
     assert born(running.pid) is None
     [waits, interrupted] = store.history()
     assert (interrupted.state, interrupted.run, waits.state, waits.attempt) == (INTERRUPTED, RUN, WAITING, 2)
     assert (interrupted.detail or "").startswith("the daemon was killed, and the job outlived it until now: ")
     assert lock_of(tmp_path)["released"]
     assert len(diary(tmp_path / "lake")) == 1
-    one.recover()
+    scheduler.recover()
     assert len(store.history()) == 2
 
 
@@ -308,14 +310,14 @@ def test_a_process_of_the_same_number_is_left_alone() -> None:
 
 def test_old_logs_go(due: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule_fire, "KEPT_LOGS", 2)
-    clock, one = Clock(), None
-    firing = due("run")
+    clock = Clock()
+    first = due("run")
     for n in range(4):
-        one = runner(store, clock)
+        scheduler = runner(store, clock)
         clock.set(30 * n)
-        made = firing if n == 0 else schedule_ledger.claim(store, store.schedule("s"), clock())
-        assert made is not None
-        assert one.attempt(made.id) == (OK, None)
+        firing = first if n == 0 else transitions.claim(store, store.schedule("s"), clock())
+        assert firing is not None
+        assert scheduler.attempt(firing.id) == (OK, None)
     assert sorted(file.name for file in (store.logs / "s").iterdir()) == [
         "20261125T120100Z-1.log",
         "20261125T120130Z-1.log",
@@ -324,17 +326,17 @@ def test_old_logs_go(due: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 def test_the_lock_of_a_lake_in_s3(s3_bucket: Bucket, store: Store, tmp_path: Path) -> None:
-    made = schedule(tmp_path, command=["labels", "stats", f"{s3_bucket.uri}/lake"])
-    store.add(made)
-    firing = schedule_ledger.claim(store, made, Clock()())
+    scheduled = schedule(tmp_path, command=["labels", "stats", f"{s3_bucket.uri}/lake"])
+    store.add(scheduled)
+    firing = transitions.claim(store, scheduled, Clock()())
     assert firing is not None
     with Lock(f"{s3_bucket.uri}/lake", "labels-stats", Storage(), what="another machine"):
         assert runner(store).attempt(firing.id) == (REFUSED, None)
     # The next is not refused; there is nothing in this lake to count.
-    made = store.schedule("s")
+    scheduled = store.schedule("s")
     clock = Clock()
     clock.set(60)
-    firing = schedule_ledger.claim(store, made, clock())
+    firing = transitions.claim(store, scheduled, clock())
     assert firing is not None
     assert runner(store, clock).attempt(firing.id) == (FAILED, None)
     assert json.loads(s3_bucket.get("lake/locks/labels-stats.json"))["released"]
@@ -346,12 +348,12 @@ def test_the_lock_of_a_lake_in_s3(s3_bucket: Bucket, store: Store, tmp_path: Pat
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[Any], list[int]]]:
     """A server: its URL, what was posted, and the codes that it answers next."""
-    got: list[Any] = []
+    posts: list[Any] = []
     codes: list[int] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # http.server's name
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            posts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(codes.pop() if codes else 204)
             self.send_header("Location", "/elsewhere")
             self.end_headers()
@@ -362,7 +364,7 @@ def webhook() -> Iterator[tuple[str, list[Any], list[int]]]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/secret-path", got, codes
+        yield f"http://127.0.0.1:{server.server_port}/secret-path", posts, codes
         server.shutdown()
         thread.join()
 
@@ -388,27 +390,27 @@ def test_a_command_hook_finds_the_facts_in_its_environment(due: Make, store: Sto
 def test_a_webhook_is_told_and_its_url_is_not(
     due: Make, store: Store, webhook: tuple[str, list[Any], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, got, codes = webhook
+    url, posts, codes = webhook
     monkeypatch.setenv("HOOK", url)
-    one = runner(store)
-    one.attempt(due("run,exit=1", name="a", on_failure_webhook=url).id)
-    one.attempt(due("run,exit=1", name="b", on_failure_webhook="env:HOOK").id)
+    scheduler = runner(store)
+    scheduler.attempt(due("run,exit=1", name="a", on_failure_webhook=url).id)
+    scheduler.attempt(due("run,exit=1", name="b", on_failure_webhook="env:HOOK").id)
     codes.append(302)
-    one.attempt(due("run,exit=1", name="c", on_failure_webhook="env:HOOK").id)
-    one.attempt(due("run,exit=1", name="d", on_failure_webhook="env:UNSET").id)
+    scheduler.attempt(due("run,exit=1", name="c", on_failure_webhook="env:HOOK").id)
+    scheduler.attempt(due("run,exit=1", name="d", on_failure_webhook="env:UNSET").id)
     codes.append(500)
-    one.attempt(due("run,exit=1", name="e", on_failure_webhook=url).id)
-    assert [(one["schedule"], one["outcome"], one["run"]) for one in got] == [
+    scheduler.attempt(due("run,exit=1", name="e", on_failure_webhook=url).id)
+    assert [(post["schedule"], post["outcome"], post["run"]) for post in posts] == [
         (n, "failed", RUN) for n in "abce"
     ]
-    assert [one.hook for one in reversed(store.history())] == [
+    assert [firing.hook for firing in reversed(store.history())] == [
         "webhook answered 204",
         "webhook answered 204",
         "webhook failed: answered 302",
         "webhook failed: env:UNSET is no http:// or https:// URL",
         "webhook failed: answered 500",
     ]
-    assert "secret-path" not in str(one.say.all)
+    assert "secret-path" not in str(scheduler.say.all)
 
 
 @pytest.mark.parametrize(
@@ -433,22 +435,22 @@ def test_the_hook_is_for_what_is_not_tried_again_and_did_not_end_well(
     due: Make, store: Store, tmp_path: Path
 ) -> None:
     hook = {"on_failure_command": "touch hooked"}
-    one = runner(store)
-    assert one.attempt(due("run", name="fine", **hook).id) == (OK, None)
-    first = one.attempt(due("run,exit=1", name="tried", retries=1, **hook).id)
+    scheduler = runner(store)
+    assert scheduler.attempt(due("run", name="fine", **hook).id) == (OK, None)
+    first = scheduler.attempt(due("run,exit=1", name="tried", retries=1, **hook).id)
     assert not (tmp_path / "hooked").exists()
     assert first is not None
     assert first[1] is not None
-    assert one.attempt(first[1].id) == (FAILED, None)
+    assert scheduler.attempt(first[1].id) == (FAILED, None)
     assert (tmp_path / "hooked").exists()
 
 
 def test_a_hook_that_a_kill_came_before_is_told_by_the_next_daemon(
     due: Make, store: Store, tmp_path: Path
 ) -> None:
-    begun = schedule_ledger.begin(store, due(on_failure_command="touch hooked").id, "token", Clock()())
-    assert begun is not None
-    schedule_ledger.finish(store, begun, FAILED, "why", Clock()())
+    started = transitions.begin(store, due(on_failure_command="touch hooked").id, "token", Clock()())
+    assert started is not None
+    transitions.finish(store, started, FAILED, "why", Clock()())
     assert store.history()[0].hook == "due"
     runner(store).recover()
     assert (tmp_path / "hooked").exists()
@@ -502,9 +504,9 @@ def test_words_for_codes_and_last_lines(tmp_path: Path) -> None:
 
 def test_running_is_what_the_store_says_meanwhile(due: Make, store: Store, tmp_path: Path) -> None:
     firing = due("run,sleep=600")
-    one = runner(store)
-    for _ in in_thread(lambda: one.attempt(firing.id)):
+    scheduler = runner(store)
+    for _ in in_thread(lambda: scheduler.attempt(firing.id)):
         wait_until(lambda: diary(tmp_path / "lake"))
-        assert [found.id for found in store.in_state(RUNNING)] == [firing.id]
+        assert [running.id for running in store.in_state(RUNNING)] == [firing.id]
         assert wait_until(lambda: store.firing(firing.id).pid)
-        one.stop.set()
+        scheduler.stop.set()
