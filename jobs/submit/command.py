@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 SUMMARY = "run segment, train or eval on a Ray cluster; masklake jobs looks after it"
 DESCRIPTION = """\
-Run a command on a Ray cluster instead of here, by Ray Jobs. It is checked here first, with the options that it has
-anyway; then this machine's Masklake is sent along, and the job's id printed. The nodes need what Masklake depends on
-(requirements.lock), and the same Ray and Python as this machine. With --image-has-it nothing is sent, and the Masklake
-that is installed there runs.
+Run a command on a Ray cluster instead of on this machine, by Ray Jobs. The command is checked on this machine first. Then
+this machine's Masklake is sent to the cluster, and the job's id is printed. The nodes need the packages that Masklake
+depends on (requirements.lock), and the same Ray and Python as this machine. With --image-has-it nothing is sent, and the
+Masklake that is installed on the nodes runs.
 
-Nothing of this environment goes along but --env: credentials are those of the nodes, and an argument that carries one
-is refused. Paths of this machine are refused too: source and lake have to be where the nodes read and write them.
+No environment variable is sent but those of --env. The job uses the credentials of the nodes; an argument with a credential
+in it is refused. Paths of this machine are refused, too: the nodes must be able to read the source and write the lake.
 
-A cluster with a token (RAY_AUTH_MODE=token) is told it by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
+For a cluster with a token (RAY_AUTH_MODE=token) set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."""
 EPILOG = """\
 examples:
   masklake submit --address http://head:8265 segment s3://photos/2026/ s3://lake
@@ -41,9 +41,8 @@ examples:
   masklake jobs logs segment-20261125T130501-a1b2c3 -f
   masklake jobs stop segment-20261125T130501-a1b2c3        # the run stays resumable
 
-exit codes: 0 submitted · 2 a mistake that the message names · with --wait those of the command, 1 where it could not
-start, 130 stopped (Ctrl-C here ends only the waiting,
-SIGTERM the job)"""
+exit codes: 0 submitted · 2 a mistake, which the message names · with --wait: those of the command, 1 if it could not start,
+130 if it was stopped (Ctrl-C ends only the waiting; SIGTERM stops the job, too)"""
 
 _SECRET_NAME = re.compile(r"(?i)key|secret|token|passw|credential|auth")
 
