@@ -51,10 +51,10 @@ RLE = pa.struct([
 ])  # fmt: skip
 
 KEYPOINT = pa.struct([
-    _field("name", pa.dictionary(pa.int32(), pa.string()), "joint"),
+    _field("name", pa.dictionary(pa.int32(), pa.string()), "keypoint"),
     _field("x", pa.float32(), "pixels, original image frame"),
     _field("y", pa.float32(), "pixels, original image frame"),
-    _field("score", pa.float32(), "heat-map logit at the joint (torchvision's keypoints_scores), not a probability"),
+    _field("score", pa.float32(), "heat-map logit at the keypoint (torchvision's keypoints_scores), not a probability"),
 ])  # fmt: skip
 
 MANIFEST = pa.schema([
@@ -110,7 +110,7 @@ LABELS = pa.schema([
             *[KEYPOINT.field(i) for i in range(3)],
             _field("visibility", pa.int8(), "COCO: 0 not labelled (x and y are 0), 1 labelled but hidden, 2 visible"),
         ]), nullable=False)),
-        "null where no joint of the instance is labelled",
+        "null where no keypoint of the instance is labelled",
         nullable=True,
     ),
     _field("iscrowd", pa.bool_(), "COCO crowd region: many objects under one mask", nullable=True),

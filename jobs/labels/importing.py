@@ -224,7 +224,7 @@ def _facts(
         "val": sum(label_set.split == "val" for label_set in sets),
         "instances": len(instances),
         "masks": sum(instance.mask is not None for instance in instances),
-        "with_joints": sum(bool(instance.joints) for instance in instances),
+        "with_joints": sum(bool(instance.keypoints) for instance in instances),
         "crowds": sum(instance.iscrowd for instance in instances),
         "notes": dict(sorted(notes.items())),
         "part": added.part,

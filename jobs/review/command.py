@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
-    from masklake.pipeline.review.tasks import Found
+    from masklake.pipeline.review.tasks import Prediction
     from masklake.pipeline.storage.store import Storage
 
 SUMMARY = "pick images worth correcting, and write them as Label Studio tasks"
@@ -81,7 +81,7 @@ def run(options: ReviewOptions) -> int:
     )
     if not picks.chosen:
         raise _none_left(lake, candidates, picks)
-    predictions = review_tasks.found(lake, candidates, picks.chosen)
+    predictions = review_tasks.predictions(lake, candidates, picks.chosen)
     reasons = [review_tasks.why(pick, figures) for pick in picks.chosen]
     models = [candidates.models[candidates.model[pick.image]] for pick in picks.chosen]
     if not options.dry_run:
@@ -128,7 +128,7 @@ def _none_left(lake: Lake, candidates: Candidates, picks: Picks) -> UserError:
 
 
 def _write(
-    predictions: list[Found],
+    predictions: list[Prediction],
     reasons: list[dict[str, Any]],
     models: list[str],
     options: ReviewOptions,

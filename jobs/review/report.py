@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
-    from masklake.pipeline.review.tasks import Found
+    from masklake.pipeline.review.tasks import Prediction
 
 _LISTED = 20
 _PROBLEMS_LISTED = 5
@@ -21,7 +21,7 @@ def facts(
     lake: Lake,
     candidates: Candidates,
     picks: Picks,
-    predictions: Sequence[Found],
+    predictions: Sequence[Prediction],
     reasons: Sequence[dict[str, Any]],
     models: Sequence[str],
     options: ReviewOptions,

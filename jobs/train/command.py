@@ -297,7 +297,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     from masklake.pipeline.train.checkpoints import last_step
 
     data = record.data
-    keypoints = f", keypoints of {', '.join(sorted(labels.with_joints))}" if labels.joints else ""
+    keypoints = f", keypoints of {', '.join(sorted(labels.with_keypoints))}" if labels.keypoint_names else ""
     fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
     notes = "".join(f"; {note}" for note in record.start.get("notes", []))
     held = (

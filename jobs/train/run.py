@@ -63,7 +63,7 @@ def train(
                 recipe=recipe,
                 preprocessing=spec.preprocessing,
                 outputs={info.name: output for output, info in enumerate(spec.classes, start=1)},
-                joints=spec.keypoint_names,
+                keypoint_names=spec.keypoint_names,
                 mirror=spec.mirror,
                 storage=storage,
             ),

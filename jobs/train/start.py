@@ -107,12 +107,12 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     from masklake.model.train.start import from_backbone, from_model, new_network
 
     torch.manual_seed(seed)
-    masks, keypoints = labels.masks > 0, bool(labels.joints)
+    masks, keypoints = labels.masks > 0, bool(labels.keypoint_names)
     classes = [
-        ClassInfo(labels.ids[c], c, c in labels.with_joints)
+        ClassInfo(labels.ids[c], c, c in labels.with_keypoints)
         for c in sorted(labels.counts, key=lambda c: labels.ids[c])
     ]
-    skeleton = SKELETON if labels.joints == KEYPOINT_NAMES else ()
+    skeleton = SKELETON if labels.keypoint_names == KEYPOINT_NAMES else ()
     sized = None if size is None else Preprocessing(min_size=size[0], max_size=size[1])
     if from_.model is None:
         assert from_.backbone is not None  # noqa: S101  # an origin has one or the other
@@ -123,7 +123,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
             name=name,
             architecture=network.to_dict(),
             classes=tuple(classes),
-            keypoint_names=labels.joints,
+            keypoint_names=labels.keypoint_names,
             skeleton=skeleton,
             preprocessing=sized
             or (Preprocessing(min_size=256, max_size=448) if from_.backbone == "tiny" else Preprocessing()),
@@ -132,7 +132,7 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     loaded = presets.load_model(from_.model.source.local(), weights_dir=from_.model.source.weights_dir)
     old = loaded.spec
     names = (
-        old.keypoint_names if keypoints and set(labels.joints) <= set(old.keypoint_names) else labels.joints
+        old.keypoint_names if keypoints and set(labels.keypoint_names) <= set(old.keypoint_names) else labels.keypoint_names
     )
     keeps_keypoints = not keypoints and parse(old.architecture).keypoints
     known = {info.name: info for info in old.classes}

@@ -25,7 +25,7 @@ _ROUNDED = 2.0
 """Pixels by which the edges of a box and of a mask of few pixels may lie apart: polygons become whole pixels."""
 
 _OUTSIDE = 1.0
-"""Pixels by which boxes and joints may leave the frame: tools round outwards, and COCO's own boxes do."""
+"""Pixels by which boxes and keypoints may leave the frame: tools round outwards, and COCO's own boxes do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,56 +40,57 @@ class Problem:
 
 def problems(sets: Iterable[LabelSet], classes: Collection[str] | None = None) -> Iterator[Problem]:
     """Everything that is wrong. `classes` are those that a model knows; None leaves names unchecked."""
-    for found in sets:
+    for labels in sets:
         first: dict[object, int] = {}
-        for position, instance in enumerate(found.instances):
-            told = list(_wrong(found, instance, classes))
+        for position, instance in enumerate(labels.instances):
+            wrong = list(_wrong(labels, instance, classes))
             twin = first.setdefault(
-                (instance.label, instance.mask or instance.box, instance.joints), position
+                (instance.label, instance.mask or instance.box, instance.keypoints), position
             )
             if twin != position:
-                told.append(f"is the same as instance {twin}")
-            for problem in told:
-                yield Problem(uri=found.uri, instance=position, label=instance.label, problem=problem)
+                wrong.append(f"is the same as instance {twin}")
+            for problem in wrong:
+                yield Problem(uri=labels.uri, instance=position, label=instance.label, problem=problem)
 
 
-def _wrong(found: LabelSet, instance: Instance, classes: Collection[str] | None) -> Iterator[str]:
+def _wrong(labels: LabelSet, instance: Instance, classes: Collection[str] | None) -> Iterator[str]:
     if classes is not None and instance.label not in classes:
         yield "the model has no such class"
     if instance.mask is not None:
         if not instance.mask.area:
             yield "the mask is empty"
-        if found.width is not None and (instance.mask.height, instance.mask.width) != (
-            found.height,
-            found.width,
+        if labels.width is not None and (instance.mask.height, instance.mask.width) != (
+            labels.height,
+            labels.width,
         ):
-            yield f"the mask is {instance.mask.width}×{instance.mask.height}, the image {found.width}×{found.height}"
+            yield f"the mask is {instance.mask.width}×{instance.mask.height}, the image {labels.width}×{labels.height}"
     x, y, w, h = instance.box
     if not w or not h:
         yield "the box has no area"
     elif instance.mask is not None and (
-        found.width is None or (instance.mask.height, instance.mask.width) == (found.height, found.width)
+        labels.width is None or (instance.mask.height, instance.mask.width) == (labels.height, labels.width)
     ):
-        yield from _not_around(found, instance.box, instance.mask)
+        yield from _not_around(labels, instance.box, instance.mask)
     if 0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1:
         yield "the box lies in the first pixel; is it in fractions of the image?"
-    if found.width is None or found.height is None:
+    if labels.width is None or labels.height is None:
         return
-    if x < -_OUTSIDE or y < -_OUTSIDE or x + w > found.width + _OUTSIDE or y + h > found.height + _OUTSIDE:
-        yield f"the box [{x:g}, {y:g}, {w:g}, {h:g}] leaves the {found.width}×{found.height} image"
+    if x < -_OUTSIDE or y < -_OUTSIDE or x + w > labels.width + _OUTSIDE or y + h > labels.height + _OUTSIDE:
+        yield f"the box [{x:g}, {y:g}, {w:g}, {h:g}] leaves the {labels.width}×{labels.height} image"
     outside = [
-        joint.name
-        for joint in instance.joints
-        if joint.visibility
+        keypoint.name
+        for keypoint in instance.keypoints
+        if keypoint.visibility
         and not (
-            -_OUTSIDE <= joint.x <= found.width + _OUTSIDE and -_OUTSIDE <= joint.y <= found.height + _OUTSIDE
+            -_OUTSIDE <= keypoint.x <= labels.width + _OUTSIDE
+            and -_OUTSIDE <= keypoint.y <= labels.height + _OUTSIDE
         )
     ]
     if outside:
-        yield f"joints outside the image: {', '.join(outside)}"
+        yield f"keypoints outside the image: {', '.join(outside)}"
 
 
-def _not_around(found: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
+def _not_around(labels: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
     """That the box is not the one around the mask, and what it may be instead."""
     around = mask.box
     apart = max(abs(a - b) for a, b in zip(_edges(box), _edges(around), strict=True))
@@ -103,8 +104,8 @@ def _not_around(found: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
         "its corners": (x, y, w - x, h - y),
         "its centre and size": (x - w / 2, y - h / 2, w, h),
     }
-    if found.width and found.height:
-        width, height = found.width, found.height
+    if labels.width and labels.height:
+        width, height = labels.width, labels.height
         fractions = (x * width, y * height, w * width, h * height)
         readings["fractions of the image"] = fractions
         fx, fy, fw, fh = fractions
@@ -128,7 +129,7 @@ def _edges(box: Box) -> Box:
     return x, y, x + w, y + h
 
 
-def _overlap(one: Box, other: Box) -> float:
-    if min(one[2:]) <= 0:
+def _overlap(first: Box, second: Box) -> float:
+    if min(first[2:]) <= 0:
         return 0.0
-    return float(iou_xywh(np.array(one), np.array(other)))
+    return float(iou_xywh(np.array(first), np.array(second)))

@@ -52,17 +52,17 @@ def read(
     file that is no such file at all, for files of different formats, for one of which nothing could be read, and, unless
     `allow_empty`, for one that has images and no annotation at all.
     """
-    chosen, found = _read(files, format_)
-    if strict and found.skipped:
-        raise UserError(f"{_listed(found.skipped)}; without --strict they are left out")
-    if found.unannotated and not allow_empty:
+    chosen, label_file = _read(files, format_)
+    if strict and label_file.skipped:
+        raise UserError(f"{_listed(label_file.skipped)}; without --strict they are left out")
+    if label_file.unannotated and not allow_empty:
         raise UserError(
-            f"{found.unannotated[0]}: has images and no annotation at all, as CVAT's export COCO Keypoints writes it where it "
+            f"{label_file.unannotated[0]}: has images and no annotation at all, as CVAT's export COCO Keypoints writes it where it "
             "lost the annotations (COCO 1.0 has them); --allow-empty says that these images hold nothing"
         )
-    if found.skipped and not found.images:
-        raise UserError(f"{_listed(found.skipped)}; nothing is left to import")
-    return chosen, found
+    if label_file.skipped and not label_file.images:
+        raise UserError(f"{_listed(label_file.skipped)}; nothing is left to import")
+    return chosen, label_file
 
 
 def _listed(skipped: Sequence[Skipped]) -> str:
@@ -77,9 +77,9 @@ def _read(files: Sequence[tuple[str, bytes]], format_: str | None) -> tuple[str,
     family = {"label-studio" if shape == "label-studio" else "coco" for shape in shapes}
     chosen = format_ or ("cvat" if "cvat" in shapes else shapes[0])
     if len(family) > 1 or ("label-studio" in family) != (chosen == "label-studio"):
-        told = ", ".join(f"{file} is {shape}" for (file, _), shape in zip(contents, shapes, strict=True))
+        formats = ", ".join(f"{file} is {shape}" for (file, _), shape in zip(contents, shapes, strict=True))
         raise UserError(
-            f"files of one import must be of one format{f' ({format_})' if format_ else ''}, but {told}"
+            f"files of one import must be of one format{f' ({format_})' if format_ else ''}, but {formats}"
         )
     if chosen != "label-studio":
         coco = CocoReader(cvat=chosen == "cvat")
@@ -113,7 +113,7 @@ def prepare(
     notes: Counter[str] = Counter(placement.notes)
     if left := len(placement.placed) - len(placed):
         notes["images without annotations left out (--skip-empty)"] = left
-    before = {one.uri: one for one in label_store.newest(lake, [uri for _, uri in placed])}
+    before = {label_set.uri: label_set for label_set in label_store.newest(lake, [uri for _, uri in placed])}
     numbers = _numbers(lake, [image for image, _ in placed], ids, notes)
     sets = [
         LabelSet(

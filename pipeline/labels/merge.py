@@ -1,4 +1,4 @@
-"""What several files say of the instances of one image, put together: a mask from one, joints from another.
+"""What several files say of the instances of one image, put together: a mask from one, keypoints from another.
 
 Annotations are of one instance when they have the same id, class and box (within a pixel). Ids of files that were not
 made together mean nothing, so what is left is joined by its boxes: the pairs of one class that overlap most, down to an
@@ -26,15 +26,15 @@ class Merged:
     instances: list[Instance] = field(default_factory=list)
     by_id: dict[Hashable, int] = field(default_factory=dict)
 
-    def add(self, given: Sequence[tuple[Hashable, Instance]]) -> int:
+    def add(self, annotations: Sequence[tuple[Hashable, Instance]]) -> int:
         """Take in the annotations of one more file; how many were joined by their boxes alone."""
         before, free = len(self.instances), set(range(len(self.instances)))
         left: list[tuple[Hashable, Instance]] = []
-        for id_, instance in given:
-            at = self.by_id.get(id_)
-            if at in free and at is not None and _same(self.instances[at], instance):
-                self._join(at, instance)
-                free.remove(at)
+        for id_, instance in annotations:
+            position = self.by_id.get(id_)
+            if position in free and position is not None and _same(self.instances[position], instance):
+                self._join(position, instance)
+                free.remove(position)
             else:
                 left.append((id_, instance))
         pairs = self._overlapping(sorted(free), [instance for _, instance in left])
@@ -47,16 +47,16 @@ class Merged:
         assert len(self.instances) == before + len(left) - len(pairs)  # noqa: S101  # none lost
         return len(pairs)
 
-    def _join(self, at: int, instance: Instance) -> None:
-        one = self.instances[at]
-        self.instances[at] = replace(
-            one,
-            mask=one.mask or instance.mask,
-            joints=one.joints or instance.joints,
-            iscrowd=one.iscrowd or instance.iscrowd,
-            ignore=one.ignore or instance.ignore,
-            given_area=one.given_area or instance.given_area,
-            num_keypoints=instance.num_keypoints if one.num_keypoints is None else one.num_keypoints,
+    def _join(self, position: int, instance: Instance) -> None:
+        known = self.instances[position]
+        self.instances[position] = replace(
+            known,
+            mask=known.mask or instance.mask,
+            keypoints=known.keypoints or instance.keypoints,
+            iscrowd=known.iscrowd or instance.iscrowd,
+            ignore=known.ignore or instance.ignore,
+            given_area=known.given_area or instance.given_area,
+            num_keypoints=instance.num_keypoints if known.num_keypoints is None else known.num_keypoints,
         )
 
     def _overlapping(self, free: list[int], left: list[Instance]) -> dict[int, int]:
@@ -74,15 +74,15 @@ class Merged:
         return pairs
 
 
-def _same(one: Instance, other: Instance) -> bool:
-    apart = max(abs(a - b) for a, b in zip(one.box, other.box, strict=True))
-    return apart <= _SAME_BOX and _fit(one, other)
+def _same(first: Instance, second: Instance) -> bool:
+    apart = max(abs(a - b) for a, b in zip(first.box, second.box, strict=True))
+    return apart <= _SAME_BOX and _fit(first, second)
 
 
-def _fit(one: Instance, other: Instance) -> bool:
-    """Whether both can be one object; of two that both have joints, only when these are equal."""
-    joints = not (one.joints and other.joints) or one.joints == other.joints
-    return one.label == other.label and one.iscrowd == other.iscrowd and joints
+def _fit(first: Instance, second: Instance) -> bool:
+    """Whether both can be one object; of two that both have keypoints, only when these are equal."""
+    keypoints = not (first.keypoints and second.keypoints) or first.keypoints == second.keypoints
+    return first.label == second.label and first.iscrowd == second.iscrowd and keypoints
 
 
 def _boxes(instances: Sequence[Instance]) -> NDArray[np.float64]:

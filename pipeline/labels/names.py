@@ -76,11 +76,11 @@ def _behind_link(name: str) -> str | None:
     """The URI in a link of Label Studio's own to an object of a cloud storage (…/presign/?fileuri=<base64>)."""
     if "fileuri=" not in name:
         return None
-    [given] = parse_qs(urlsplit(name).query).get("fileuri", [""])[:1]
-    if is_location(given):
-        return given
+    [location] = parse_qs(urlsplit(name).query).get("fileuri", [""])[:1]
+    if is_location(location):
+        return location
     try:
-        uri = base64.b64decode(given + "=" * (-len(given) % 4), altchars=b"-_", validate=True).decode()
+        uri = base64.b64decode(location + "=" * (-len(location) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         return None
     return uri if is_location(uri) else None

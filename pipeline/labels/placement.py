@@ -66,11 +66,13 @@ def place(
 ) -> Placement:
     """Find the uri of each image. `by_basename` compares the last part of names only; `unchecked` takes names below
     `prefix` for objects that are there."""
-    told = [_told(image, mapping or {}, prefix, by_basename=by_basename) for image in images]
+    candidates = [_candidate_uris(image, mapping or {}, prefix, by_basename=by_basename) for image in images]
     ends = {_last(form) for image in images for name in (image.name, *image.aliases) for form in _forms(name)}
-    sizes = _known_images(lake, ends | {_last(uri) for uris in told for uri in uris})
-    asked = {uri for uris in told if not sizes.keys() & set(uris) for uri in uris}
-    asked -= {uris[0] for image, uris in zip(images, told, strict=True) if _is_certain(image, mapping or {})}
+    sizes = _known_images(lake, ends | {_last(uri) for uris in candidates for uri in uris})
+    asked = {uri for uris in candidates if not sizes.keys() & set(uris) for uri in uris}
+    asked -= {
+        uris[0] for image, uris in zip(images, candidates, strict=True) if _is_certain(image, mapping or {})
+    }
     missing: set[str] = set()
     notes: Counter[str] = Counter()
     if asked and prefix is not None and not unchecked:
@@ -78,7 +80,7 @@ def place(
             missing = asked - _present(lake.storage, prefix, asked)
         except UserError as error:
             notes[f"images were not looked for, their names are taken as they are ({error})"] = sum(
-                not asked.isdisjoint(uris) for uris in told
+                not asked.isdisjoint(uris) for uris in candidates
             )
     by_last: dict[str, list[str]] = defaultdict(list)
     for known in sizes:
@@ -86,17 +88,17 @@ def place(
     placed: list[tuple[LabelledImage, str]] = []
     unplaced: list[Unplaced] = []
     first: dict[str, str] = {}
-    for image, uris in zip(images, told, strict=True):
+    for image, uris in zip(images, candidates, strict=True):
         if uris:  # of what the name may mean, what the lake knows, else what is there
-            found = [min(uris, key=lambda uri: (uri not in sizes, uri in missing))]
+            matching = [min(uris, key=lambda uri: (uri not in sizes, uri in missing))]
         else:
-            found = _matches(image, by_last, by_basename=by_basename)
-        reason = _why_not(image, found, sizes, first)
-        if reason is None and found[0] in missing:
-            reason = f"is not there: {found[0]} does not exist (--unchecked takes names as they are)"
+            matching = _matches(image, by_last, by_basename=by_basename)
+        reason = _why_not(image, matching, sizes, first)
+        if reason is None and matching[0] in missing:
+            reason = f"is not there: {matching[0]} does not exist (--unchecked takes names as they are)"
         if reason is None:
-            first[found[0]] = image.name
-            placed.append((image, found[0]))
+            first[matching[0]] = image.name
+            placed.append((image, matching[0]))
         else:
             unplaced.append(Unplaced(name=image.name, reason=reason))
     return Placement(placed=placed, unplaced=unplaced, sizes=sizes, notes=notes)
@@ -147,7 +149,7 @@ def _is_certain(image: LabelledImage, mapping: Mapping[str, str]) -> bool:
     return image.name in mapping or image.uri is not None
 
 
-def _told(
+def _candidate_uris(
     image: LabelledImage, mapping: Mapping[str, str], prefix: str | None, *, by_basename: bool
 ) -> list[str]:
     """The URIs that the mapping, the file or the prefix tell, the likeliest first; empty where the lake's images must."""
@@ -171,8 +173,8 @@ def _below(prefix: str, name: str, by_basename: bool) -> Iterable[str]:
     elif names.is_location(name):
         yield normalise(name)
     elif "://" not in name:
-        protocol, found, rest = prefix.partition("://")
-        if found:  # a URL's path, which may begin with the bucket, or be the whole key
+        protocol, separator, rest = prefix.partition("://")
+        if separator:  # a URL's path, which may begin with the bucket, or be the whole key
             roots = (f"{protocol}://", f"{protocol}://{rest.partition('/')[0]}/")
             yield from (
                 uri for uri in (root + names.cleaned(name) for root in roots) if uri.startswith(folder)
@@ -195,20 +197,20 @@ def _matches(image: LabelledImage, by_last: Mapping[str, list[str]], *, by_basen
         for form in _forms(name):
             tail = "/" + (_last(form) if by_basename else names.composed(form))
             candidates = by_last.get(_last(form), [])
-            if found := [uri for uri in candidates if names.composed(uri).endswith(tail)]:
-                return found
+            if matching := [uri for uri in candidates if names.composed(uri).endswith(tail)]:
+                return matching
     return []
 
 
 def _why_not(
-    image: LabelledImage, found: list[str], sizes: Mapping[str, Size], first: Mapping[str, str]
+    image: LabelledImage, uris: list[str], sizes: Mapping[str, Size], first: Mapping[str, str]
 ) -> str | None:
-    if not found:
+    if not uris:
         return "is not in the lake's images"
-    if len(found) > 1:
-        more = ", …" if len(found) > _CANDIDATES else ""
-        return f"could be {len(found)} images: {', '.join(sorted(found)[:_CANDIDATES])}{more}"
-    [uri] = found
+    if len(uris) > 1:
+        more = ", …" if len(uris) > _CANDIDATES else ""
+        return f"could be {len(uris)} images: {', '.join(sorted(uris)[:_CANDIDATES])}{more}"
+    [uri] = uris
     if uri in first:
         return f"is {uri}, and so is {first[uri]!r}"
     width, height = sizes.get(uri, (None, None))
@@ -223,7 +225,7 @@ def _why_not(
 
 def _known_images(lake: Lake, wanted: set[str]) -> dict[str, Size]:
     """The size of every image of the lake whose last part is wanted, as its newest run tells it."""
-    found: dict[str, tuple[str, Size]] = {}
+    newest: dict[str, tuple[str, Size]] = {}
     if not lake.parts("images"):
         return {}
     dataset = lake.dataset("images")
@@ -231,9 +233,9 @@ def _known_images(lake: Lake, wanted: set[str]) -> dict[str, Size]:
         for batch in dataset.to_batches(columns=["run", "uri", "width", "height"]):
             columns: Iterable[list] = (column.to_pylist() for column in batch.columns)
             for run, uri, width, height in zip(*columns, strict=True):
-                if _last(uri) in wanted and (uri not in found or found[uri][0] < run):
-                    found[uri] = run, (width, height)
-    return {uri: size for uri, (_, size) in found.items()}
+                if _last(uri) in wanted and (uri not in newest or newest[uri][0] < run):
+                    newest[uri] = run, (width, height)
+    return {uri: size for uri, (_, size) in newest.items()}
 
 
 def _last(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the image."""
 
 
-class Joint(NamedTuple):
-    """A joint: pixels of the image, and COCO's visibility: 0 not labelled, 1 hidden, 2 visible."""
+class Keypoint(NamedTuple):
+    """A keypoint: pixels of the image, and COCO's visibility: 0 not labelled, 1 hidden, 2 visible."""
 
     name: str
     x: float
@@ -36,9 +36,9 @@ class Joint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One labelled object, in the precision of the lake: numbers are single, unlabelled joints lie at 0, 0.
+    """One labelled object, in the precision of the lake: numbers are single, unlabelled keypoints lie at 0, 0.
 
-    `joints` is empty where none is labelled. `label_id` is None where the file numbers no classes. `given_area` and
+    `keypoints` is empty where none is labelled. `label_id` is None where the file numbers no classes. `given_area` and
     `num_keypoints` are what COCO's evaluation reads, where the file has other numbers than one would count. What is to be
     ignored is neither learnt, nor background, nor counted as found or missed.
     """
@@ -47,7 +47,7 @@ class Instance:
     label_id: int | None
     box: Box
     mask: LabelMask | None = None
-    joints: tuple[Joint, ...] = ()
+    keypoints: tuple[Keypoint, ...] = ()
     iscrowd: bool = False
     ignore: bool = False
     given_area: float | None = None
@@ -56,8 +56,8 @@ class Instance:
     def __post_init__(self) -> None:
         x, y, w, h = np.asarray(self.box, np.float32).tolist()
         object.__setattr__(self, "box", (x, y, w, h))
-        labelled = any(joint.visibility for joint in self.joints)
-        object.__setattr__(self, "joints", tuple(map(_single, self.joints)) if labelled else ())
+        labelled = any(keypoint.visibility for keypoint in self.keypoints)
+        object.__setattr__(self, "keypoints", tuple(map(_single, self.keypoints)) if labelled else ())
         if self.given_area is not None and self.given_area == self.area:
             object.__setattr__(self, "given_area", None)
         if self.num_keypoints == self._counted_keypoints or not labelled:
@@ -82,13 +82,15 @@ class Instance:
 
     @property
     def _counted_keypoints(self) -> int:
-        return sum(joint.visibility > 0 for joint in self.joints)
+        return sum(keypoint.visibility > 0 for keypoint in self.keypoints)
 
 
-def _single(joint: Joint) -> Joint:
-    if not joint.visibility:
-        return Joint(joint.name, 0.0, 0.0, 0)
-    return Joint(joint.name, float(np.float32(joint.x)), float(np.float32(joint.y)), joint.visibility)
+def _single(keypoint: Keypoint) -> Keypoint:
+    if not keypoint.visibility:
+        return Keypoint(keypoint.name, 0.0, 0.0, 0)
+    return Keypoint(
+        keypoint.name, float(np.float32(keypoint.x)), float(np.float32(keypoint.y)), keypoint.visibility
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,28 +165,43 @@ class LabelFile:
 
 def known_images(images: Iterable[LabelledImage], notes: Counter[str]) -> list[LabelledImage]:
     """The images of which anything is known. One of which everything was left out is not one that holds nothing."""
-    given = list(images)
-    known = [image for image in given if image.instances or not image.unread]
-    if left := len(given) - len(known):
+    every = list(images)
+    known = [image for image in every if image.instances or not image.unread]
+    if left := len(every) - len(known):
         notes["images left out: nothing that is labelled in them could be read"] += left
     return known
 
 
+# A digest is made of this text, names included, and exported files carry digests: the names must never change.
+_Rle = namedtuple("_Rle", ["height", "width", "counts"])
+_Rle.__name__ = "Rle"
+_Joint = namedtuple("_Joint", ["name", "x", "y", "visibility"])
+_Joint.__name__ = "Joint"
+
+
 def digest(instances: Iterable[Instance]) -> str:
-    """What names these instances, but for the ids of their classes: equal only if nobody has changed one."""
-    told = [
+    """16 hex digits that name these instances, without the ids of their classes: equal only if nobody has changed one."""
+    values = [
         (
-            *(one.label, one.box, one.mask, [joint for joint in one.joints if joint.visibility], one.iscrowd),
+            instance.label,
+            instance.box,
+            instance.mask and _Rle(*instance.mask),
+            [_Joint(*keypoint) for keypoint in instance.keypoints if keypoint.visibility],
+            instance.iscrowd,
             # only where there are any, so that files which were exported before these were kept come back as they are
-            *((one.ignore, one.given_area, one.num_keypoints) if _has_extras(one) else ()),
+            *(
+                (instance.ignore, instance.given_area, instance.num_keypoints)
+                if _has_extras(instance)
+                else ()
+            ),
         )
-        for one in instances
+        for instance in instances
     ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
-def _has_extras(one: Instance) -> bool:
-    return one.ignore or one.given_area is not None or one.num_keypoints is not None
+def _has_extras(instance: Instance) -> bool:
+    return instance.ignore or instance.given_area is not None or instance.num_keypoints is not None
 
 
 def split_of(uri: str) -> str:
@@ -213,27 +230,27 @@ def number_classes(wanted: Mapping[str, int | None], known: Mapping[str, int]) -
 def to_table(sets: Iterable[LabelSet], labelled_at: datetime.datetime) -> pa.Table:
     """Rows of `labels`, sorted by uri and instance."""
     rows = [
-        _row(found, position, instance) | {"labelled_at": labelled_at}
-        for found in sorted(sets, key=lambda one: one.uri)
-        for position, instance in _numbered(found)
+        _row(labels, position, instance) | {"labelled_at": labelled_at}
+        for labels in sorted(sets, key=lambda labels: labels.uri)
+        for position, instance in _numbered(labels)
     ]
     return pa.Table.from_pylist(rows, schema=with_footer(LABELS, None))
 
 
-def _numbered(found: LabelSet) -> Iterable[tuple[int, Instance | None]]:
-    return enumerate(found.instances) if found.instances else [(EMPTY, None)]
+def _numbered(labels: LabelSet) -> Iterable[tuple[int, Instance | None]]:
+    return enumerate(labels.instances) if labels.instances else [(EMPTY, None)]
 
 
-def _row(found: LabelSet, position: int, instance: Instance | None) -> dict[str, Any]:
+def _row(labels: LabelSet, position: int, instance: Instance | None) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "uri": found.uri,
-        "width": found.width,
-        "height": found.height,
+        "uri": labels.uri,
+        "width": labels.width,
+        "height": labels.height,
         "instance": position,
-        "source": found.source,
-        "split": found.split,
-        "absent": None if found.absent is None else list(found.absent),
-        "not_exhaustive": list(found.not_exhaustive) or None,
+        "source": labels.source,
+        "split": labels.split,
+        "absent": None if labels.absent is None else list(labels.absent),
+        "not_exhaustive": list(labels.not_exhaustive) or None,
     }
     if instance is None:
         return row
@@ -244,7 +261,7 @@ def _row(found: LabelSet, position: int, instance: Instance | None) -> dict[str,
         "area": instance.area,
         **dict(zip("xywh", instance.box, strict=True)),
         "mask": mask and {"size": [mask.height, mask.width], "counts": mask.counts},
-        "keypoints": [joint._asdict() for joint in instance.joints] or None,
+        "keypoints": [keypoint._asdict() for keypoint in instance.keypoints] or None,
         "iscrowd": instance.iscrowd,
         "ignore": instance.ignore,
         "given_area": instance.given_area,
@@ -258,7 +275,7 @@ def from_table(table: pa.Table) -> list[LabelSet]:
     instances: dict[str, list[Instance]] = {}
     for row in table.sort_by([("uri", "ascending"), ("instance", "ascending")]).to_pylist():
         uri = row["uri"]
-        found = instances.setdefault(uri, [])
+        of_image = instances.setdefault(uri, [])
         if uri not in sets:
             sets[uri] = LabelSet(
                 **{name: row[name] for name in ("uri", "width", "height", "source", "split")},
@@ -267,8 +284,8 @@ def from_table(table: pa.Table) -> list[LabelSet]:
                 not_exhaustive=tuple(row["not_exhaustive"] or ()),
             )
         if row["instance"] != EMPTY:
-            found.append(_instance(row))
-    return [LabelSet(**{**vars(found), "instances": tuple(instances[uri])}) for uri, found in sets.items()]
+            of_image.append(_instance(row))
+    return [LabelSet(**{**vars(labels), "instances": tuple(instances[uri])}) for uri, labels in sets.items()]
 
 
 def _instance(row: dict[str, Any]) -> Instance:
@@ -278,7 +295,7 @@ def _instance(row: dict[str, Any]) -> Instance:
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
         mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
-        joints=tuple(Joint(**joint) for joint in row["keypoints"] or ()),
+        keypoints=tuple(Keypoint(**keypoint) for keypoint in row["keypoints"] or ()),
         iscrowd=row["iscrowd"],
         ignore=bool(row["ignore"]),  # null in parts of older versions, as the numbers
         given_area=row["given_area"],

@@ -69,8 +69,8 @@ def classes(lake: Lake) -> dict[str, int]:
     with explaining(lake.uri, "read labels"):
         table = dataset.to_table(columns=["label", "label_id", "labelled_at"])
     table = table.set_column(0, "label", table["label"].cast(pa.string()))
-    found = table.group_by(["label", "label_id"]).aggregate([("labelled_at", "max")])
-    rows = sorted(found.to_pylist(), key=lambda row: row["labelled_at_max"])
+    newest_ids = table.group_by(["label", "label_id"]).aggregate([("labelled_at", "max")])
+    rows = sorted(newest_ids.to_pylist(), key=lambda row: row["labelled_at_max"])
     return {row["label"]: row["label_id"] for row in rows if row["label"] is not None}
 
 
@@ -81,19 +81,19 @@ def add(
 
     `dry_run` only tells what that would be. Raises UserError when they cannot be written; then nothing is.
     """
-    given = list(sets)
+    wanted = list(sets)
     if current is None:
-        current = newest(lake, [one.uri for one in given])
-    known = {one.uri: one for one in current}
-    changed = [one for one in given if known.get(one.uri) != one]
-    replaced = sum(one.uri in known for one in changed)
+        current = newest(lake, [label_set.uri for label_set in wanted])
+    known = {label_set.uri: label_set for label_set in current}
+    changed = [label_set for label_set in wanted if known.get(label_set.uri) != label_set]
+    replaced = sum(label_set.uri in known for label_set in changed)
     part = _write(lake, changed) if changed and not dry_run else None
     return Added(
         part=part,
         new=len(changed) - replaced,
         replaced=replaced,
-        unchanged=len(given) - len(changed),
-        instances=sum(len(one.instances) for one in changed),
+        unchanged=len(wanted) - len(changed),
+        instances=sum(len(label_set.instances) for label_set in changed),
     )
 
 

@@ -87,7 +87,7 @@ class CandidateInstances:
     def together(parts: list[CandidateInstances]) -> CandidateInstances:
         names = CandidateInstances.__dataclass_fields__
         return CandidateInstances(
-            **{name: np.concatenate([getattr(one, name) for one in parts]) for name in names}
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         )
 
 
@@ -99,12 +99,12 @@ def labelled(lake: Lake) -> Labelled:
     with explaining(lake.uri, "read labels"):
         table = dataset.to_table(columns=["uri", "label", "labelled_at"])
     code, uris = _codes(table["uri"])
-    at = table["labelled_at"].cast(pa.int64()).to_numpy()
+    times = table["labelled_at"].cast(pa.int64()).to_numpy()
     newest = np.full(len(uris), np.iinfo(np.int64).min)
-    np.maximum.at(newest, code, at)
-    current = table["label"].cast(pa.string()).filter(pa.array(at == newest[code])).drop_null()
+    np.maximum.at(newest, code, times)
+    current = table["label"].cast(pa.string()).filter(pa.array(times == newest[code])).drop_null()
     return Labelled(
-        uris=uris, counts={one["values"]: one["counts"] for one in pc.value_counts(current).to_pylist()}
+        uris=uris, counts={count["values"]: count["counts"] for count in pc.value_counts(current).to_pylist()}
     )
 
 
@@ -135,9 +135,9 @@ def candidates(
         """Of each image the newest of these rows; -1 where it has none."""
         positions = np.flatnonzero(rows)
         order = positions[np.lexsort((image_id[positions], age[positions], image[positions]))]
-        found = np.full(len(uris), -1)
-        found[image[order]] = order  # of several the last one stays
-        return found
+        latest = np.full(len(uris), -1)
+        latest[image[order]] = order  # of several the last one stays
+        return latest
 
     narrowed = np.ones(len(image), bool)
     for code, names, wanted in ((run_code, run_names, run), (model_code, model_names, model)):
@@ -236,12 +236,12 @@ def detections(
             run = batch["run"].dictionary_encode()
             run_code = np.array([numbers[name] for name in run.dictionary.to_pylist()])[run.indices]
             key = run_code * _IMAGES_OF_A_RUN + batch["image_id"].to_numpy()
-            at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-            mine = keys[at] == key
-            at = at[mine]
+            place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+            mine = keys[place] == key
+            place = place[mine]
             yield CandidateInstances(
-                image=owner[at],
-                side=side[at],
+                image=owner[place],
+                side=side[place],
                 instance=batch["instance"].to_numpy()[mine],
                 label=classes.codes(batch["label"])[mine],
                 score=batch["score"].to_numpy()[mine],
@@ -250,7 +250,7 @@ def detections(
 
 
 def chosen_rows(lake: Lake, runs: Collection[str], uris: Collection[str]) -> tuple[pa.Table, pa.Table]:
-    """The rows of `images` (run, uri, width, height) and of `instances` of a few images, masks and joints included.
+    """The rows of `images` (run, uri, width, height) and of `instances` of a few images, masks and keypoints included.
 
     Only the parts that hold these images are opened: masks are nearly all of a lake's bytes.
     """
@@ -262,7 +262,9 @@ def chosen_rows(lake: Lake, runs: Collection[str], uris: Collection[str]) -> tup
         images = dataset.to_table(columns=["run", "uri", "width", "height", "__filename"], filter=wanted)
     ends = {"/".join(name.split("/")[-2:]) for name in pc.unique(images["__filename"]).to_pylist()}
     every = lake.dataset("instances", runs)
-    parts = [one for one in every.get_fragments() if "/".join(one.path.split("/")[-2:]) in ends]
+    parts = [
+        fragment for fragment in every.get_fragments() if "/".join(fragment.path.split("/")[-2:]) in ends
+    ]
     dataset = ds.FileSystemDataset(parts, every.schema, every.format, every.filesystem)
     columns = [
         "run",

@@ -13,36 +13,36 @@ _IMAGES_AT_ONCE = 20_000
 """Bounds the pairs of boxes that are held."""
 
 
-def disagreement(found: CandidateInstances, images: int) -> Floats:
+def disagreement(instances: CandidateInstances, images: int) -> Floats:
     """0 to 1 for each of `images`: how much of what the two sides found is not found by the other.
 
     1 - F, with F the Dice coefficient of the two sets of instances, each worth its score: of a matched pair what both
     scores have in common counts as found by both. One half of each is added as if it were agreed upon, so that a
     single faint instance does not make a whole image disputed.
     """
-    order = np.argsort(found.image, kind="stable")
-    image = found.image[order]
+    order = np.argsort(instances.image, kind="stable")
+    image = instances.image[order]
     common, total = np.zeros(images), np.zeros(images)
     for first in range(0, images, _IMAGES_AT_ONCE):
         low, high = np.searchsorted(image, [first, first + _IMAGES_AT_ONCE])
-        block = _distinct(found.where(order[low:high]))
-        one, other = block.where(block.side == 0), block.where(block.side == 1)
-        a, b = matches(one, other)
-        np.add.at(common, one.image[a], 2 * np.minimum(one.score[a], other.score[b]))
+        block = _distinct(instances.where(order[low:high]))
+        ours, theirs = block.where(block.side == 0), block.where(block.side == 1)
+        a, b = matches(ours, theirs)
+        np.add.at(common, ours.image[a], 2 * np.minimum(ours.score[a], theirs.score[b]))
         np.add.at(total, block.image, block.score)
     return 1 - (common + 1) / (total + 1)
 
 
-def matches(one: CandidateInstances, other: CandidateInstances) -> tuple[Ints, Ints]:
+def matches(ours: CandidateInstances, theirs: CandidateInstances) -> tuple[Ints, Ints]:
     """Positions of the instances that are the same object: those of one class that overlap most, each used once."""
-    key, other_key = (side.image.astype(np.int64) << 32 | side.label for side in (one, other))
-    order = np.argsort(other_key, kind="stable")
-    first = np.searchsorted(other_key[order], key, "left")
-    count = np.searchsorted(other_key[order], key, "right") - first
-    a = np.repeat(np.arange(len(one)), count)
+    key, their_key = (side.image.astype(np.int64) << 32 | side.label for side in (ours, theirs))
+    order = np.argsort(their_key, kind="stable")
+    first = np.searchsorted(their_key[order], key, "left")
+    count = np.searchsorted(their_key[order], key, "right") - first
+    a = np.repeat(np.arange(len(ours)), count)
     nth = np.arange(len(a)) - np.repeat(np.cumsum(count) - count, count)
     b = order[np.repeat(first, count) + nth]
-    iou = iou_xywh(one.box[a], other.box[b])
+    iou = iou_xywh(ours.box[a], theirs.box[b])
     ranked = np.argsort(-iou, kind="stable")
     ranked = ranked[iou[ranked] >= SAME]
     a, b = a[ranked], b[ranked]
@@ -59,15 +59,17 @@ def matches(one: CandidateInstances, other: CandidateInstances) -> tuple[Ints, I
 
 def _first(values: Ints) -> Bools:
     """Where a value is met for the first time."""
-    found = np.zeros(len(values), bool)
-    found[np.unique(values, return_index=True)[1]] = True
-    return found
+    is_first = np.zeros(len(values), bool)
+    is_first[np.unique(values, return_index=True)[1]] = True
+    return is_first
 
 
-def _distinct(found: CandidateInstances) -> CandidateInstances:
+def _distinct(instances: CandidateInstances) -> CandidateInstances:
     """Without instances that a killed attempt has left twice."""
-    order = np.lexsort((found.instance, found.side, found.image))
-    found = found.where(order)
-    same = np.ones(len(found), bool)
-    same[1:] = (np.diff(found.image) != 0) | (np.diff(found.side) != 0) | (np.diff(found.instance) != 0)
-    return found.where(same)
+    order = np.lexsort((instances.instance, instances.side, instances.image))
+    instances = instances.where(order)
+    same = np.ones(len(instances), bool)
+    same[1:] = (
+        (np.diff(instances.image) != 0) | (np.diff(instances.side) != 0) | (np.diff(instances.instance) != 0)
+    )
+    return instances.where(same)

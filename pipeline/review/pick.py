@@ -173,28 +173,28 @@ class _Sieve:
                 self._seen[i] = "changed", "it has changed since the run; `masklake segment` looks at it anew"
             else:
                 self._seen[i] = _look(row)
-        near = list(dict.fromkeys(one for uri in uris for one in self._beside(uri)))
+        near = list(dict.fromkeys(neighbour for uri in uris for neighbour in self._beside(uri)))
         self._labelled_read.update(near)
         for row in self._fetched(near):
-            if not isinstance(found := _look(row), tuple):
-                self._gallery.add(found)
+            if not isinstance(look := _look(row), tuple):
+                self._gallery.add(look)
 
     def _beside(self, uri: str) -> list[str]:
         """The labelled images before and after `uri` in its folder, not read yet: the frames of a burst lie side by side."""
-        at = bisect.bisect(self._labelled, uri)
+        place = bisect.bisect(self._labelled, uri)
         folder = uri[: uri.rfind("/") + 1]
         return [
-            one
-            for one in self._labelled[max(at - 1, 0) : at + 1]
-            if one.startswith(folder) and one not in self._labelled_read
+            neighbour
+            for neighbour in self._labelled[max(place - 1, 0) : place + 1]
+            if neighbour.startswith(folder) and neighbour not in self._labelled_read
         ]
 
     def _fetched(self, uris: list[str]) -> list[dict[str, Any]]:
         rows = [{"image_id": i, "uri": uri} for i, uri in enumerate(uris)]
-        found: list[dict[str, Any]] = fetch(
+        fetched: list[dict[str, Any]] = fetch(
             pa.Table.from_pylist(rows, MANIFEST), self._storage, _NO_LIMIT
         ).to_pylist()
-        return found
+        return fetched
 
 
 def _look(row: dict[str, Any]) -> Fingerprint | tuple[str, str]:

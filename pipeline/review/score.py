@@ -58,17 +58,17 @@ class Reach:
 
 def reach(lake: Lake, runs: list[str]) -> list[Reach]:
     """Of each of `runs`, as their records say."""
-    found = []
+    reaches = []
     for run in lake.runs(runs):
         options, model = (run.record.all_options, run.record.model) if run.record else ({}, {})
         classes, floor = options.get("classes") or model.get("classes"), options.get("score")
-        found.append(
+        reaches.append(
             Reach(
                 floor=float(floor) if isinstance(floor, int | float) else 0.0,
                 classes=frozenset(map(str, classes)) if isinstance(classes, list) and classes else None,
             )
         )
-    return found
+    return reaches
 
 
 def figures(lake: Lake, chosen: Candidates, labels: Mapping[str, int]) -> Figures:
@@ -84,9 +84,9 @@ def figures(lake: Lake, chosen: Candidates, labels: Mapping[str, int]) -> Figure
     rarity, sureness = np.zeros(len(chosen)), np.zeros(len(chosen))
     disputed: list[CandidateInstances] = [_NONE]
     comparable = _Comparable(lake, chosen, classes)
-    for found in review_rows.detections(lake, chosen, classes, NOISE):
-        disputed.append(comparable(found))
-        mine = found.where(found.side == 0)
+    for instances in review_rows.detections(lake, chosen, classes, NOISE):
+        disputed.append(comparable(instances))
+        mine = instances.where(instances.side == 0)
         score = mine.score.astype(np.float64)
         np.add.at(doubt, mine.image, (1 - np.abs(2 * score - 1)) / chosen.copies[mine.image])
         rare = score * _rare(_counts(counts, classes)[mine.label], common)
@@ -116,9 +116,9 @@ _NONE = CandidateInstances(
 )
 
 
-def _rare(labels: Ints, of: int) -> Floats:
+def _rare(labels: Ints, total: int) -> Floats:
     """1 where a class has none of the labels, 0 where it has all."""
-    return np.clip(1 - np.log1p(labels) / np.log1p(of), 0.0, 1.0)
+    return np.clip(1 - np.log1p(labels) / np.log1p(total), 0.0, 1.0)
 
 
 def _counts(counts: Mapping[str, int], classes: Classes) -> Ints:
@@ -129,8 +129,8 @@ def _count(lake: Lake, chosen: Candidates) -> dict[str, int]:
     """Instances by class."""
     classes = Classes()
     counts: Ints = np.zeros(0, np.int64)
-    for found in review_rows.detections(lake, chosen, classes, _SURE):
-        more = np.bincount(found.label[found.side == 0], minlength=len(classes.names))
+    for instances in review_rows.detections(lake, chosen, classes, _SURE):
+        more = np.bincount(instances.label[instances.side == 0], minlength=len(classes.names))
         more[: len(counts)] += counts
         counts = more
     return dict(zip(classes.names, counts.tolist(), strict=True))
@@ -155,17 +155,19 @@ class _Comparable:
         self._chosen = chosen
         self._classes = classes
         self._reaches = reach(lake, chosen.runs) if (chosen.other_run >= 0).any() else []
-        self._floor = np.array([one.floor for one in self._reaches])
+        self._floor = np.array([reach_.floor for reach_ in self._reaches])
         self._able: Bools = np.empty((len(self._reaches), 0), bool)
 
-    def __call__(self, found: CandidateInstances) -> CandidateInstances:
-        found = found.where(self._chosen.other_run[found.image] >= 0)
-        if not len(found):
+    def __call__(self, instances: CandidateInstances) -> CandidateInstances:
+        instances = instances.where(self._chosen.other_run[instances.image] >= 0)
+        if not len(instances):
             return _NONE
         if self._able.shape[1] < len(self._classes.names):
             self._able = np.array([
-                [one.classes is None or name in one.classes for name in self._classes.names]
-                for one in self._reaches
+                [reach_.classes is None or name in reach_.classes for name in self._classes.names]
+                for reach_ in self._reaches
             ])  # fmt: skip
-        runs = np.where(found.side == 0, self._chosen.other_run[found.image], self._chosen.run[found.image])
-        return found.where((found.score >= self._floor[runs]) & self._able[runs, found.label])
+        runs = np.where(
+            instances.side == 0, self._chosen.other_run[instances.image], self._chosen.run[instances.image]
+        )
+        return instances.where((instances.score >= self._floor[runs]) & self._able[runs, instances.label])

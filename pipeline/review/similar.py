@@ -51,15 +51,15 @@ class Gallery:
         self._prints: NDArray[np.uint8] = np.empty((64, 19), np.uint8)
         self._count = 0
 
-    def add(self, one: Fingerprint) -> None:
+    def add(self, other: Fingerprint) -> None:
         if self._count == len(self._prints):
             self._prints = np.concatenate([self._prints, np.empty_like(self._prints)])
-        self._prints[self._count] = one
+        self._prints[self._count] = other
         self._count += 1
 
-    def holds_near(self, one: Fingerprint) -> bool:
+    def holds_near(self, other: Fingerprint) -> bool:
         """Whether an image that is nearly alike is among them."""
         all_ = self._prints[: self._count]
-        bits = np.bitwise_count(all_[:, :16] ^ one[:16]).sum(1)
-        colour = np.abs(all_[:, 16:].astype(np.int16) - one[16:].astype(np.int16)).max(1)
+        bits = np.bitwise_count(all_[:, :16] ^ other[:16]).sum(1)
+        colour = np.abs(all_[:, 16:].astype(np.int16) - other[16:].astype(np.int16)).max(1)
         return bool(((bits <= NEAR) & (colour <= _NEAR_COLOUR)).any())

@@ -14,7 +14,7 @@ import pyarrow as pa
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import studio_writer as label_studio_export
 from masklake.pipeline.labels.masks import LabelMask
-from masklake.pipeline.labels.sets import Instance, Joint, LabelSet
+from masklake.pipeline.labels.sets import Instance, Keypoint, LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review.candidates import Candidates, chosen_rows
 from masklake.pipeline.review.pick import RANDOM, REST, Pick
@@ -24,26 +24,26 @@ _DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Prediction:
     """What the model found in a chosen image, all scores, the highest first."""
 
     set: LabelSet
     scores: tuple[float, ...]
 
-    def above(self, score: float) -> Found:
+    def above(self, score: float) -> Prediction:
         """Only the instances of at least this score."""
-        kept = [i for i, one in enumerate(self.scores) if one >= score]
+        kept = [i for i, own in enumerate(self.scores) if own >= score]
         instances = tuple(self.set.instances[i] for i in kept)
-        return Found(
+        return Prediction(
             set=LabelSet(**vars(self.set) | {"instances": instances}),
             scores=tuple(self.scores[i] for i in kept),
         )
 
 
-def found(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> list[Found]:
+def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> list[Prediction]:
     """Of each chosen image, in order. Raises UserError when the rows cannot be read, or have gone meanwhile."""
     run_of = {
-        candidates.uris[one.image].as_py(): candidates.runs[candidates.run[one.image]] for one in chosen
+        candidates.uris[pick.image].as_py(): candidates.runs[candidates.run[pick.image]] for pick in chosen
     }
     images, instances = chosen_rows(lake, sorted(set(run_of.values())), run_of.keys())
     sizes = {row["uri"]: (row["width"], row["height"]) for row in _of(images, run_of)}
@@ -57,19 +57,19 @@ def found(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> list[Fo
             f"run {run_of[min(gone)]}: rows of {len(gone):,} images have gone since they were chosen (a run is at work?); "
             "try again"
         )
-    made = []
+    ranked_predictions = []
     for uri in run_of:
         ranked = [row for _, row in sorted(rows.get(uri, {}).items())]
         width, height = sizes[uri]
-        made.append(
-            Found(
+        ranked_predictions.append(
+            Prediction(
                 set=LabelSet(
                     uri=uri, width=width, height=height, instances=tuple(map(_instance, ranked)), source="model", split="train"
                 ),
                 scores=tuple(row["score"] for row in ranked),
             )
         )  # fmt: skip
-    return made
+    return ranked_predictions
 
 
 def _of(table: pa.Table, run_of: dict[str, str]) -> list[dict[str, Any]]:
@@ -83,17 +83,17 @@ def _instance(row: dict[str, Any]) -> Instance:
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
         mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
-        # A logit below 0 says that the joint is rather not there: it is left to the annotator.
-        joints=tuple(
-            Joint(one["name"], one["x"], one["y"], 2 if one["score"] > 0 else 0)
-            for one in row["keypoints"] or ()
+        # A logit below 0 says that the keypoint is rather not there: it is left to the annotator.
+        keypoints=tuple(
+            Keypoint(keypoint["name"], keypoint["x"], keypoint["y"], 2 if keypoint["score"] > 0 else 0)
+            for keypoint in row["keypoints"] or ()
         ),
     )
 
 
-def why(one: Pick, figures: Figures) -> dict[str, Any]:
+def why(pick: Pick, figures: Figures) -> dict[str, Any]:
     """The reason for a choice, in words and figures."""
-    i = one.image
+    i = pick.image
     rarest = figures.classes[figures.rarest[i]] if figures.rarest[i] >= 0 else None
     doubt, dispute, rarity = (float(getattr(figures, kind)[i]) for kind in KINDS)
     words = {
@@ -104,8 +104,8 @@ def why(one: Pick, figures: Figures) -> dict[str, Any]:
         REST: "nothing speaks for it, but the budget was not used up",
     }
     return {
-        "kind": one.kind,
-        "reason": words[one.kind],
+        "kind": pick.kind,
+        "reason": words[pick.kind],
         "score": round(float(figures.score[i]), _DIGITS),
         "doubt": round(doubt, _DIGITS),
         "dispute": round(dispute, _DIGITS),
@@ -115,7 +115,7 @@ def why(one: Pick, figures: Figures) -> dict[str, Any]:
 
 
 def tasks(
-    founds: Sequence[Found],
+    predictions: Sequence[Prediction],
     reasons: Sequence[dict[str, Any]],
     models: Sequence[str],
     urls: Sequence[str],
@@ -124,27 +124,29 @@ def tasks(
     return [
         {
             "id": i,
-            "data": {"image": url, **reason, "masklake": _own(one.set)},
+            "data": {"image": url, **reason, "masklake": _own(prediction.set)},
             "predictions": [
                 {
                     "model_version": model,
-                    "score": round(sum(one.scores) / max(len(one.scores), 1), _DIGITS),
-                    "result": _results(one),
+                    "score": round(sum(prediction.scores) / max(len(prediction.scores), 1), _DIGITS),
+                    "result": _results(prediction),
                 }
             ],
         }
-        for i, (one, reason, model, url) in enumerate(zip(founds, reasons, models, urls, strict=True), 1)
+        for i, (prediction, reason, model, url) in enumerate(
+            zip(predictions, reasons, models, urls, strict=True), 1
+        )
     ]
 
 
-def _own(of: LabelSet) -> dict[str, Any]:
-    return {"uri": of.uri, "width": of.width, "height": of.height}
+def _own(labels: LabelSet) -> dict[str, Any]:
+    return {"uri": labels.uri, "width": labels.width, "height": labels.height}
 
 
-def _results(one: Found) -> list[dict[str, Any]]:
-    """Regions with the score of their instance; joints have none of their own."""
-    scores = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(one.scores)}
+def _results(prediction: Prediction) -> list[dict[str, Any]]:
+    """Regions with the score of their instance; keypoints have none of their own."""
+    scores = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(prediction.scores)}
     return [
         result | ({"score": scores[result["id"]]} if result["id"] in scores else {})
-        for result in label_studio_export.results(one.set)
+        for result in label_studio_export.results(prediction.set)
     ]

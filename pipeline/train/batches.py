@@ -47,7 +47,7 @@ class Batches:
     recipe: Recipe
     preprocessing: Preprocessing
     outputs: dict[str, int]
-    joints: tuple[str, ...]
+    keypoint_names: tuple[str, ...]
     mirror: list[int] | None
     storage: Storage
     max_pixels: int = 128_000_000
@@ -115,7 +115,7 @@ def stream(
             yield StepBatch(
                 step=row["step"],
                 examples=unpack_examples(row["examples"]),
-                skipped=[(one["uri"], one["reason"]) for one in row["skipped"]],
+                skipped=[(skipped["uri"], skipped["reason"]) for skipped in row["skipped"]],
             )
 
 
@@ -158,12 +158,12 @@ def load_step(
     )
     examples: list[Example] = []
     skipped = []
-    found = batches.storage.get_many([one.uri for one in sets], batches.max_bytes)
-    for at, one, fetched in zip(positions.tolist(), sets, found, strict=True):
-        seed = int(np.random.SeedSequence([batches.recipe.seed, step, at]).generate_state(1)[0])
-        outcome = _example(one, fetched, batches, options, augment, seed)
+    fetched_images = batches.storage.get_many([label_set.uri for label_set in sets], batches.max_bytes)
+    for position, label_set, fetched in zip(positions.tolist(), sets, fetched_images, strict=True):
+        seed = int(np.random.SeedSequence([batches.recipe.seed, step, position]).generate_state(1)[0])
+        outcome = _example(label_set, fetched, batches, options, augment, seed)
         if isinstance(outcome, str):
-            skipped.append({"uri": one.uri, "reason": redact(outcome)})
+            skipped.append({"uri": label_set.uri, "reason": redact(outcome)})
         else:
             examples.append(outcome)
     return {"step": step, "examples": pack_examples(examples), "skipped": skipped}
@@ -181,34 +181,37 @@ def _example(
         pixels, (width, height) = decode(fetched.data, options)
     except UndecodableError as error:
         return f"cannot be decoded: {error}"
-    told = (labels.width or width, labels.height or height)
-    if told != (width, height):
-        return f"is {width}×{height} now, and was {told[0]}×{told[1]} when it was labelled"
-    return augment(pixels, truth_of(labels, width, height, batches.outputs, batches.joints), seed)
+    labelled_size = (labels.width or width, labels.height or height)
+    if labelled_size != (width, height):
+        return f"is {width}×{height} now, and was {labelled_size[0]}×{labelled_size[1]} when it was labelled"
+    return augment(pixels, truth_of(labels, width, height, batches.outputs, batches.keypoint_names), seed)
 
 
 def truth_of(
-    labels: LabelSet, width: int, height: int, outputs: dict[str, int], joints: tuple[str, ...]
+    labels: LabelSet, width: int, height: int, outputs: dict[str, int], keypoint_names: tuple[str, ...]
 ) -> ImageLabels:
     """The truth for the classes in `outputs`; instances and crowds of others are left out, and are background."""
     from masklake.model.train.augment import ImageLabels
 
-    learnt = [one for one in labels.instances if one.label in outputs]
-    known = [one for one in learnt if not (one.iscrowd or one.ignore)]
-    at = {name: i for i, name in enumerate(joints)}
-    joints_GK3 = np.zeros((len(known), len(joints), 3), np.float32)
-    for row, one in zip(joints_GK3, known, strict=True):
-        for joint in one.joints:
-            if joint.visibility and joint.name in at:
-                row[at[joint.name]] = joint.x, joint.y, joint.visibility
+    learnt = [instance for instance in labels.instances if instance.label in outputs]
+    known = [instance for instance in learnt if not (instance.iscrowd or instance.ignore)]
+    columns = {name: i for i, name in enumerate(keypoint_names)}
+    keypoints_GK3 = np.zeros((len(known), len(keypoint_names), 3), np.float32)
+    for row, instance in zip(keypoints_GK3, known, strict=True):
+        for keypoint in instance.keypoints:
+            if keypoint.visibility and keypoint.name in columns:
+                row[columns[keypoint.name]] = keypoint.x, keypoint.y, keypoint.visibility
     return ImageLabels(
         width=width,
         height=height,
-        boxes=_xyxy([one.box for one in known]),
-        outputs=[outputs[one.label] for one in known],
-        masks=[one.mask.as_coco() if one.mask is not None and one.mask.area else None for one in known],
-        keypoints=joints_GK3,
-        crowds=_xyxy([one.box for one in learnt if one.iscrowd or one.ignore]),
+        boxes=_xyxy([instance.box for instance in known]),
+        outputs=[outputs[instance.label] for instance in known],
+        masks=[
+            instance.mask.as_coco() if instance.mask is not None and instance.mask.area else None
+            for instance in known
+        ],
+        keypoints=keypoints_GK3,
+        crowds=_xyxy([instance.box for instance in learnt if instance.iscrowd or instance.ignore]),
         unsearched=sorted(outputs[name] for name in _unsearched(labels, outputs.keys())),
     )
 
@@ -217,11 +220,11 @@ def _unsearched(labels: LabelSet, classes: Collection[str]) -> set[str]:
     """Those of `classes` of which the image may hold objects that nobody labelled."""
     if labels.absent is None:
         return set(classes).intersection(labels.not_exhaustive)
-    searched = {one.label for one in labels.instances}.union(labels.absent)
+    searched = {instance.label for instance in labels.instances}.union(labels.absent)
     return set(classes) - (searched - set(labels.not_exhaustive))
 
 
 def _xyxy(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
-    found = np.array(boxes, np.float32).reshape(-1, 4)
-    found[:, 2:] += found[:, :2]
-    return found
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners

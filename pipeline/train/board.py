@@ -9,18 +9,18 @@ class Board:
     """Lives in a Ray actor. Its methods are short."""
 
     def __init__(self) -> None:
-        self._told: dict[str, Any] = {}
+        self._news: dict[str, Any] = {}
         self._skipped: dict[str, str] = {}
         self._stop = False
 
-    def tell(self, told: dict[str, Any]) -> bool:
+    def tell(self, news: dict[str, Any]) -> bool:
         """Say how far the training is; whether it is to stop."""
-        self._told |= told
+        self._news |= news
         return self._stop
 
     def step(self) -> int:
         """The step that the training is at; 0 before it has told."""
-        return int(self._told.get("step", 0))
+        return int(self._news.get("step", 0))
 
     def skip(self, skipped: list[tuple[str, str]]) -> None:
         """Images that could not be learnt from, and why."""
@@ -32,4 +32,4 @@ class Board:
 
     def read(self) -> dict[str, Any]:
         """Everything that was told."""
-        return self._told | {"skipped": dict(self._skipped)}
+        return self._news | {"skipped": dict(self._skipped)}

@@ -16,16 +16,16 @@ CHECKPOINTS = "checkpoints"
 
 def last_step(record: TrainingRecord, storage: Storage) -> int:
     """The step of the newest whole checkpoint, from which the training would go on; 0 where there is none."""
-    found = _whole_checkpoints(record, storage)
-    return int(found[0][0].rpartition("-")[2]) if found else 0
+    checkpoints = _whole_checkpoints(record, storage)
+    return int(checkpoints[0][0].rpartition("-")[2]) if checkpoints else 0
 
 
 def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dict[str, Any] | None:
     """Copy the newest whole checkpoint into the local folder `into`; its state, or None where there is none."""
-    found = _whole_checkpoints(record, storage)
-    if not found:
+    checkpoints = _whole_checkpoints(record, storage)
+    if not checkpoints:
         return None
-    folder, names = found[0]
+    folder, names = checkpoints[0]
     for name in names:
         (into / name).write_bytes(storage.read(join(folder, name)))
     state: dict[str, Any] = json.loads((into / STATE).read_text())
@@ -44,11 +44,11 @@ def clear(record: TrainingRecord, storage: Storage) -> None:
 def _whole_checkpoints(record: TrainingRecord, storage: Storage) -> list[tuple[str, set[str]]]:
     """(folder, names of its files), newest first."""
     root = join(record.lake, "runs", record.run, CHECKPOINTS)
-    found: dict[str, set[str]] = {}
+    files: dict[str, set[str]] = {}
     for uri in storage.list(root):
         folder, _, name = uri.rpartition("/")
         # Arrow marks a folder in S3 by an object without a name.
         if folder.startswith(f"{root}/step-") and name:
-            found.setdefault(folder, set()).add(name)
+            files.setdefault(folder, set()).add(name)
     whole = {STATE, "optimizer.safetensors"}
-    return [(folder, found[folder]) for folder in sorted(found, reverse=True) if whole <= found[folder]]
+    return [(folder, files[folder]) for folder in sorted(files, reverse=True) if whole <= files[folder]]

@@ -35,10 +35,10 @@ class TrainingSet:
     """Instances by class, without crowds and what is to be ignored."""
     ids: Mapping[str, int]
     """The id of each class in the labels."""
-    joints: tuple[str, ...]
-    """The names of the joints that any instance has, in the order of the first that has them all."""
-    with_joints: frozenset[str]
-    """Classes of which any instance has joints."""
+    keypoint_names: tuple[str, ...]
+    """The names of the keypoints that any instance has, in the order of the first that has them all."""
+    with_keypoints: frozenset[str]
+    """Classes of which any instance has keypoints."""
     masks: int
     """Instances with a mask."""
     as_of: datetime.datetime
@@ -54,8 +54,10 @@ class TrainingSet:
     def sets(self, positions: Sequence[int] | NDArray[np.int64]) -> list[LabelSet]:
         """The label sets at these positions."""
         return [
-            labels.from_table(self.rows.slice(self.starts[at], self.starts[at + 1] - self.starts[at]))[0]
-            for at in map(int, positions)
+            labels.from_table(
+                self.rows.slice(self.starts[position], self.starts[position + 1] - self.starts[position])
+            )[0]
+            for position in map(int, positions)
         ]
 
 
@@ -108,28 +110,28 @@ def gather(
     first = rows.take(pa.array(starts[:-1])).select(["width", "height"])
     wide = np.asarray(pc.fill_null(pc.greater(first["width"], first["height"]), True))
     counts = Counter(single["label"].to_pylist())
-    joints, with_joints = _joints(single)
+    keypoint_names, with_keypoints = _keypoints(single)
     return TrainingSet(
         rows=rows,
         starts=starts,
         wide=wide,
         counts=dict(counts),
         ids=dict(zip(single["label"].to_pylist(), single["label_id"].to_pylist(), strict=True)),
-        joints=joints,
-        with_joints=with_joints,
+        keypoint_names=keypoint_names,
+        with_keypoints=with_keypoints,
         as_of=pc.max(every["labelled_at"]).as_py(),
         masks=single.num_rows - single["mask"].null_count,
     )
 
 
-def _joints(single: pa.Table) -> tuple[tuple[str, ...], frozenset[str]]:
+def _keypoints(single: pa.Table) -> tuple[tuple[str, ...], frozenset[str]]:
     having = single.filter(single["keypoints"].is_valid()).select(["label", "keypoints"])
     names: dict[str, None] = {}
     longest: tuple[str, ...] = ()
     for row in having["keypoints"].to_pylist():
-        of = tuple(joint["name"] for joint in row)
-        names |= dict.fromkeys(of)
-        longest = max(longest, of, key=len)
+        own = tuple(keypoint["name"] for keypoint in row)
+        names |= dict.fromkeys(own)
+        longest = max(longest, own, key=len)
     return tuple(dict.fromkeys([*longest, *names])), frozenset(having["label"].to_pylist())
 
 
@@ -141,21 +143,21 @@ def _shuffled(rows: pa.Table, seed: int) -> pa.Table:
         if name not in ("uri", "width", "height", "instance", "source", "split", "absent", "not_exhaustive")
     ]
     held = np.flatnonzero(np.asarray(rows["instance"]) >= 0)
-    at = np.arange(rows.num_rows)
-    at[held] = np.random.default_rng(seed).permutation(held)
-    dealt = rows.take(pa.array(at))
+    order = np.arange(rows.num_rows)
+    order[held] = np.random.default_rng(seed).permutation(held)
+    dealt = rows.take(pa.array(order))
     for name in moved:
         rows = rows.set_column(rows.schema.get_field_index(name), name, dealt[name])
     return rows
 
 
-def as_record(found: TrainingSet) -> dict[str, Any]:
+def as_record(labelled: TrainingSet) -> dict[str, Any]:
     """What the record of a training says of its labels."""
     return {
-        "as_of": found.as_of.isoformat(),
-        "images": len(found),
-        "instances": sum(found.counts.values()),
-        "with_masks": found.masks,
-        "classes": dict(sorted(found.counts.items())),
-        "joints": list(found.joints),
+        "as_of": labelled.as_of.isoformat(),
+        "images": len(labelled),
+        "instances": sum(labelled.counts.values()),
+        "with_masks": labelled.masks,
+        "classes": dict(sorted(labelled.counts.items())),
+        "joints": list(labelled.keypoint_names),
     }

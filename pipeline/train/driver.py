@@ -53,15 +53,20 @@ Watch = Callable[[dict[str, Any]], None]
 class Training:
     """Runs `record`'s training on the Ray that is initialised, in the main thread.
 
-    `given` makes the work from the board: (board, truth) are set here.
+    `make_work` makes the work from the board: (board, truth) are set here.
     """
 
     def __init__(
-        self, record: TrainingRecord, given: Callable[[Any], Work], crew: Crew, storage: Storage, watch: Watch
+        self,
+        record: TrainingRecord,
+        make_work: Callable[[Any], Work],
+        crew: Crew,
+        storage: Storage,
+        watch: Watch,
     ) -> None:
-        self.record, self._given, self._crew, self._storage = record, given, crew, storage
+        self.record, self._make_work, self._crew, self._storage = record, make_work, crew, storage
         self._watch = watch
-        self._told: dict[str, Any] = {}
+        self._news: dict[str, Any] = {}
         self._failure: Exception | None = None
         self._stopping = False
         self._folder = RunFolder(record.lake, record.run, storage)
@@ -103,7 +108,7 @@ class Training:
         low, high = crew.workers
         return TorchTrainer(
             work,
-            train_loop_config={"work": self._given(self._board)},
+            train_loop_config={"work": self._make_work(self._board)},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=high if low == high else (low, high),  # type: ignore[arg-type]  # Ray takes a pair: elastic
                 use_gpu=crew.gpus,
@@ -144,30 +149,32 @@ class Training:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            self._told = ray.get(self._board.read.remote(), timeout=5)
-        at = self.record.position | self._told  # so that one whose workers never start is seen to stand still
-        self._metrics.update(at.get("step", 0), at.get("images", 0), at.get("losses", {}))
+            self._news = ray.get(self._board.read.remote(), timeout=5)
+        position = (
+            self.record.position | self._news
+        )  # so that one whose workers never start is seen to stand still
+        self._metrics.update(position.get("step", 0), position.get("images", 0), position.get("losses", {}))
         with contextlib.suppress(OSError):  # the terminal is gone; the training is not
-            self._watch(self._told)
+            self._watch(self._news)
 
     def _current(self) -> TrainingRecord:
-        told = self._told
+        news = self._news
         position: dict[str, Any] = {
-            name: told[name] for name in ("step", "seconds", "images", "digest") if name in told
+            name: news[name] for name in ("step", "seconds", "images", "digest") if name in news
         }
         return replace(
             self.record,
             updated_at=now(),
             position=position or self.record.position,
-            losses=told.get("losses") or self.record.losses,
-            precision=told.get("precision") or self.record.precision,
-            skipped=self.record.skipped | told.get("skipped", {}),
+            losses=news.get("losses") or self.record.losses,
+            precision=news.get("precision") or self.record.precision,
+            skipped=self.record.skipped | news.get("skipped", {}),
         )
 
     def _finish(self) -> TrainingRecord:
         self._refresh()
         record = self._current()
-        if ended := self._told.get("ended"):
+        if ended := self._news.get("ended"):
             state, error = ended["state"], ended["error"]
         elif self._failure is not None:
             state, error = "failed", redact(_cause(self._failure))
@@ -184,7 +191,7 @@ class Training:
 def _cause(failure: BaseException) -> str:
     """The reason in one line: the last of a worker's traceback."""
     text = str(failure)
-    for one in getattr(failure, "worker_failures", {}).values():
-        text = str(one)
+    for error in getattr(failure, "worker_failures", {}).values():
+        text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(failure).__name__

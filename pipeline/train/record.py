@@ -62,28 +62,28 @@ def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
         if not ids:
             raise UserError(f"{lake}: has no training yet; `masklake train {lake}` makes one")
         run = ids[0]
-    [found] = load_many(lake, [run], storage)
-    if isinstance(found, UserError):
-        raise found
-    return found
+    [record] = load_many(lake, [run], storage)
+    if isinstance(record, UserError):
+        raise record
+    return record
 
 
 def load_many(lake: str, runs: list[str], storage: Storage) -> list[TrainingRecord | UserError]:
     """The records of trainings, all fetched at once; for one that is missing or broken, what is wrong with it."""
     uris = [record_uri(lake, run) for run in runs]
     return [
-        _parse(lake, run, uri, found)
-        for run, uri, found in zip(runs, uris, storage.get_many(uris), strict=True)
+        _parse(lake, run, uri, fetched)
+        for run, uri, fetched in zip(runs, uris, storage.get_many(uris), strict=True)
     ]
 
 
-def _parse(lake: str, run: str, uri: str, found: Fetched | Exception) -> TrainingRecord | UserError:
-    if isinstance(found, FileNotFoundError):
+def _parse(lake: str, run: str, uri: str, fetched: Fetched | Exception) -> TrainingRecord | UserError:
+    if isinstance(fetched, FileNotFoundError):
         return UserError(f"{lake}: has no training {run!r}; `masklake runs {lake}` lists them")
-    if isinstance(found, Exception):
-        return explain(found, uri, "read the training's record")
+    if isinstance(fetched, Exception):
+        return explain(fetched, uri, "read the training's record")
     try:
-        return TrainingRecord.parse(found.data, uri)
+        return TrainingRecord.parse(fetched.data, uri)
     except UserError as error:
         return error
 

@@ -33,8 +33,8 @@ class BatchOrder:
 
     def of_step(self, step: int) -> NDArray[np.int64]:
         """The images of step `step` (from 0): positions, (batch,)."""
-        epoch, at = divmod(step, self.steps_per_epoch)
-        return _epoch(self.images, self.batch, self.seed, epoch, self.wide.tobytes())[at]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return _epoch(self.images, self.batch, self.seed, epoch, self.wide.tobytes())[position]
 
     def share(self, step: int, worker: int, workers: int) -> NDArray[np.int64]:
         """The part of the batch that worker `worker` of `workers` has."""

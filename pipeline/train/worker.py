@@ -75,23 +75,23 @@ def work(config: dict[str, Any]) -> None:
     from masklake.model.engine.allocator import keep_freed_memory
     from masklake.model.train.learner import Learner
 
-    given: Work = config["work"]
+    task: Work = config["work"]
     keep_freed_memory()
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    if task.threads:
+        torch.set_num_threads(task.threads)
     device = ray.train.torch.get_device()
-    network = given.network()
+    network = task.network()
     wrapped = (lambda module: _distributed(module, device)) if workers > 1 else (lambda module: module)
-    learner = Learner(network, given.batches.recipe, device, wrapped)
+    learner = Learner(network, task.batches.recipe, device, wrapped)
     position = Position()
     kept = ray.train.get_checkpoint()
     if kept is not None:
         with kept.as_directory() as folder:
             learner.restore(Path(folder))
             position = Position(**json.loads((Path(folder) / STATE).read_text()))
-    _Loop(given, learner, position, -1 if kept is None else position.step, rank, workers).run()
+    _Loop(task, learner, position, -1 if kept is None else position.step, rank, workers).run()
 
 
 def _distributed(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -102,23 +102,23 @@ def _distributed(module: torch.nn.Module, device: torch.device) -> torch.nn.Modu
 
 class _Loop:
     def __init__(
-        self, given: Work, learner: Learner, position: Position, kept: int, rank: int, workers: int
+        self, work: Work, learner: Learner, position: Position, kept: int, rank: int, workers: int
     ) -> None:
-        self._given, self._learner, self._at = given, learner, position
+        self._work, self._learner, self._position = work, learner, position
         self._rank, self._workers = rank, workers
         self._started = self._saved = time.monotonic()
         self._before = position.seconds
-        self._told = 0.0
+        self._told_at = 0.0
         self._first = position.step
         self._kept = kept
         self._wanted = self._lost = 0
-        self._events = _Events(given, position.step) if rank == 0 else None
+        self._events = _Events(work, position.step) if rank == 0 else None
 
     def run(self) -> None:
         for batch in self._stream():
             progress, save, ended, examples = self._agreed(len(batch.examples))
             # Ray Train, told twice of the checkpoint of one step, would delete it twice.
-            if (save or ended) and self._at.step > self._kept:
+            if (save or ended) and self._position.step > self._kept:
                 self._save()
             if ended or not self._learn(batch, progress, examples):
                 break
@@ -127,16 +127,16 @@ class _Loop:
             self._events.close()
 
     def _stream(self) -> Iterator[StepBatch]:
-        given = self._given
+        work = self._work
         return stream(
-            given.batches,
-            given.truth,
-            given.board,
-            self._at.step,
+            work.batches,
+            work.truth,
+            work.board,
+            self._position.step,
             worker=self._rank,
             workers=self._workers,
-            loader_cpus=given.loader_cpus,
-            loaders=given.loaders,
+            loader_cpus=work.loader_cpus,
+            loaders=work.loaders,
         )
 
     def _agreed(self, mine: int) -> tuple[float, bool, bool, int]:
@@ -144,32 +144,32 @@ class _Loop:
         examples of the batch all workers have, of which `mine` are here."""
         import torch
 
-        told = [0.0, 0.0, 0.0]
+        figures = [0.0, 0.0, 0.0]
         if self._rank == 0:
             now = time.monotonic()
-            self._at.seconds = self._before + now - self._started
+            self._position.seconds = self._before + now - self._started
             progress = self._progress()
             stop = self._tell() or progress >= 1 or self._lost_too_many()
-            told = [progress, float(now - self._saved >= 60 * self._given.save_minutes), float(stop)]
+            figures = [progress, float(now - self._saved >= 60 * self._work.save_minutes), float(stop)]
         if self._workers > 1:
-            shared = torch.tensor([*told, mine], dtype=torch.float64, device=self._learner.device)
+            shared = torch.tensor([*figures, mine], dtype=torch.float64, device=self._learner.device)
             torch.distributed.all_reduce(shared)  # the other workers say nothing of the first three
-            *told, total = shared.tolist()
-            return told[0], bool(told[1]), bool(told[2]), round(total)
-        return told[0], bool(told[1]), bool(told[2]), mine
+            *figures, total = shared.tolist()
+            return figures[0], bool(figures[1]), bool(figures[2]), round(total)
+        return figures[0], bool(figures[1]), bool(figures[2]), mine
 
     def _progress(self) -> float:
-        given = self._given
-        if given.steps is not None:
-            return self._at.step / given.steps
-        return self._at.seconds / (60 * (given.minutes or 1.0))
+        work = self._work
+        if work.steps is not None:
+            return self._position.step / work.steps
+        return self._position.seconds / (60 * (work.minutes or 1.0))
 
     def _learn(self, batch: StepBatch, progress: float, examples: int) -> bool:
         """Take one step, for which all workers have `examples`; False where its loss is not a number, which the driver is told with the batch's images."""
         import ray
         from masklake.model.train.learner import NotFiniteError, share_of
 
-        order = self._given.batches.order
+        order = self._work.batches.order
         whole = order.of_step(batch.step)
         mine = len(order.share(batch.step, self._rank, self._workers))
         try:
@@ -182,19 +182,19 @@ class _Loop:
             )
         except NotFiniteError as error:
             if self._rank == 0:
-                uris = ray.get(self._given.truth).uris(whole)
+                uris = ray.get(self._work.truth).uris(whole)
                 self._end("diverged", f"step {batch.step}: {error}; its images: {', '.join(uris)}")
             return False
         self._wanted += mine
         self._lost += len(batch.skipped)
         if batch.skipped:
-            self._given.board.skip.remote(batch.skipped)
-        self._at.step = batch.step + 1
-        self._at.images += len(whole)
-        self._at.digest = self._at.after(whole.tobytes())
+            self._work.board.skip.remote(batch.skipped)
+        self._position.step = batch.step + 1
+        self._position.images += len(whole)
+        self._position.digest = self._position.after(whole.tobytes())
         self._losses = losses
         if self._events is not None:
-            self._events.add(self._at, losses)
+            self._events.add(self._position, losses)
         return True
 
     def _lost_too_many(self) -> bool:
@@ -207,62 +207,64 @@ class _Loop:
         """Tell the driver how the training ends, other than by its last step."""
         import ray
 
-        ray.get(self._given.board.tell.remote({"ended": {"state": state, "error": error}}))
+        ray.get(self._work.board.tell.remote({"ended": {"state": state, "error": error}}))
 
     def _tell(self, *, finished: bool = False) -> bool:
         """Tell the board, now and then; whether the driver wants the training to stop."""
         import ray
 
         now = time.monotonic()
-        if self._rank or (not finished and now - self._told < _TELL_EVERY_S):
+        if self._rank or (not finished and now - self._told_at < _TELL_EVERY_S):
             return False
-        self._told = now
-        told = {
-            **vars(self._at),
+        self._told_at = now
+        news = {
+            **vars(self._position),
             "losses": getattr(self, "_losses", {}),
             "workers": self._workers,
             "precision": self._learner.precision,
             "first": self._first,
             "finished": finished,
         }
-        return bool(ray.get(self._given.board.tell.remote(told)))
+        return bool(ray.get(self._work.board.tell.remote(news)))
 
     def _save(self) -> None:
         """Make a checkpoint, all workers together; the first one's weights are everybody's."""
         import ray.train
 
-        metrics = {"step": self._at.step}
+        metrics = {"step": self._position.step}
         if self._rank:
             ray.train.report(metrics)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 self._learner.save(Path(folder))
-                (Path(folder) / STATE).write_text(json.dumps(vars(self._at)))
+                (Path(folder) / STATE).write_text(json.dumps(vars(self._position)))
                 ray.train.report(
                     metrics,
                     checkpoint=ray.train.Checkpoint.from_directory(folder),
-                    checkpoint_dir_name=f"step-{self._at.step:08d}",
+                    checkpoint_dir_name=f"step-{self._position.step:08d}",
                 )
             if self._events is not None:
                 self._events.upload()
-        self._saved, self._kept = time.monotonic(), self._at.step
+        self._saved, self._kept = time.monotonic(), self._position.step
 
 
 class _Events:
     """TensorBoard's event file of this attempt, written here and copied into the lake with each checkpoint."""
 
-    def __init__(self, given: Work, step: int) -> None:
+    def __init__(self, work: Work, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._given = given
+        self._work = work
         self._folder = scratch_folder("masklake-events-")
         self._writer = SummaryWriter(str(self._folder), purge_step=step or None, max_queue=1000)
 
-    def add(self, at: Position, losses: dict[str, float]) -> None:
+    def add(self, position: Position, losses: dict[str, float]) -> None:
         for name, value in losses.items():
             tag = "learning_rate" if name == "rate" else f"loss/{name.removeprefix('loss_')}"
-            self._writer.add_scalar(tag, value, at.step)
-        self._writer.add_scalar("images_per_second", at.images / max(at.seconds, 1e-9), at.step)
+            self._writer.add_scalar(tag, value, position.step)
+        self._writer.add_scalar(
+            "images_per_second", position.images / max(position.seconds, 1e-9), position.step
+        )
 
     def close(self) -> None:
         self._writer.close()
@@ -271,6 +273,6 @@ class _Events:
     def upload(self) -> None:
         self._writer.flush()
         for file in self._folder.iterdir():
-            uri = join(self._given.events, file.name)
+            uri = join(self._work.events, file.name)
             with explaining(uri, "write TensorBoard's events"):
-                self._given.storage.write(uri, file.read_bytes())
+                self._work.storage.write(uri, file.read_bytes())

@@ -182,7 +182,7 @@ def step_alone(lake: str, run: str) -> None:
         recipe=recipe,
         preprocessing=spec.preprocessing,
         outputs={"person": 1},
-        joints=spec.keypoint_names,
+        keypoint_names=spec.keypoint_names,
         mirror=spec.mirror,
         storage=Storage(),
     )

@@ -128,7 +128,7 @@ def test_lakes_whose_runs_were_plain_text(builder: LakeBuilder) -> None:
 
 def test_the_label_store_keeps_the_contract(tmp_path: Path) -> None:
     first = label_set(
-        "s3://p/a.jpg", an_instance("person", joints=True), an_instance("dog", mask=None), iscrowd=True
+        "s3://p/a.jpg", an_instance("person", keypoints=True), an_instance("dog", mask=None), iscrowd=True
     )
     for sets in ([first, label_set("s3://p/ü \x1b.jpg")], [label_set("s3://p/a.jpg", split="val")]):
         label_store.add(Lake(str(tmp_path), Storage()), sets)

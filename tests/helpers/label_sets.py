@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from masklake.pipeline.labels.masks import LabelMask, from_pixels
-from masklake.pipeline.labels.sets import Instance, Joint, LabelSet
+from masklake.pipeline.labels.sets import Instance, Keypoint, LabelSet
 
 WIDTH, HEIGHT = 64, 48
-JOINTS = ("nose", "left_eye", "right_eye")
+KEYPOINTS = ("nose", "left_eye", "right_eye")
 _IDS = {"person": 1, "dog": 18, "cat": 17}
 
 
@@ -26,18 +26,18 @@ def an_instance(
     label: str = "dog",
     box: tuple[int, int, int, int] = (8, 4, 16, 12),
     *,
-    joints: bool = False,
+    keypoints: bool = False,
     **fields: Any,
 ) -> Instance:
-    """A rectangle in a 64×48 image; with `joints` a visible, a hidden and an unlabelled one."""
+    """A rectangle in a 64×48 image; with `keypoints` a visible, a hidden and an unlabelled one."""
     x, y, _, _ = box
     instance = Instance(
         label=label,
         label_id=_IDS[label],
         box=box,
         mask=rectangle(*box),
-        joints=tuple(Joint(name, x + 1.25, y + 2.5, 2 - i) for i, name in enumerate(JOINTS))
-        if joints
+        keypoints=tuple(Keypoint(name, x + 1.25, y + 2.5, 2 - i) for i, name in enumerate(KEYPOINTS))
+        if keypoints
         else (),
     )
     return replace(instance, **fields)
@@ -62,20 +62,20 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 
 @st.composite
 def label_sets(draw: st.DrawFn) -> list[LabelSet]:
-    """Label sets as a lake holds them: one id per class, one list of joints per class, sorted by uri."""
+    """Label sets as a lake holds them: one id per class, one list of keypoints per class, sorted by uri."""
     classes = draw(
         st.dictionaries(texts, st.integers(1, 2**31 - 1), min_size=1, max_size=4).filter(
             lambda d: len(set(d.values())) == len(d)
         )
     )
-    joints = {name: tuple(draw(st.lists(texts, unique=True, max_size=4))) for name in classes}
+    keypoints = {name: tuple(draw(st.lists(texts, unique=True, max_size=4))) for name in classes}
     uris = sorted(draw(st.sets(st.builds("s3://{}/{}".format, st.sampled_from("ab"), texts), max_size=4)))
     return [
         LabelSet(
             uri=uri,
             width=(size := draw(st.tuples(st.integers(1, 40), st.integers(1, 40))))[0],
             height=size[1],
-            instances=tuple(_instance(draw, classes, joints, *size) for _ in range(draw(st.integers(0, 3)))),
+            instances=tuple(_instance(draw, classes, keypoints, *size) for _ in range(draw(st.integers(0, 3)))),
             source=draw(texts),
             absent=draw(st.none() | st.lists(texts, unique=True, max_size=3).map(tuple)),
             not_exhaustive=tuple(draw(st.lists(texts, unique=True, max_size=2))),
@@ -86,7 +86,7 @@ def label_sets(draw: st.DrawFn) -> list[LabelSet]:
 
 
 def _instance(
-    draw: st.DrawFn, classes: dict[str, int], joints: dict[str, tuple[str, ...]], width: int, height: int
+    draw: st.DrawFn, classes: dict[str, int], keypoints: dict[str, tuple[str, ...]], width: int, height: int
 ) -> Instance:
     label = draw(st.sampled_from(sorted(classes)))
     mask = None
@@ -98,9 +98,9 @@ def _instance(
         label_id=classes[label],
         box=draw(st.tuples(_coordinates, _coordinates, _sizes, _sizes)),
         mask=mask,
-        joints=tuple(
-            Joint(name, draw(_coordinates), draw(_coordinates), draw(st.integers(0, 2)))
-            for name in joints[label]
+        keypoints=tuple(
+            Keypoint(name, draw(_coordinates), draw(_coordinates), draw(st.integers(0, 2)))
+            for name in keypoints[label]
         ),
         iscrowd=draw(st.booleans()),
         ignore=draw(st.booleans()),

@@ -52,7 +52,7 @@ def image(uri: str, **fields: Any) -> dict[str, Any]:
 def instance(
     label: str, score: float, box: tuple[int, int, int, int] = (8, 4, 16, 12), **fields: Any
 ) -> dict[str, Any]:
-    """A row of instances in a 64×48 image: a rectangle for a mask, 17 joints on a person."""
+    """A row of instances in a 64×48 image: a rectangle for a mask, 17 keypoints on a person."""
     x, y, w, h = box
     keypoints = [
         {"name": name, "x": x + w * (i + 0.5) / 17, "y": y + h / 2, "score": 3.0 + i}

@@ -61,17 +61,17 @@ def decode(data: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
     word = bits.read(5) + 1
     lengths = [bits.read(4) + 1 for _ in range(4)]
     values = np.zeros(count, np.bool_)
-    at = 0
-    while at < count:
+    position = 0
+    while position < count:
         head = bits.read(3)
-        end = at + 1 + bits.read(lengths[head & 3])
+        end = position + 1 + bits.read(lengths[head & 3])
         if end > count:
             raise ValueError("the brush mask has more values than its image")
         if head & 4:  # a run
-            values[at:end] = bits.read(word) != 0
+            values[position:end] = bits.read(word) != 0
         else:
-            values[at:end] = [bits.read(word) != 0 for _ in range(at, end)]
-        at = end
+            values[position:end] = [bits.read(word) != 0 for _ in range(position, end)]
+        position = end
     return values.reshape(height, width, _CHANNELS)[:, :, _CHANNELS - 1]
 
 

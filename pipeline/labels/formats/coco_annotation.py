@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from masklake.pipeline.labels import masks as label_masks
 from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind, plain_number
 from masklake.pipeline.labels.masks import LabelMask
-from masklake.pipeline.labels.sets import Box, Instance, Joint, LabelledImage, Skipped
+from masklake.pipeline.labels.sets import Box, Instance, Keypoint, LabelledImage, Skipped
 
 _T = TypeVar("_T")
 _CORNERS = 3
@@ -28,7 +28,7 @@ class Category:
 
     id: int | None
     name: str
-    joints: tuple[str, ...]
+    keypoint_names: tuple[str, ...]
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Annotation:
         """The instance. Raises UnreadableError where nothing tells what is where."""
         node = self.node
         mask = self._try("mask", self._mask)
-        joints = self._try("keypoints", lambda: _joints(node, self.category)) or ()
+        keypoints = self._try("keypoints", lambda: _keypoints(node, self.category)) or ()
         crowd = "iscrowd" in node and node.flag("iscrowd")
-        box = self._box(mask, joints)
+        box = self._box(mask, keypoints)
         if cvat:
             if crowd:
                 self.notes[
@@ -65,7 +65,7 @@ class Annotation:
             label_id=self.category.id,
             box=box,
             mask=mask,
-            joints=joints if self.category.joints else (),
+            keypoints=keypoints if self.category.keypoint_names else (),
             iscrowd=crowd,
             ignore=ignore,
             given_area=self._area(),
@@ -82,27 +82,31 @@ class Annotation:
             return None
 
     def _mask(self) -> LabelMask | None:
-        given = self.node.value.get("segmentation")
-        if isinstance(given, str) and given[:1] in ("[", "{"):
-            given = _parsed(self.node, "segmentation", given)
-        if not given:
+        segmentation = self.node.value.get("segmentation")
+        if isinstance(segmentation, str) and segmentation[:1] in ("[", "{"):
+            segmentation = _parsed(self.node, "segmentation", segmentation)
+        if not segmentation:
             return None
         try:
-            if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-                given = given[0]
-            if isinstance(given, dict):
-                return _rle(Node(given, self.node.where), self.image)
-            if isinstance(given, list):
-                return self._drawn(given)
+            if (
+                isinstance(segmentation, list)
+                and len(segmentation) == 1
+                and isinstance(segmentation[0], dict)
+            ):
+                segmentation = segmentation[0]
+            if isinstance(segmentation, dict):
+                return _rle(Node(segmentation, self.node.where), self.image)
+            if isinstance(segmentation, list):
+                return self._drawn(segmentation)
         except ValueError as error:
             raise self.node.fail(f"{error} (image {self.image.name!r})") from None
-        raise self.node.fail(f"segmentation is {kind(given)}, neither polygons nor an RLE")
+        raise self.node.fail(f"segmentation is {kind(segmentation)}, neither polygons nor an RLE")
 
-    def _drawn(self, given: list[Any]) -> LabelMask | None:
+    def _drawn(self, segmentation: list[Any]) -> LabelMask | None:
         width, height = self.image.width, self.image.height
         if width is None or height is None:
             raise self.node.fail("a polygon needs its image's width and height, which the file does not tell")
-        polygons = [self.node.numbers("segmentation", points) for points in _polygons(given) if points]
+        polygons = [self.node.numbers("segmentation", points) for points in _polygons(segmentation) if points]
         drawn = [points for points in polygons if len(points) >= 2 * _CORNERS and len(points) % 2 == 0]
         if few := next((points for points in polygons if points not in drawn), None):
             if not drawn:
@@ -110,10 +114,10 @@ class Annotation:
             self.notes["polygons of fewer than 3 points, or of half a point, left out beside others"] += 1
         return label_masks.from_polygons(drawn, height, width) if drawn else None
 
-    def _box(self, mask: LabelMask | None, joints: Sequence[Joint]) -> Box:
-        given = self.node.value.get("bbox")
-        around = mask.box if mask is not None else box_around(joints)
-        if given not in (None, []):
+    def _box(self, mask: LabelMask | None, keypoints: Sequence[Keypoint]) -> Box:
+        bbox = self.node.value.get("bbox")
+        around = mask.box if mask is not None else box_around(keypoints)
+        if bbox not in (None, []):
             box = self._try("bbox", lambda: _own_box(self.node))
             if box is not None and (all(box[2:]) or around is None or self.image.uri is not None):
                 return box
@@ -134,11 +138,11 @@ class Annotation:
             return None
 
     def _upright(self, box: Box, mask: LabelMask | None) -> Box:
-        given = self.node.value.get("attributes")
-        if not isinstance(given, dict):
+        own_attributes = self.node.value.get("attributes")
+        if not isinstance(own_attributes, dict):
             return box
-        attributes = Node(given, self.node.where)
-        if given.keys() - {"occluded", "rotation"}:
+        attributes = Node(own_attributes, self.node.where)
+        if own_attributes.keys() - {"occluded", "rotation"}:
             self.notes["attributes not kept: labels have no column for them"] += 1
         angle = (
             self._try("rotation", lambda: attributes.number("rotation")) if "rotation" in attributes else 0.0
@@ -160,12 +164,12 @@ def rotated_box(box: Box, degrees: float, pivot: tuple[float, float]) -> Box:
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def box_around(joints: Sequence[Joint]) -> Box | None:
-    """The box around the labelled joints."""
-    labelled = [joint for joint in joints if joint.visibility]
+def box_around(keypoints: Sequence[Keypoint]) -> Box | None:
+    """The box around the labelled keypoints."""
+    labelled = [keypoint for keypoint in keypoints if keypoint.visibility]
     if not labelled:
         return None
-    xs, ys = [joint.x for joint in labelled], [joint.y for joint in labelled]
+    xs, ys = [keypoint.x for keypoint in labelled], [keypoint.y for keypoint in labelled]
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
@@ -178,42 +182,42 @@ def _parsed(node: Node, key: str, text: str) -> Any:
 
 
 def _own_box(node: Node) -> Box:
-    given = node.value["bbox"]
-    if isinstance(given, str) and given[:1] == "[":
-        given = _parsed(node, "bbox", given)
-    x, y, w, h = node.numbers("bbox", given, count=4)
+    bbox = node.value["bbox"]
+    if isinstance(bbox, str) and bbox[:1] == "[":
+        bbox = _parsed(node, "bbox", bbox)
+    x, y, w, h = node.numbers("bbox", bbox, count=4)
     if w < 0 or h < 0:
         shown = ", ".join(f"{v:g}" for v in (x, y, w, h))
         raise node.fail(f"bbox has a negative width or height: [{shown}]; it is x, y, width, height")
     return x, y, w, h
 
 
-def _polygons(given: list[Any]) -> Iterator[Any]:
+def _polygons(segmentation: list[Any]) -> Iterator[Any]:
     """The polygons, each a flat list of coordinates, of a list of them, of one polygon's coordinates, or of points."""
-    if not any(isinstance(one, list | dict) for one in given):
-        yield given
-    elif _are_points(given):
-        yield [value for point in given for value in point]
+    if not any(isinstance(polygon, list | dict) for polygon in segmentation):
+        yield segmentation
+    elif _are_points(segmentation):
+        yield [value for point in segmentation for value in point]
     else:
-        for one in given:
-            if isinstance(one, list) and _are_points(one):
-                yield [value for point in one for value in point]
-            elif isinstance(one, list) and one and all(isinstance(part, list) for part in one):
-                yield from one  # in one pair of brackets too many
+        for polygon in segmentation:
+            if isinstance(polygon, list) and _are_points(polygon):
+                yield [value for point in polygon for value in point]
+            elif isinstance(polygon, list) and polygon and all(isinstance(part, list) for part in polygon):
+                yield from polygon  # in one pair of brackets too many
             else:
-                yield one
+                yield polygon
 
 
-def _are_points(given: list[Any]) -> bool:
-    return len(given) >= _CORNERS and all(
+def _are_points(points: list[Any]) -> bool:
+    return len(points) >= _CORNERS and all(
         isinstance(point, list) and len(point) == 2 and not any(isinstance(v, list | dict) for v in point)
-        for point in given
+        for point in points
     )
 
 
 def _rle(node: Node, image: LabelledImage) -> LabelMask:
-    given = node.value.get("counts")
-    counts: Any = _as_pycocotools_wrote(given) if isinstance(given, str) else node.items("counts")
+    text = node.value.get("counts")
+    counts: Any = _as_pycocotools_wrote(text) if isinstance(text, str) else node.items("counts")
     if not isinstance(counts, str):
         counts = [plain_number(value) for value in counts]
         if any(type(v) is not int for v in counts):
@@ -242,12 +246,12 @@ def _as_pycocotools_wrote(counts: str) -> str | list[str]:
     return counts
 
 
-def _joints(node: Node, category: Category) -> tuple[Joint, ...]:
-    given = node.value.get("keypoints")
-    if given in (None, []):
+def _keypoints(node: Node, category: Category) -> tuple[Keypoint, ...]:
+    own_values = node.value.get("keypoints")
+    if own_values in (None, []):
         return ()
     values = node.numbers("keypoints")
-    names = category.joints
+    names = category.keypoint_names
     if not names:
         if any(values):
             raise node.fail("its category names no keypoints")
@@ -256,9 +260,9 @@ def _joints(node: Node, category: Category) -> tuple[Joint, ...]:
     if not set(values[2::3]) <= {0, 1, 2}:
         raise node.fail("keypoints has a visibility that is not 0, 1 or 2")
     triples = zip(names, values[::3], values[1::3], values[2::3], strict=True)
-    return tuple(Joint(name, x, y, int(v)) for name, x, y, v in triples)
+    return tuple(Keypoint(name, x, y, int(v)) for name, x, y, v in triples)
 
 
-def _count(given: Any) -> int | None:
-    value = plain_number(given)
+def _count(text: Any) -> int | None:
+    value = plain_number(text)
     return value if type(value) is int and 0 <= value < 2**31 else None

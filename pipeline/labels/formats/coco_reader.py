@@ -1,7 +1,7 @@
 """COCO's instances and person_keypoints JSON (and what CVAT exports as COCO, and LVIS) into labels.
 
 Polygons are rasterised by pycocotools in the image's frame. The box is the file's own; where there is none, the box
-around the mask, or around the labelled joints. Files read together describe one set of images, and what they say of one
+around the mask, or around the labelled keypoints. Files read together describe one set of images, and what they say of one
 object becomes one instance (`merge`). An image without annotations is an image with nothing in it, unless the whole file
 has none.
 
@@ -72,7 +72,7 @@ class CocoReader:
         image_key = _key("image_id", images, annotations)
         images = {image_key(id_): image for id_, image in images.items()}
         category_key = _key("category_id", categories.ids, annotations)
-        given: dict[str, list[tuple[Hashable, Instance]]] = defaultdict(list)
+        instances_by_image: dict[str, list[tuple[Hashable, Instance]]] = defaultdict(list)
         for i, value in enumerate(annotations):
             image = None
             try:
@@ -86,13 +86,13 @@ class CocoReader:
                     raise node.fail(f"its image_id {node.value['image_id']!r} is not among the images")
                 category = categories.of(node, category_key)
                 annotation = Annotation(node, image, category, self._notes)
-                given[image.name].append((id_, annotation.instance(cvat=self._cvat)))
+                instances_by_image[image.name].append((id_, annotation.instance(cvat=self._cvat)))
                 self._skipped += annotation.skipped
             except UnreadableError as error:
                 self._skipped.append(error.skipped)
                 if image is not None:
                     image.unread += 1
-        for name, instances in given.items():
+        for name, instances in instances_by_image.items():
             self._merge(name, instances)
         if not annotations:
             self._bare[file] = list(images.values())
@@ -123,17 +123,17 @@ class CocoReader:
         for id_, name, _ in nodes:
             ids[id_].add(name)
             files[name].add(id_)
-        found: dict[Hashable, LabelledImage] = {}
+        images: dict[Hashable, LabelledImage] = {}
         for id_, name, node in nodes:
             try:
                 if len(ids[id_]) > 1:
                     raise node.fail("its id is used for several images of the file")
                 if len(files[name]) > 1:
                     raise node.fail(f"several images of the file have its name, {name!r}")
-                found[id_] = self._take_image(node, name, categories)
+                images[id_] = self._take_image(node, name, categories)
             except UnreadableError as error:
                 self._skipped.append(error.skipped)
-        return found
+        return images
 
     def _take_image(self, node: Node, name: str, categories: _Categories) -> LabelledImage:
         size = self._size(node)
@@ -178,40 +178,40 @@ class _Categories:
     """The classes of a file, judged only when an annotation names them."""
 
     def __init__(self, root: Node, notes: Counter[str]) -> None:
-        self._given: dict[Hashable, list[Any]] = defaultdict(list)
+        self._categories: dict[Hashable, list[Any]] = defaultdict(list)
         self._read: dict[Hashable, Category] = {}
         self._ids: dict[str, Hashable] = {}
         self._where, self._notes = root.where, notes
         for value in root.items("categories"):
             if isinstance(value, dict):
                 try:
-                    self._given[Node(value, root.where).identity("id")].append(value)
+                    self._categories[Node(value, root.where).identity("id")].append(value)
                 except UnreadableError:
                     continue  # no annotation can name it
 
     @property
     def ids(self) -> Collection[Hashable]:
-        return self._given.keys()
+        return self._categories.keys()
 
     def of(self, annotation: Node, key: Callable[[Hashable], Hashable]) -> Category:
         """The class of an annotation, whose ids `key` compares. Raises UnreadableError where the file does not tell it."""
         id_: Hashable = annotation.identity("category_id")
-        if id_ not in self._given:
-            id_ = next((known for known in self._given if key(known) == key(id_)), id_)
+        if id_ not in self._categories:
+            id_ = next((known for known in self._categories if key(known) == key(id_)), id_)
         if id_ not in self._read:
-            given = {
-                one["name"] if isinstance(one.get("name"), str) else None: one
-                for one in self._given.get(id_, ())
+            by_name = {
+                category["name"] if isinstance(category.get("name"), str) else None: category
+                for category in self._categories.get(id_, ())
             }
-            if not given:
+            if not by_name:
                 raise annotation.fail(
                     f"its category_id {annotation.value['category_id']!r} is not among the categories"
                 )
-            if len(given) > 1:
+            if len(by_name) > 1:
                 raise annotation.fail(
-                    f"its category_id {id_!r} is used for several categories: {', '.join(map(repr, given))}"
+                    f"its category_id {id_!r} is used for several categories: {', '.join(map(repr, by_name))}"
                 )
-            [value] = given.values()
+            [value] = by_name.values()
             self._read[id_] = self._category(id_, Node(value, f"{annotation.where}: its category {id_!r}"))
         return self._read[id_]
 
@@ -219,21 +219,21 @@ class _Categories:
         name = node.text("name")
         if self._ids.setdefault(name, id_) != id_:
             self._notes[f"categories of the same name, {name!r}, taken for one class"] += 1
-        joints: list[str] = []
+        keypoints: list[str] = []
         if node.value.get("keypoints"):
             try:
-                joints = node.texts("keypoints")
+                keypoints = node.texts("keypoints")
             except UnreadableError as error:
                 self._notes[f"names of keypoints not taken: {error}"] += 1
-        return Category(id_ if isinstance(id_, int) and 0 <= id_ < 2**31 else None, name, tuple(joints))
+        return Category(id_ if isinstance(id_, int) and 0 <= id_ < 2**31 else None, name, tuple(keypoints))
 
     def named(self, ids: Any) -> tuple[str, ...] | None:
         """The names of these category ids; None where there is no list of them."""
         if not isinstance(ids, list):
             return None
-        known: Mapping[Hashable, list[Any]] = self._given
-        found = (known.get(id_, [{}])[0].get("name") for id_ in ids if isinstance(id_, int | str))
-        return tuple(name for name in found if isinstance(name, str) and name)
+        known: Mapping[Hashable, list[Any]] = self._categories
+        known_names = (known.get(id_, [{}])[0].get("name") for id_ in ids if isinstance(id_, int | str))
+        return tuple(name for name in known_names if isinstance(name, str) and name)
 
 
 def _key(field: str, ids: Collection[Hashable], annotations: list[Any]) -> Callable[[Hashable], Hashable]:
@@ -250,14 +250,14 @@ def own_fields(node: Node) -> dict[str, Any]:
     if value is None:
         return {}
     own = Node(value, f"{node.where}: masklake")
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: own.text(name) for name in ("uri", "source", "split", "digest") if name in own
     }
-    if found.get("split", "train") not in SPLITS:
-        raise own.fail(f"split is {found['split']!r}, not one of {', '.join(SPLITS)}")
+    if fields.get("split", "train") not in SPLITS:
+        raise own.fail(f"split is {fields['split']!r}, not one of {', '.join(SPLITS)}")
     if "size_known" in own:
-        found["size_known"] = own.flag("size_known")
-    return found
+        fields["size_known"] = own.flag("size_known")
+    return fields
 
 
 def _image_name(node: Node) -> str:

@@ -16,35 +16,42 @@ from masklake.pipeline.labels.sets import Instance, LabelSet, digest, number_cla
 
 def to_coco(sets: Sequence[LabelSet]) -> dict[str, Any]:
     """The content of a COCO file. Ids count from 1; file names are the URIs below the folder common to all."""
-    folder = common_folder([found.uri for found in sets])
-    joints = joints_by_class(sets)
+    folder = common_folder([labels.uri for labels in sets])
+    keypoints = keypoints_by_class(sets)
     ids = class_ids(sets)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, found in enumerate(sets, 1):
-        width, height = frame(found)
+    for image_id, labels in enumerate(sets, 1):
+        width, height = frame(labels)
         images.append({
             "id": image_id,
-            "file_name": found.uri[len(folder) :],
+            "file_name": labels.uri[len(folder) :],
             "width": width,
             "height": height,
-            "masklake": own_fields(found),
-            **_searched(found, ids),
+            "masklake": own_fields(labels),
+            **_searched(labels, ids),
         })  # fmt: skip
-        for instance in found.instances:
-            annotations.append(_annotation(instance, len(annotations) + 1, image_id, ids, joints))
+        for instance in labels.instances:
+            annotations.append(_annotation(instance, len(annotations) + 1, image_id, ids, keypoints))
     return {
         "info": {"description": "labels of a Masklake lake"},
         "images": images,
         "annotations": annotations,
-        "categories": _categories(ids, joints),
+        "categories": _categories(ids, keypoints),
     }
 
 
-def own_fields(found: LabelSet) -> dict[str, Any]:
+def own_fields(labels: LabelSet) -> dict[str, Any]:
     """What the file must carry to come back as the same label set; `label_coco.own_fields` reads it."""
-    told = {"uri": found.uri, "split": found.split, "source": found.source, "digest": digest(found.instances)}
-    return told if found.width is not None and found.height is not None else told | {"size_known": False}
+    fields = {
+        "uri": labels.uri,
+        "split": labels.split,
+        "source": labels.source,
+        "digest": digest(labels.instances),
+    }
+    return (
+        fields if labels.width is not None and labels.height is not None else fields | {"size_known": False}
+    )
 
 
 def common_folder(uris: Sequence[str]) -> str:
@@ -57,11 +64,11 @@ def common_folder(uris: Sequence[str]) -> str:
     return low[: low.rfind("/", 0, max(same, 0)) + 1]
 
 
-def frame(found: LabelSet) -> tuple[int, int]:
+def frame(labels: LabelSet) -> tuple[int, int]:
     """Width and height; of an image whose size nobody told, a frame that holds what is labelled in it."""
-    if found.width is not None and found.height is not None:
-        return found.width, found.height
-    boxes = [instance.box for instance in found.instances]
+    if labels.width is not None and labels.height is not None:
+        return labels.width, labels.height
+    boxes = [instance.box for instance in labels.instances]
     right = max([x + w for x, _, w, _ in boxes], default=0)
     bottom = max([y + h for _, y, _, h in boxes], default=0)
     return max(1, int(np.ceil(right))), max(1, int(np.ceil(bottom)))
@@ -70,28 +77,32 @@ def frame(found: LabelSet) -> tuple[int, int]:
 def class_ids(sets: Sequence[LabelSet]) -> dict[str, int]:
     """The id of every class, as in the lake, unless there two classes share one."""
     named: dict[str, int | None] = {
-        name: None for found in sets for name in (*(found.absent or ()), *found.not_exhaustive)
+        name: None for labels in sets for name in (*(labels.absent or ()), *labels.not_exhaustive)
     }
-    return number_classes(named | {one.label: one.label_id for found in sets for one in found.instances}, {})
+    return number_classes(
+        named | {instance.label: instance.label_id for labels in sets for instance in labels.instances}, {}
+    )
 
 
-def _searched(found: LabelSet, ids: dict[str, int]) -> dict[str, list[int]]:
+def _searched(labels: LabelSet, ids: dict[str, int]) -> dict[str, list[int]]:
     """LVIS' fields: for which classes the image was searched, where not for all."""
-    told = {
-        "neg_category_ids": found.absent,
-        "not_exhaustive_category_ids": found.not_exhaustive or (None if found.absent is None else ()),
+    fields = {
+        "neg_category_ids": labels.absent,
+        "not_exhaustive_category_ids": labels.not_exhaustive or (None if labels.absent is None else ()),
     }
-    return {key: [ids[name] for name in names] for key, names in told.items() if names is not None}
+    return {key: [ids[name] for name in names] for key, names in fields.items() if names is not None}
 
 
-def joints_by_class(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
-    """The joints of every class that has any: all that its instances have, in the order in which they appear."""
-    found: dict[str, dict[str, None]] = {}
-    for one in sets:
-        for instance in one.instances:
-            if instance.joints:
-                found.setdefault(instance.label, {}).update((joint.name, None) for joint in instance.joints)
-    return {label: tuple(names) for label, names in found.items()}
+def keypoints_by_class(sets: Sequence[LabelSet]) -> dict[str, tuple[str, ...]]:
+    """The keypoints of every class that has any: all that its instances have, in the order in which they appear."""
+    names_by_class: dict[str, dict[str, None]] = {}
+    for labels in sets:
+        for instance in labels.instances:
+            if instance.keypoints:
+                names_by_class.setdefault(instance.label, {}).update(
+                    (keypoint.name, None) for keypoint in instance.keypoints
+                )
+    return {label: tuple(names) for label, names in names_by_class.items()}
 
 
 def plain(value: float) -> float:
@@ -101,10 +112,10 @@ def plain(value: float) -> float:
 
 
 def _annotation(
-    instance: Instance, id_: int, image_id: int, ids: dict[str, int], joints: dict[str, tuple[str, ...]]
+    instance: Instance, id_: int, image_id: int, ids: dict[str, int], keypoints: dict[str, tuple[str, ...]]
 ) -> dict[str, Any]:
     mask = instance.mask
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": id_,
         "image_id": image_id,
         "category_id": ids[instance.label],
@@ -114,9 +125,9 @@ def _annotation(
         "iscrowd": int(instance.iscrowd),
         **({"ignore": 1} if instance.ignore else {}),
     }
-    if names := joints.get(instance.label):
-        labelled = {joint.name: joint for joint in instance.joints if joint.visibility}
-        found["keypoints"] = [
+    if names := keypoints.get(instance.label):
+        labelled = {keypoint.name: keypoint for keypoint in instance.keypoints if keypoint.visibility}
+        fields["keypoints"] = [
             value
             for name in names
             for value in (
@@ -125,17 +136,17 @@ def _annotation(
                 else (0, 0, 0)
             )
         ]
-        found["num_keypoints"] = instance.evaluated_keypoints
-    return found
+        fields["num_keypoints"] = instance.evaluated_keypoints
+    return fields
 
 
-def _categories(ids: dict[str, int], joints: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+def _categories(ids: dict[str, int], keypoints: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
     categories: list[dict[str, Any]] = [
         {"id": ids[name], "name": name} for name in sorted(ids, key=ids.__getitem__)
     ]
     for category in categories:
-        if names := joints.get(category["name"]):
+        if names := keypoints.get(category["name"]):
             category["keypoints"] = list(names)
-            # COCO's limbs count from 1. Of other joints nobody told how they hang together.
+            # COCO's limbs count from 1. Of other keypoints nobody told how they hang together.
             category["skeleton"] = [[a + 1, b + 1] for a, b in SKELETON] if names == KEYPOINT_NAMES else []
     return categories

@@ -62,12 +62,12 @@ def _unpacked(data: bytes, file: str) -> bytes:
 
     try:
         with gzip.open(io.BytesIO(data)) as unpacked:
-            found = unpacked.read(_MOST_UNPACKED)
+            plain = unpacked.read(_MOST_UNPACKED)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: is damaged gzip ({error}); copy it again") from error
-    if len(found) == _MOST_UNPACKED:
+    if len(plain) == _MOST_UNPACKED:
         raise UserError(f"{file}: is larger than {_MOST_UNPACKED >> 30} GiB unpacked; split it")
-    return found
+    return plain
 
 
 def detect(content: Any, file: str) -> str:
@@ -94,9 +94,9 @@ def studio_tasks(content: Any) -> list[Any] | None:
 
     None where they are none.
     """
-    given = content if isinstance(content, list) else [content]
-    tasks = [_of_annotation(one) for one in given]
-    if any(isinstance(one, dict) and "data" in one and one.keys() & set(_TASK[1:]) for one in tasks):
+    values = content if isinstance(content, list) else [content]
+    tasks = [_of_annotation(value) for value in values]
+    if any(isinstance(value, dict) and "data" in value and value.keys() & set(_TASK[1:]) for value in tasks):
         return tasks
     return tasks if isinstance(content, list) and tasks and all(map(_has_data, tasks)) else None
 

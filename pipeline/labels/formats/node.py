@@ -50,47 +50,47 @@ class Node:
 
     def text(self, key: str) -> str:
         """A text that is not empty and that UTF-8 can hold."""
-        found = self.value.get(key)
-        if not isinstance(found, str) or not found:
-            raise self.fail(f"{key} is {'empty' if found == '' else kind(found)}, not a text")
-        return self.check_text(found, key)
+        value = self.value.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.fail(f"{key} is {'empty' if value == '' else kind(value)}, not a text")
+        return self.check_text(value, key)
 
-    def check_text(self, found: str, key: str) -> str:
-        """`found`. Raises UserError where no file could hold it."""
-        if not found.isascii():
+    def check_text(self, text: str, key: str) -> str:
+        """`text`. Raises UserError where no file could hold it."""
+        if not text.isascii():
             try:
-                found.encode()
+                text.encode()
             except UnicodeEncodeError:
-                raise self.fail(f"{key} {found!r} holds half of a character (a lone surrogate)") from None
-        return found
+                raise self.fail(f"{key} {text!r} holds half of a character (a lone surrogate)") from None
+        return text
 
     def identity(self, key: str) -> int | str:
         """A whole number or a text; 7.0 is 7."""
-        found = self.value.get(key)
-        if isinstance(found, float) and found.is_integer():
-            found = int(found)
-        if not isinstance(found, int | str) or isinstance(found, bool):
-            raise self.fail(f"{key} is {kind(found)}, not a number or a text")
-        return found
+        value = self.value.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise self.fail(f"{key} is {kind(value)}, not a number or a text")
+        return value
 
     def whole(self, key: str, low: int, high: int = MAX_PIXELS) -> int:
         """A whole number from `low` to `high`."""
-        found = plain_number(self.value.get(key))
-        if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= high:
-            shown = found if isinstance(found, int | float) else kind(found)
+        value = plain_number(self.value.get(key))
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            shown = value if isinstance(value, int | float) else kind(value)
             raise self.fail(f"{key} is {shown}, not a whole number from {low} to {high}")
-        return found
+        return value
 
     def flag(self, key: str) -> bool:
         """True or false, also as 1 or 0; false where it is missing."""
-        found = plain_number(self.value.get(key) or False)
-        if isinstance(found, str) and found.lower() in ("true", "false"):
-            found = found.lower() == "true"
-        if found not in (False, True):
+        value = plain_number(self.value.get(key) or False)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            value = value.lower() == "true"
+        if value not in (False, True):
             raise self.fail(
-                f"{key} is {found if isinstance(found, int | float) else kind(found)}, not 0 or 1"
+                f"{key} is {value if isinstance(value, int | float) else kind(value)}, not 0 or 1"
             )
-        return bool(found)
+        return bool(value)
 
     def number(self, key: str) -> float:
         """A finite number of at most ten million."""
@@ -98,24 +98,24 @@ class Node:
 
     def area(self, key: str) -> float | None:
         """A number of pixels that an object can have; None where it is missing. Raises UnreadableError for any other."""
-        found = plain_number(self.value.get(key))
-        if found is None:
+        value = plain_number(self.value.get(key))
+        if value is None:
             return None
-        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= MAX_PIXELS:
-            shown = found if isinstance(found, int | float) else kind(found)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_PIXELS:
+            shown = value if isinstance(value, int | float) else kind(value)
             raise self.fail(f"{key} is {shown}, which no object can have")
-        return float(found)
+        return float(value)
 
-    def numbers(self, key: str, given: Any = None, count: int | None = None) -> list[float]:
-        """`given`, or the value of `key`: a list of finite numbers, `count` of them."""
-        found = self.value.get(key) if given is None else given
-        if not isinstance(found, list) or (count is not None and len(found) != count):
+    def numbers(self, key: str, own: Any = None, count: int | None = None) -> list[float]:
+        """`own`, or the value of `key`: a list of finite numbers, `count` of them."""
+        listed = self.value.get(key) if own is None else own
+        if not isinstance(listed, list) or (count is not None and len(listed) != count):
             many = "numbers" if count is None else f"{count} numbers"
-            shown = f"a list of {len(found)}" if isinstance(found, list) else kind(found)
+            shown = f"a list of {len(listed)}" if isinstance(listed, list) else kind(listed)
             raise self.fail(f"{key} is {shown}, not a list of {many}")
-        if set(map(type, found)) <= {int, float} and all(map(_MAX_COORDINATE.__ge__, map(abs, found))):
-            return found  # most lists: nothing is done for each number in Python
-        values = [plain_number(value) for value in found]
+        if set(map(type, listed)) <= {int, float} and all(map(_MAX_COORDINATE.__ge__, map(abs, listed))):
+            return listed  # most lists: nothing is done for each number in Python
+        values = [plain_number(value) for value in listed]
         for value in values:
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise self.fail(f"{key} holds {kind(value)} where a number belongs")
@@ -125,17 +125,17 @@ class Node:
 
     def items(self, key: str, default: list[Any] | None = None) -> list[Any]:
         """A list, of anything."""
-        found = self.value.get(key, default)
-        if not isinstance(found, list):
-            raise self.fail(f"{key} is {kind(found)}, not a list")
-        return found
+        value = self.value.get(key, default)
+        if not isinstance(value, list):
+            raise self.fail(f"{key} is {kind(value)}, not a list")
+        return value
 
     def texts(self, key: str) -> list[str]:
         """A list of texts that are not empty, no two the same."""
-        found = self.items(key)
-        if not all(isinstance(name, str) and name for name in found) or len(set(found)) < len(found):
+        names = self.items(key)
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
             raise self.fail(f"{key} is not a list of different names")
-        return [self.check_text(name, key) for name in found]
+        return [self.check_text(name, key) for name in names]
 
 
 def kind(value: Any) -> str:

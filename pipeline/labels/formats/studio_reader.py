@@ -35,7 +35,7 @@ from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import (
     Box,
     Instance,
-    Joint,
+    Keypoint,
     LabelFile,
     LabelledImage,
     Skipped,
@@ -64,7 +64,7 @@ class StudioReader:
         self._images: list[LabelledImage] = []
         self._notes: Counter[str] = Counter()
         self._skipped: list[Skipped] = []
-        self._joints: dict[str, dict[str, None]] = {}
+        self._keypoints: dict[str, dict[str, None]] = {}
 
     def result(self) -> LabelFile:
         for image in self._images:
@@ -88,7 +88,11 @@ class StudioReader:
             self._notes["predictions left out: they are not labels"] += len(predictions)
         key = "annotations" if task.value.get("annotations") or "completions" not in task else "completions"
         annotations = [Node(value, f"{task.where}: annotation") for value in task.items(key, [])]
-        kept = [one for one in annotations if not (_true(one, "was_cancelled") or _true(one, "skipped"))]
+        kept = [
+            candidate
+            for candidate in annotations
+            if not (_true(candidate, "was_cancelled") or _true(candidate, "skipped"))
+        ]
         if cancelled := len(annotations) - len(kept):
             self._notes["cancelled annotations left out"] += cancelled
         if not kept:
@@ -96,20 +100,20 @@ class StudioReader:
             return
         if len(kept) > 1:
             self._notes["older annotations of the same task left out"] += len(kept) - 1
-        order = [(_true(one, "ground_truth"), _time(one), i) for i, one in enumerate(kept)]
+        order = [(_true(candidate, "ground_truth"), _time(candidate), i) for i, candidate in enumerate(kept)]
         self._images += self._labelled(task, kept[max(order)[-1]])
 
     def _labelled(self, task: Node, annotation: Node) -> list[LabelledImage]:
         data = Node(task.value.get("data"), f"{task.where}: data")
-        found = instance_regions(annotation, self._notes, self._skipped)
+        sorted_regions = instance_regions(annotation, self._notes, self._skipped)
         places: dict[Place, list[Region]] = {}
-        for region in found.instances:
+        for region in sorted_regions.instances:
             places.setdefault(region.place, []).append(region)
         if not places:
-            place = next(iter(found.left_out), Place(None, 0))
-            return [self._image(task, data, place, (), found.left_out.total(), single=True)]
+            place = next(iter(sorted_regions.left_out), Place(None, 0))
+            return [self._image(task, data, place, (), sorted_regions.left_out.total(), single=True)]
         return [
-            self._image(task, data, place, regions, found.left_out[place], single=len(places) == 1)
+            self._image(task, data, place, regions, sorted_regions.left_out[place], single=len(places) == 1)
             for place, regions in places.items()
         ]
 
@@ -146,18 +150,18 @@ class StudioReader:
         else:
             box = mask.box
         known = own.texts("joints") if "joints" in own else []
-        self._joints.setdefault(label, {}).update(dict.fromkeys([*known, *region.joints]))
+        self._keypoints.setdefault(label, {}).update(dict.fromkeys([*known, *region.keypoints]))
         same_class = "label_id" in own and "label" in own and own.text("label") == label
         return Instance(
             label=label,
             label_id=own.whole("label_id", 1) if same_class else None,
             box=box,
             mask=mask,
-            joints=tuple(region.joints.values()),
+            keypoints=tuple(region.keypoints.values()),
             iscrowd=CROWD in region.meta_texts,
             ignore=IGNORE in region.meta_texts,
             given_area=own.area("area") if unchanged else None,
-            num_keypoints=_num_keypoints(own, len(region.joints)),
+            num_keypoints=_num_keypoints(own, len(region.keypoints)),
         )
 
     def _rectangle(self, region: Region) -> Box:
@@ -169,11 +173,11 @@ class StudioReader:
         )  # Label Studio turns about the top left corner
 
     def _completed(self, instance: Instance) -> Instance:
-        if not instance.joints:
+        if not instance.keypoints:
             return instance
-        own = {joint.name: joint for joint in instance.joints}
-        known = self._joints[instance.label]
-        return replace(instance, joints=tuple(own.get(name, Joint(name, 0, 0, 0)) for name in known))
+        own = {keypoint.name: keypoint for keypoint in instance.keypoints}
+        known = self._keypoints[instance.label]
+        return replace(instance, keypoints=tuple(own.get(name, Keypoint(name, 0, 0, 0)) for name in known))
 
 
 def _true(annotation: Node, key: str) -> bool:
@@ -181,17 +185,17 @@ def _true(annotation: Node, key: str) -> bool:
 
 
 def _time(annotation: Node) -> str:
-    found = annotation.value.get("updated_at") or annotation.value.get("created_at")
-    if isinstance(found, int | float) and not isinstance(found, bool):  # seconds, in versions before 1.0
-        return f"{found:020.6f}" if abs(found) < 1e12 else ""
-    return found if isinstance(found, str) else ""  # ISO 8601 in UTC, which sorts as text
+    time = annotation.value.get("updated_at") or annotation.value.get("created_at")
+    if isinstance(time, int | float) and not isinstance(time, bool):  # seconds, in versions before 1.0
+        return f"{time:020.6f}" if abs(time) < 1e12 else ""
+    return time if isinstance(time, str) else ""  # ISO 8601 in UTC, which sorts as text
 
 
 def _num_keypoints(own: Node, counted: int) -> int | None:
     """What the exported instance had for COCO's evaluation, as long as it has as many keypoints as then."""
-    given = own.value.get("num_keypoints")
-    if isinstance(given, list) and len(given) == 2 and given[0] == counted and type(given[1]) is int:
-        return min(max(given[1], 0), 2**31 - 1)
+    counts = own.value.get("num_keypoints")
+    if isinstance(counts, list) and len(counts) == 2 and counts[0] == counted and type(counts[1]) is int:
+        return min(max(counts[1], 0), 2**31 - 1)
     return None
 
 
@@ -252,4 +256,4 @@ def _entry(data: Node, key: str, page: int) -> str:
 
 
 def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text for text in value)

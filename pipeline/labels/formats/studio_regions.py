@@ -12,7 +12,7 @@ from masklake.pipeline.labels import masks as label_masks
 from masklake.pipeline.labels.formats import bitmask, brush_rle
 from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind
 from masklake.pipeline.labels.masks import LabelMask
-from masklake.pipeline.labels.sets import Box, Joint, Skipped
+from masklake.pipeline.labels.sets import Box, Keypoint, Skipped
 
 _SHAPES = ("brush", "bitmask", "polygon", "vector", "ellipse", "rectangle", "keypoint")
 _TYPES = {name + end for name in _SHAPES for end in ("", "labels")} | {"labels"}
@@ -45,7 +45,7 @@ class Region:
     """Of the image, pixels: positions are percentages of it."""
     parent: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    joints: dict[str, Joint] = field(default_factory=dict)
+    keypoints: dict[str, Keypoint] = field(default_factory=dict)
 
     @property
     def shape(self) -> str | None:
@@ -79,8 +79,8 @@ class Region:
     @property
     def meta_texts(self) -> list[str]:
         """What the annotator wrote about the region, in lower case."""
-        found = self.meta.get("text") or []
-        texts = found if isinstance(found, list) else [found]
+        text_or_texts = self.meta.get("text") or []
+        texts = text_or_texts if isinstance(text_or_texts, list) else [text_or_texts]
         return [text.strip().lower() for text in texts if isinstance(text, str)]
 
     @property
@@ -115,12 +115,12 @@ class Region:
         return label_masks.from_polygons([flat], self.height, self.width)
 
     def _vertices(self) -> list[list[float]]:
-        vertices = [Node(one, f"{self.node.where}: vertex") for one in self.node.items("vertices")]
-        if not self.node.value.get("closed") or any(one.value.get("isBezier") for one in vertices):
+        vertices = [Node(vertex, f"{self.node.where}: vertex") for vertex in self.node.items("vertices")]
+        if not self.node.value.get("closed") or any(vertex.value.get("isBezier") for vertex in vertices):
             raise self.node.fail(
                 "is an open or a curved line of the tag Vector, which has no mask; draw a polygon"
             )
-        return [[one.number("x"), one.number("y")] for one in vertices]
+        return [[vertex.number("x"), vertex.number("y")] for vertex in vertices]
 
     @property
     def rotation(self) -> float:
@@ -181,9 +181,9 @@ def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skippe
             place = _place(node)
             type_ = node.text("type")
             if type_ == "relation":
-                one, other = str(node.identity("from_id")), str(node.identity("to_id"))
-                links.setdefault(one, set()).add(other)
-                links.setdefault(other, set()).add(one)
+                from_id, to_id = str(node.identity("from_id")), str(node.identity("to_id"))
+                links.setdefault(from_id, set()).add(to_id)
+                links.setdefault(to_id, set()).add(from_id)
             elif type_ not in _TYPES:
                 notes[f"results of type {type_!r} left out: they have no place among labels"] += 1
                 left_out[place] += 1
@@ -207,7 +207,7 @@ def instance_regions(annotation: Node, notes: Counter[str], skipped: list[Skippe
     for region in usable:
         if region.shape == "keypoint":
             try:
-                _give_joint(region, _owner(region, instances, links.get(region.id, set())))
+                _give_keypoint(region, _owner(region, instances, links.get(region.id, set())))
             except UnreadableError as error:
                 skipped.append(error.skipped)
                 left_out[region.place] += 1
@@ -266,24 +266,24 @@ def _usable(region: Region, notes: Counter[str]) -> bool:
 
 
 def _owner(point: Region, instances: list[Region], linked: set[str]) -> Region:
-    here = [one for one in instances if one.place == point.place]
-    found = [one for one in here if one.id == point.parent]
-    found = found or [one for one in here if one.id in linked]
-    if not found:
+    here = [region for region in instances if region.place == point.place]
+    owners = [region for region in here if region.id == point.parent]
+    owners = owners or [region for region in here if region.id in linked]
+    if not owners:
         x, y = point.point()
-        found = [one for one in here if one.contains(x, y)]
-        if len(found) > 1:
-            found = [one for one in found if one.covers(x, y)] or found
-    if len(found) != 1:
+        owners = [region for region in here if region.contains(x, y)]
+        if len(owners) > 1:
+            owners = [region for region in owners if region.covers(x, y)] or owners
+    if len(owners) != 1:
         raise point.node.fail(
-            f"the key point {point.label!r} belongs to {len(found)} regions; make one region its parent, or relate the "
+            f"the key point {point.label!r} belongs to {len(owners)} regions; make one region its parent, or relate the "
             "two in Label Studio"
         )
-    return found[0]
+    return owners[0]
 
 
-def _give_joint(point: Region, owner: Region) -> None:
-    if point.label in owner.joints:
+def _give_keypoint(point: Region, owner: Region) -> None:
+    if point.label in owner.keypoints:
         raise point.node.fail(f"is a second {point.label!r} of region {owner.id!r}")
     # The editor writes x, y and width alone, and keeps meta: so that is where Masklake's export says it.
     hidden = (
@@ -291,4 +291,4 @@ def _give_joint(point: Region, owner: Region) -> None:
         or point.own.value.get("visibility") == 1
         or any(text in _HIDDEN for text in point.meta_texts)
     )
-    owner.joints[point.label] = Joint(point.label, *point.point(), 1 if hidden else 2)
+    owner.keypoints[point.label] = Keypoint(point.label, *point.point(), 1 if hidden else 2)

@@ -1,6 +1,6 @@
 """Label sets as Label Studio tasks, which `StudioReader` reads back equal, and the labelling interface that shows them.
 
-Masks become brush regions, instances without one rectangles, joints key points with the region as their parent. What
+Masks become brush regions, instances without one rectangles, keypoints key points with the region as their parent. What
 Label Studio has no place for travels in each region's `meta.masklake` and in each task's `data.masklake`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from masklake.pipeline.labels.formats import brush_rle
-from masklake.pipeline.labels.formats.coco_writer import frame, joints_by_class, own_fields, plain
+from masklake.pipeline.labels.formats.coco_writer import frame, keypoints_by_class, own_fields, plain
 from masklake.pipeline.labels.formats.studio_reader import CROWD, IGNORE, mask_digest
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Instance, LabelSet
@@ -25,24 +25,24 @@ def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
     return [
         {
             "id": i,
-            "data": {"image": found.uri, "masklake": own_fields(found) | _size(found) | _search(found)},
+            "data": {"image": label_set.uri, "masklake": own_fields(label_set) | _size(label_set) | _search(label_set)},
             "annotations": [{
                 "id": i,
                 "was_cancelled": False,
                 "ground_truth": False,
-                "result": results(found),
+                "result": results(label_set),
             }],
         }
-        for i, found in enumerate(sets, 1)
+        for i, label_set in enumerate(sets, 1)
     ]  # fmt: skip
 
 
-def results(found: LabelSet) -> list[dict[str, Any]]:
+def results(label_set: LabelSet) -> list[dict[str, Any]]:
     """What an annotation, or a prediction, of the image holds. The region of instance n has the id `i<n>`."""
     return [
         result
-        for position, instance in enumerate(found.instances)
-        for result in _results(instance, f"i{position}", *frame(found))
+        for position, instance in enumerate(label_set.instances)
+        for result in _results(instance, f"i{position}", *frame(label_set))
     ]
 
 
@@ -51,13 +51,13 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
 
     Keypoints are numbered (model_index), which label-studio-sdk's converter needs to write COCO and YOLO.
     """
-    labels = sorted({instance.label for found in sets for instance in found.instances}.union(classes))
-    joints = list(dict.fromkeys(name for names in joints_by_class(sets).values() for name in names))
+    labels = sorted({instance.label for label_set in sets for instance in label_set.instances}.union(classes))
+    keypoints = list(dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names))
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     for tag, name, values in (
         ("BrushLabels", "brush", labels),
         ("RectangleLabels", "box", labels),
-        ("KeyPointLabels", "joint", joints),
+        ("KeyPointLabels", "joint", keypoints),
     ):
         lines.append(f'  <{tag} name="{name}" toName="image">')
         for i, value in enumerate(values):
@@ -67,25 +67,27 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
     return "\n".join([*lines, "</View>", ""])
 
 
-def _size(found: LabelSet) -> dict[str, int]:
+def _size(label_set: LabelSet) -> dict[str, int]:
     """The image's size, for one without regions, which would carry it."""
-    return {"width": found.width, "height": found.height} if found.width and found.height else {}
+    return (
+        {"width": label_set.width, "height": label_set.height} if label_set.width and label_set.height else {}
+    )
 
 
-def _search(found: LabelSet) -> dict[str, list[str]]:
+def _search(label_set: LabelSet) -> dict[str, list[str]]:
     """For which classes the image was searched, where not for all."""
-    absent = {} if found.absent is None else {"absent": list(found.absent)}
-    return absent | ({"not_exhaustive": list(found.not_exhaustive)} if found.not_exhaustive else {})
+    absent = {} if label_set.absent is None else {"absent": list(label_set.absent)}
+    return absent | ({"not_exhaustive": list(label_set.not_exhaustive)} if label_set.not_exhaustive else {})
 
 
 def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict[str, Any]]:
     common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
     own: dict[str, Any] = {"label": instance.label, "label_id": instance.label_id}
-    if instance.joints:
-        own["joints"] = [joint.name for joint in instance.joints]
+    if instance.keypoints:
+        own["joints"] = [keypoint.name for keypoint in instance.keypoints]
     if instance.num_keypoints is not None:
         own["num_keypoints"] = [
-            sum(joint.visibility > 0 for joint in instance.joints),
+            sum(keypoint.visibility > 0 for keypoint in instance.keypoints),
             instance.num_keypoints,
         ]
     if instance.given_area is not None:
@@ -120,16 +122,16 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
             "from_name": "joint",
             "type": "keypointlabels",
             "value": {
-                "x": joint.x * 100 / width,
-                "y": joint.y * 100 / height,
+                "x": keypoint.x * 100 / width,
+                "y": keypoint.y * 100 / height,
                 "width": _POINT_PERCENT,
-                "keypointlabels": [joint.name],
-                **({"hidden": True} if joint.visibility == 1 else {}),
+                "keypointlabels": [keypoint.name],
+                **({"hidden": True} if keypoint.visibility == 1 else {}),
             },
             # The editor writes `hidden` no more when a person submits; meta it keeps.
-            **({"meta": {"masklake": {"visibility": 1}}} if joint.visibility == 1 else {}),
+            **({"meta": {"masklake": {"visibility": 1}}} if keypoint.visibility == 1 else {}),
         }
-        for i, joint in enumerate(instance.joints)
-        if joint.visibility
+        for i, keypoint in enumerate(instance.keypoints)
+        if keypoint.visibility
     ]
-    return [common | one for one in (region, *points)]
+    return [common | result for result in (region, *points)]

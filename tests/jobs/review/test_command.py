@@ -118,7 +118,7 @@ def test_accepted_predictions_become_labels(builder: LakeBuilder, masklake: Mask
     assert labels["nothing.png"].instances == ()
     assert (labels["nothing.png"].width, labels["nothing.png"].height) == (64, 48)
     [person] = labels["person.png"].instances
-    assert [joint.visibility for joint in person.joints] == [2] * 17
+    assert [keypoint.visibility for keypoint in person.keypoints] == [2] * 17
     code, _, err = masklake("review", builder.uri)
     assert (
         code,
@@ -163,7 +163,7 @@ def same(instance: Instance) -> tuple[Any, ...]:
     """What a row of instances says too; keypoints to a thousandth of a pixel, as they went by percentages."""
     keypoints = {
         j.name: (pytest.approx(j.x, abs=1e-3), pytest.approx(j.y, abs=1e-3))
-        for j in instance.joints
+        for j in instance.keypoints
         if j.visibility
     }
     return (

@@ -23,13 +23,13 @@ def pixels(size: tuple[int, int], share: float, seed: int) -> np.ndarray:
 def test_rle_stays_as_pycocotools_writes_it(size: tuple[int, int], share: float, seed: int) -> None:
     drawn = pixels(size, share, seed)
     text = coco_mask.encode(np.asfortranarray(drawn))["counts"].decode()
-    found = from_counts(text, size, *size)
-    assert found.counts == text == from_pixels(drawn).counts
-    assert (to_pixels(found) == drawn).all()
-    assert found.area == drawn.sum()
+    mask_ = from_counts(text, size, *size)
+    assert mask_.counts == text == from_pixels(drawn).counts
+    assert (to_pixels(mask_) == drawn).all()
+    assert mask_.area == drawn.sum()
     flat = drawn.ravel(order="F")
     runs = _runs(flat)
-    assert from_counts(runs, size, *size) == found
+    assert from_counts(runs, size, *size) == mask_
 
 
 def _runs(flat: np.ndarray) -> list[int]:

@@ -35,12 +35,14 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(builder.uri, Storage())
 
 
-def named(name: str, width: int | None = 64, height: int | None = 48, **given: Any) -> LabelledImage:
-    return LabelledImage(name=name, width=width, height=height, **given)
+def named(name: str, width: int | None = 64, height: int | None = 48, **fields: Any) -> LabelledImage:
+    return LabelledImage(name=name, width=width, height=height, **fields)
 
 
-def outcome(found: Placement) -> list[str]:
-    return [uri for _, uri in found.placed] + [f"{one.name} {one.reason}" for one in found.unplaced]
+def outcome(placement: Placement) -> list[str]:
+    return [uri for _, uri in placement.placed] + [
+        f"{unplaced_.name} {unplaced_.reason}" for unplaced_ in placement.unplaced
+    ]
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -70,8 +72,8 @@ def test_folders_may_be_left_out(lake: Lake) -> None:
 
 
 def test_two_names_of_one_image_are_told(lake: Lake) -> None:
-    found = place([named("ü.jpg"), named("d/ü.jpg")], lake)
-    assert outcome(found) == ["/d/ü.jpg", "d/ü.jpg is /d/ü.jpg, and so is 'ü.jpg'"]
+    placement = place([named("ü.jpg"), named("d/ü.jpg")], lake)
+    assert outcome(placement) == ["/d/ü.jpg", "d/ü.jpg is /d/ü.jpg, and so is 'ü.jpg'"]
 
 
 def test_what_the_mapping_the_file_and_the_prefix_say_comes_first(lake: Lake) -> None:
@@ -81,8 +83,8 @@ def test_what_the_mapping_the_file_and_the_prefix_say_comes_first(lake: Lake) ->
         named("new/../n'.jpg"),
         named("s3://else/x.jpg"),
     ]
-    found = place(images, lake, mapping={"b.jpg": "s3://p/x/b.jpg"}, prefix="s3://q", unchecked=True)
-    assert outcome(found) == [
+    placement = place(images, lake, mapping={"b.jpg": "s3://p/x/b.jpg"}, prefix="s3://q", unchecked=True)
+    assert outcome(placement) == [
         "s3://p/x/b.jpg", "s3://p/y/b.jpg", "s3://q/n'.jpg", "s3://else/x.jpg",
     ]  # fmt: skip
     assert outcome(place([named("s3://q/a b")], lake, prefix="s3://q/", unchecked=True)) == ["s3://q/a b"]
@@ -93,9 +95,9 @@ def test_what_the_mapping_the_file_and_the_prefix_say_comes_first(lake: Lake) ->
 
 def test_aliases_are_tried_after_the_name(lake: Lake) -> None:
     images = [named("/data/upload/1/0a1b2c3d-ü.jpg", None, None, aliases=("0a1b2c3d-ü.jpg", "ü.jpg"))]
-    found = place(images, lake)
-    assert outcome(found) == ["/d/ü.jpg"]
-    assert found.sizes["/d/ü.jpg"] == (64, 48)
+    placement = place(images, lake)
+    assert outcome(placement) == ["/d/ü.jpg"]
+    assert placement.sizes["/d/ü.jpg"] == (64, 48)
     assert outcome(place(images, lake, prefix="s3://q", unchecked=True)) == ["s3://q/ü.jpg"]
 
 
@@ -138,8 +140,8 @@ def test_composed_and_decomposed_letters_are_one_name(lake: Lake, tmp_path: Path
 def test_what_is_not_there_is_told(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     images = [named("a.jpg"), named("b.jpg"), named("c\0.jpg")]
-    found = place(images, lake, prefix=str(tmp_path))
-    assert outcome(found) == [
+    placement = place(images, lake, prefix=str(tmp_path))
+    assert outcome(placement) == [
         f"{tmp_path}/a.jpg",
         f"b.jpg is not there: {tmp_path}/b.jpg does not exist (--unchecked takes names as they are)",
         f"c\0.jpg is not there: {tmp_path}/c\0.jpg does not exist (--unchecked takes names as they are)",
@@ -154,9 +156,9 @@ def test_a_bucket_that_cannot_be_asked_is_told(lake: Lake, monkeypatch: pytest.M
         raise PermissionError("no")
 
     monkeypatch.setattr(Storage, "exists", refused)
-    found = place([named("new.jpg")], lake, prefix="s3://q")
-    assert outcome(found) == ["s3://q/new.jpg"]
-    [note] = found.notes
+    placement = place([named("new.jpg")], lake, prefix="s3://q")
+    assert outcome(placement) == ["s3://q/new.jpg"]
+    [note] = placement.notes
     assert note.startswith(
         "images were not looked for, their names are taken as they are (s3://q: cannot look for"
     )
@@ -169,9 +171,9 @@ def test_many_images_are_looked_for_in_one_listing(
     for i in range(60):
         s3_bucket.put(f"photos/{i}.jpg", b"x")
     monkeypatch.setattr(Storage, "exists", lambda *_: pytest.fail("asked one by one"))
-    found = place([named(f".\\{i}.jpg") for i in range(61)], lake, prefix=f"{s3_bucket.uri}/photos")
-    assert len(found.placed) == 60
-    assert found.unplaced[0].reason.startswith("is not there")
+    placement = place([named(f".\\{i}.jpg") for i in range(61)], lake, prefix=f"{s3_bucket.uri}/photos")
+    assert len(placement.placed) == 60
+    assert placement.unplaced[0].reason.startswith("is not there")
 
 
 def test_links_of_label_studio_and_signed_urls(lake: Lake) -> None:

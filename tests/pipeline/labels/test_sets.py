@@ -6,9 +6,10 @@ import datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masklake.pipeline.labels.masks import LabelMask
 from masklake.pipeline.labels.sets import (
     Instance,
-    Joint,
+    Keypoint,
     LabelSet,
     digest,
     from_table,
@@ -27,7 +28,7 @@ NOW = datetime.datetime(2026, 11, 25, tzinfo=datetime.UTC)
 def test_label_sets_are_their_rows(sets: list[LabelSet]) -> None:
     table = to_table(sets, NOW)
     assert from_table(table) == sets
-    assert len(table) == sum(max(1, len(one.instances)) for one in sets)
+    assert len(table) == sum(max(1, len(labels.instances)) for labels in sets)
 
 
 def test_an_image_without_instances_is_a_row() -> None:
@@ -38,12 +39,17 @@ def test_an_image_without_instances_is_a_row() -> None:
 
 
 def test_values_have_the_precision_of_the_lake() -> None:
-    found = Instance(
-        label="a", label_id=1, box=(0.1, 1, 2, 3), joints=(Joint("n", 0.1, 5, 2), Joint("m", 3, 3, 0))
+    instance = Instance(
+        label="a",
+        label_id=1,
+        box=(0.1, 1, 2, 3),
+        keypoints=(Keypoint("n", 0.1, 5, 2), Keypoint("m", 3, 3, 0)),
     )
-    assert found.box[0] == 0.10000000149011612
-    assert found.joints == (Joint("n", 0.10000000149011612, 5, 2), Joint("m", 0, 0, 0))
-    assert Instance(label="a", label_id=1, box=(0, 0, 1, 1), joints=(Joint("m", 3, 3, 0),)).joints == ()
+    assert instance.box[0] == 0.10000000149011612
+    assert instance.keypoints == (Keypoint("n", 0.10000000149011612, 5, 2), Keypoint("m", 0, 0, 0))
+    assert (
+        Instance(label="a", label_id=1, box=(0, 0, 1, 1), keypoints=(Keypoint("m", 3, 3, 0),)).keypoints == ()
+    )
 
 
 def test_the_split_of_an_image_is_stable() -> None:
@@ -71,10 +77,26 @@ def test_wanted_numbers_are_given_where_they_are_free() -> None:
 
 
 def test_the_digest_tells_changes() -> None:
-    one = an_instance("person", joints=True)
+    labels = an_instance("person", keypoints=True)
     other = an_instance("person")
-    assert digest([one]) == digest([an_instance("person", joints=True, label_id=99)])
+    assert digest([labels]) == digest([an_instance("person", keypoints=True, label_id=99)])
     assert (
-        len({digest([one]), digest([other]), digest([]), digest([one, one]), digest([an_instance("cat")])})
+        len(
+            {
+                digest([labels]),
+                digest([other]),
+                digest([]),
+                digest([labels, labels]),
+                digest([an_instance("cat")]),
+            }
+        )
         == 5
     )
+
+
+def test_the_digest_is_the_one_that_older_exports_carry() -> None:
+    """Files of every version so far: the digest must not follow when a class is renamed."""
+    keypoints = (Keypoint("nose", 5, 6, 2), Keypoint("eye", 0, 0, 0))
+    person = Instance(label="person", label_id=1, box=(1, 2, 3, 4), keypoints=keypoints)
+    dog = Instance(label="dog", label_id=2, box=(0, 0, 2, 2), mask=LabelMask(2, 2, "04"))
+    assert (digest([person]), digest([dog])) == ("5ff481ec78844a35", "4f8a8aa95a051206")

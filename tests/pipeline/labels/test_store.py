@@ -79,16 +79,16 @@ def test_importers_at_once_lose_nothing_in_s3(s3_bucket: Bucket, monkeypatch: py
 
 def _importers_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_store, "_newest_time", lambda _: WHEN + datetime.timedelta(days=1000))
-    given = [[label_set(A, *[DOG] * n), label_set(f"s3://p/{n}.jpg", CAT)] for n in range(1, 5)]
-    threads = [threading.Thread(target=add, args=(opened(uri), sets, [])) for sets in given]
+    imports = [[label_set(A, *[DOG] * n), label_set(f"s3://p/{n}.jpg", CAT)] for n in range(1, 5)]
+    threads = [threading.Thread(target=add, args=(opened(uri), sets, [])) for sets in imports]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(opened(uri).parts("labels")) == 4
-    found = newest(opened(uri))
-    assert len(found) == 5
-    assert next(one for one in found if one.uri == A) in [sets[0] for sets in given]
+    stored = newest(opened(uri))
+    assert len(stored) == 5
+    assert next(label_set_ for label_set_ in stored if label_set_.uri == A) in [sets[0] for sets in imports]
 
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
@@ -101,10 +101,10 @@ def test_labels_that_may_not_be_written_are_told(s3_bucket: Bucket, use_s3: obje
 
 def test_all_of_many_sets_are_read_back(tmp_path: Path) -> None:
     sets: list[LabelSet] = sorted(
-        (label_set(f"s3://p/{i}", DOG) for i in range(300)), key=lambda one: one.uri
+        (label_set(f"s3://p/{i}", DOG) for i in range(300)), key=lambda label_set_: label_set_.uri
     )
     add(opened(str(tmp_path)), sets)
-    add(opened(str(tmp_path)), [label_set(one.uri, CAT) for one in sets[::2]])
+    add(opened(str(tmp_path)), [label_set(label_set_.uri, CAT) for label_set_ in sets[::2]])
     assert newest(opened(str(tmp_path))) == [
-        label_set(one.uri, CAT if i % 2 == 0 else DOG) for i, one in enumerate(sets)
+        label_set(label_set_.uri, CAT if i % 2 == 0 else DOG) for i, label_set_ in enumerate(sets)
     ]

@@ -44,20 +44,20 @@ def scored(builder: LakeBuilder, **options: Any) -> tuple[dict[str, int], Figure
     """The position of each candidate, and their figures."""
     lake = Lake(builder.uri, Storage())
     known = review_rows.labelled(lake)
-    found = review_rows.candidates(lake, known, **options)
-    places = {uri: i for i, uri in enumerate(found.uris.to_pylist())}
-    return places, review_score.figures(lake, found, known.counts)
+    candidates = review_rows.candidates(lake, known, **options)
+    places = {uri: i for i, uri in enumerate(candidates.uris.to_pylist())}
+    return places, review_score.figures(lake, candidates, known.counts)
 
 
 def test_the_newest_row_decides(builder: LakeBuilder) -> None:
     builder.part(OLD, {"s3://p/a": [], "s3://p/b": [], "s3://p/c": []})
     builder.part(NEW, [(image("s3://p/a"), dogs(0.9)), (image("s3://p/b", status="failed", error="no"), [])])
     builder.labels([label_row("s3://p/l", "dog")])
-    found = chosen(builder)
-    assert dict(zip(found.uris.to_pylist(), [found.runs[i] for i in found.run], strict=True)) == {
+    candidates = chosen(builder)
+    assert dict(zip(candidates.uris.to_pylist(), [candidates.runs[i] for i in candidates.run], strict=True)) == {
         "s3://p/a": NEW, "s3://p/c": OLD,
     }  # fmt: skip
-    assert (found.failed, found.labelled, found.other_run.tolist()) == (1, 0, [-1, -1])
+    assert (candidates.failed, candidates.labelled, candidates.other_run.tolist()) == (1, 0, [-1, -1])
     assert chosen(builder, run=OLD).uris.to_pylist() == ["s3://p/a", "s3://p/b", "s3://p/c"]
     assert len(chosen(builder, model="demo@0123456789ab")) == 2
     assert len(chosen(builder, model=OTHER)) == 0
@@ -66,9 +66,9 @@ def test_the_newest_row_decides(builder: LakeBuilder) -> None:
 def test_labelled_images_are_left_out_unless_asked_for(builder: LakeBuilder) -> None:
     builder.part(OLD, {"s3://p/a": [], "s3://p/b": [], "s3://p/c": []})
     builder.labels([label_row("s3://p/a", "dog"), empty_label_row("s3://p/b"), label_row("s3://q/x", "cat")])
-    found = chosen(builder)
-    assert (found.uris.to_pylist(), found.labelled) == (["s3://p/c"], 2)
-    assert found.labelled_objects == {("etag-s3://p/a", 1000), ("etag-s3://p/b", 1000)}
+    candidates = chosen(builder)
+    assert (candidates.uris.to_pylist(), candidates.labelled) == (["s3://p/c"], 2)
+    assert candidates.labelled_objects == {("etag-s3://p/a", 1000), ("etag-s3://p/b", 1000)}
     again = chosen(builder, again=True)
     assert (len(again), again.labelled, again.labelled_objects) == (3, 0, frozenset())
 

@@ -25,7 +25,7 @@ def detections(*rows: Row) -> CandidateInstances:
 
 def test_what_both_find_is_agreed_and_the_rest_is_not() -> None:
     box, near, far = (0, 0, 10, 10), (1, 0, 10, 10), (50, 0, 10, 10)
-    found = detections(
+    instances = detections(
         # 0: both, alike. 1: one alone. 2: another class. 3: another place. 4: less sure. 5: nothing at all.
         (0, 0, 1, 0.9, box), (0, 1, 1, 0.9, near),
         (1, 0, 1, 0.9, box),
@@ -33,14 +33,14 @@ def test_what_both_find_is_agreed_and_the_rest_is_not() -> None:
         (3, 0, 1, 0.9, box), (3, 1, 1, 0.9, far),
         (4, 0, 1, 0.9, box), (4, 1, 1, 0.3, box),
     )  # fmt: skip
-    assert disagreement(found, 6) == pytest.approx(
+    assert disagreement(instances, 6) == pytest.approx(
         [0, 1 - 1 / 1.9, 1 - 1 / 2.8, 1 - 1 / 2.8, 1 - 1.6 / 2.2, 0]
     )
 
 
 def test_rows_that_are_there_twice_count_once() -> None:
-    found = detections((0, 0, 1, 0.9, (0, 0, 10, 10)), (0, 1, 1, 0.9, (0, 0, 10, 10)))
-    assert disagreement(CandidateInstances.together([found, found]), 1) == pytest.approx([0])
+    instances = detections((0, 0, 1, 0.9, (0, 0, 10, 10)), (0, 1, 1, 0.9, (0, 0, 10, 10)))
+    assert disagreement(CandidateInstances.together([instances, instances]), 1) == pytest.approx([0])
 
 
 def test_matches_are_those_of_going_through_the_ranks() -> None:
@@ -54,18 +54,18 @@ def test_matches_are_those_of_going_through_the_ranks() -> None:
             ))
         )  # fmt: skip
 
-    one, other = some(0), some(1)
-    a, b = matches(one, other)
+    ours, theirs = some(0), some(1)
+    a, b = matches(ours, theirs)
 
     def iou(i: int, j: int) -> float:
-        width, height = (10 - abs(one.box[i] - other.box[j])[:2]).clip(0)
+        width, height = (10 - abs(ours.box[i] - theirs.box[j])[:2]).clip(0)
         return float(width * height / (200 - width * height))
 
     pairs = [
         (i, j)
         for i in range(300)
         for j in range(300)
-        if (one.image[i], one.label[i]) == (other.image[j], other.label[j]) and iou(i, j) >= SAME
+        if (ours.image[i], ours.label[i]) == (theirs.image[j], theirs.label[j]) and iou(i, j) >= SAME
     ]
     used_a: set[int] = set()
     used_b: set[int] = set()
@@ -75,9 +75,9 @@ def test_matches_are_those_of_going_through_the_ranks() -> None:
             greedy.add((i, j))
             used_a.add(i)
             used_b.add(j)
-    found = set(zip(a.tolist(), b.tolist(), strict=True))
-    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
-    assert found == greedy
+    instances = set(zip(a.tolist(), b.tolist(), strict=True))
+    assert len({i for i, _ in instances}) == len({j for _, j in instances}) == len(instances)
+    assert instances == greedy
     assert len(greedy) > 50
 
 

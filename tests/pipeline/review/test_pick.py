@@ -37,10 +37,10 @@ def picked(
     """File names in the order of choice."""
     lake = Lake(builder.uri, Storage())
     known = review_rows.labelled(lake)
-    found = review_rows.candidates(lake, known)
-    figures = review_score.figures(lake, found, known.counts)
-    picks = pick(found, figures, known, Storage(), budget=budget, random_share=random, **options)
-    return [found.uris[one.image].as_py().rpartition("/")[2] for one in picks.chosen], picks
+    candidates = review_rows.candidates(lake, known)
+    figures = review_score.figures(lake, candidates, known.counts)
+    picks = pick(candidates, figures, known, Storage(), budget=budget, random_share=random, **options)
+    return [candidates.uris[pick_.image].as_py().rpartition("/")[2] for pick_ in picks.chosen], picks
 
 
 def test_the_highest_scores_are_chosen(builder: LakeBuilder, tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_the_highest_scores_are_chosen(builder: LakeBuilder, tmp_path: Path) -> 
 def test_a_share_is_drawn_at_random_and_always_the_same(builder: LakeBuilder, tmp_path: Path) -> None:
     builder.part(RUN, pictures(tmp_path / "p", 40))
     names, picks = picked(builder, 10, random=0.4)
-    assert [one.kind for one in picks.chosen].count(RANDOM) == 4
-    assert [one.kind for one in picks.chosen[-4:]] == [RANDOM] * 4
+    assert [pick_.kind for pick_ in picks.chosen].count(RANDOM) == 4
+    assert [pick_.kind for pick_ in picks.chosen[-4:]] == [RANDOM] * 4
     assert len(set(names)) == 10
     assert picked(builder, 10, random=0.4)[0] == names
     drawn, _ = picked(builder, 10, random=1.0)
@@ -143,5 +143,5 @@ def test_a_budget_that_is_not_used_up_takes_the_rest(builder: LakeBuilder, tmp_p
         RUN, [(on_disk(tmp_path / "p", "a.png", 1), dogs(0.5)), (on_disk(tmp_path / "p", "b.png", 2), [])]
     )
     names, picks = picked(builder, 10)
-    assert (names, [one.kind for one in picks.chosen][1]) == (["a.png", "b.png"], REST)
+    assert (names, [pick_.kind for pick_ in picks.chosen][1]) == (["a.png", "b.png"], REST)
     assert not picks.stopped

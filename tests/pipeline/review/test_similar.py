@@ -15,18 +15,18 @@ from tests.helpers.images import as_stored, oriented, save, solid
 from tests.helpers.review_lakes import picture
 
 
-def near(one: bytes, other: bytes) -> bool:
+def near(first: bytes, other: bytes) -> bool:
     gallery = Gallery()
-    gallery.add(fingerprint(one))
+    gallery.add(fingerprint(first))
     return gallery.holds_near(fingerprint(other))
 
 
 def test_copies_are_near_and_others_are_not() -> None:
-    one = picture(1)
-    assert near(one, one)
-    assert near(one, picture(1, (400, 300)))
-    assert near(one, picture(1, format_="JPEG", quality=60))
-    assert not near(one, picture(2))
+    first = picture(1)
+    assert near(first, first)
+    assert near(first, picture(1, (400, 300)))
+    assert near(first, picture(1, format_="JPEG", quality=60))
+    assert not near(first, picture(2))
     assert not near(solid((255, 255, 255)), solid((0, 0, 90)))  # plain: only the colour tells
     assert near(solid((200, 0, 0)), solid((210, 5, 5)))
 
@@ -39,10 +39,10 @@ def test_a_turned_copy_is_seen_as_people_see_it() -> None:
 def test_a_gallery_grows() -> None:
     prints = [fingerprint(picture(seed, (16, 12))) for seed in range(150)]
     gallery = Gallery()
-    for one in prints:
-        assert not gallery.holds_near(one)
-        gallery.add(one)
-    assert all(gallery.holds_near(one) for one in prints)
+    for first in prints:
+        assert not gallery.holds_near(first)
+        gallery.add(first)
+    assert all(gallery.holds_near(first) for first in prints)
 
 
 def test_what_is_no_image_has_none() -> None:

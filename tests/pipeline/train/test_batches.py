@@ -32,7 +32,7 @@ def batches(labels: training_set.TrainingSet, **given: Any) -> Batches:
         recipe=given.pop("recipe", RECIPE),
         preprocessing=Preprocessing(min_size=48, max_size=64),
         outputs=given.pop("outputs", {"dog": 1, "person": 2}),
-        joints=KEYPOINT_NAMES,
+        keypoint_names=KEYPOINT_NAMES,
         mirror=mirrored(KEYPOINT_NAMES),
         storage=Storage(),
         **given,
@@ -62,8 +62,10 @@ def test_examples_are_in_the_order_of_the_step(labels: training_set.TrainingSet)
     positions = batches(labels).order.of_step(0).tolist()
     examples = unpack(row["examples"])
     assert row["skipped"] == []
-    assert [float(one.boxes[one.outputs == 1][0, 0]) for one in examples] == [4.0 * at for at in positions]
-    assert [2 in one.outputs.tolist() for one in examples] == [at % 2 == 1 for at in positions]
+    assert [float(one.boxes[one.outputs == 1][0, 0]) for one in examples] == [
+        4.0 * position for position in positions
+    ]
+    assert [2 in one.outputs.tolist() for one in examples] == [position % 2 == 1 for position in positions]
     assert all(tuple(one.image.shape) == (3, 48, 64) for one in examples)
 
 
@@ -125,12 +127,12 @@ def test_classes_that_are_not_learnt_are_background(labels: training_set.Trainin
     assert all(set(one.outputs.tolist()) <= {1} for one in examples)
 
 
-def test_truth_of_crowds_joints_and_masks() -> None:
+def test_truth_of_crowds_keypoints_and_masks() -> None:
     from dataclasses import replace
 
     from masklake.pipeline.labels.sets import LabelSet
 
-    dog, person = an_instance(), an_instance("person", (2, 2, 20, 30), joints=True)
+    dog, person = an_instance(), an_instance("person", (2, 2, 20, 30), keypoints=True)
     crowd = replace(an_instance("person", (30, 0, 10, 10)), iscrowd=True)
     bare = replace(an_instance("dog", (0, 0, 5, 5)), mask=None)
     one = LabelSet(
@@ -144,12 +146,12 @@ def test_truth_of_crowds_joints_and_masks() -> None:
     assert truth.keypoints.shape == (3, 3, 3)
     assert not truth.keypoints[0].any()
     assert not truth.keypoints[1, 2].any()
-    seen = [joint for joint in person.joints if joint.visibility]
+    seen = [keypoint for keypoint in person.keypoints if keypoint.visibility]
     assert seen
-    for joint in seen:
-        at = {"nose": 0, "left_eye": 1}.get(joint.name)
-        if at is not None:
-            assert np.allclose(truth.keypoints[1, at], [joint.x, joint.y, joint.visibility])
+    for keypoint in seen:
+        position = {"nose": 0, "left_eye": 1}.get(keypoint.name)
+        if position is not None:
+            assert np.allclose(truth.keypoints[1, position], [keypoint.x, keypoint.y, keypoint.visibility])
 
 
 def test_truth_of_what_is_not_to_be_learnt() -> None:

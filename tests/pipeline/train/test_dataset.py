@@ -36,18 +36,18 @@ def test_what_is_gathered(tmp_path: Path) -> None:
         empty_label_row("/c.png"),
         label_row("/held-out.png", "bird", split="val"),
     )
-    found = training_set.gather(lake)
-    assert found.uris(range(3)) == ["/a.png", "/b.png", "/c.png"]
-    assert found.counts == {"dog": 1, "person": 1, "cat": 1}
-    assert found.masks == 2
-    assert found.with_joints == {"person"}
-    assert found.joints[:2] == ("nose", "left_eye")
-    assert found.wide.tolist() == [False, True, True]
-    assert [[i.label for i in one.instances] for one in found.sets([1, 2])] == [
+    labels = training_set.gather(lake)
+    assert labels.uris(range(3)) == ["/a.png", "/b.png", "/c.png"]
+    assert labels.counts == {"dog": 1, "person": 1, "cat": 1}
+    assert labels.masks == 2
+    assert labels.with_keypoints == {"person"}
+    assert labels.keypoint_names[:2] == ("nose", "left_eye")
+    assert labels.wide.tolist() == [False, True, True]
+    assert [[i.label for i in label_set.instances] for label_set in labels.sets([1, 2])] == [
         ["dog", "person", "dog", "dog"],
         [],
     ]
-    assert found.as_of == WHEN
+    assert labels.as_of == WHEN
 
 
 def test_an_image_has_its_newest_labels_or_those_of_then(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_an_image_has_its_newest_labels_or_those_of_then(tmp_path: Path) -> None
 
 def test_other_classes_are_background(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, label_row("/a.png", "dog"), label_row("/b.png", "cat"))
-    found = training_set.gather(lake, classes=["dog"])
-    assert found.counts.keys() == found.ids.keys() == {"dog"}
-    assert len(found) == 2
+    labels = training_set.gather(lake, classes=["dog"])
+    assert labels.counts.keys() == labels.ids.keys() == {"dog"}
+    assert len(labels) == 2
     with pytest.raises(UserError, match="--classes unicorn: no instance of split train has such a class"):
         training_set.gather(lake, classes=["dog", "unicorn"])
 
@@ -77,12 +77,12 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, *rows, empty_label_row("/empty.png"))
     straight, dealt = training_set.gather(lake), training_set.gather(lake, shuffled=1)
     assert dealt.uris(range(21)) == straight.uris(range(21))
-    places = [one.instances[0].box[0] for one in dealt.sets(range(20))]
+    places = [label_set.instances[0].box[0] for label_set in dealt.sets(range(20))]
     assert sorted(places) == list(map(float, range(20)))
     assert places != sorted(places)
     assert dealt.sets([20])[0].instances == straight.sets([20])[0].instances == ()
     again = training_set.gather(lake, shuffled=1)
-    assert [one.instances[0].box[0] for one in again.sets(range(20))] == places
+    assert [label_set.instances[0].box[0] for label_set in again.sets(range(20))] == places
 
 
 def test_nothing_to_learn_is_told(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_nothing_to_learn_is_told(tmp_path: Path) -> None:
 
 def test_the_record_names_what_was_learnt(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, label_row("/a.png", "dog"), label_row("/a.png", "cat", instance=1, mask=None))
-    told = training_set.as_record(training_set.gather(lake))
-    assert told == {
+    as_record_ = training_set.as_record(training_set.gather(lake))
+    assert as_record_ == {
         "as_of": WHEN.isoformat(),
         "images": 1,
         "instances": 2,
@@ -108,9 +108,9 @@ def test_the_record_names_what_was_learnt(tmp_path: Path) -> None:
 
 def test_slices_are_whole_images(tmp_path: Path) -> None:
     rows = [label_row(f"/{i:02d}.png", "dog", instance=k) for i in range(9) for k in range(1 + i % 3)]
-    found = training_set.gather(lake_of(tmp_path, *rows))
-    at = np.array([8, 0, 4])
-    assert [(one.uri, len(one.instances)) for one in found.sets(at)] == [
+    labels = training_set.gather(lake_of(tmp_path, *rows))
+    positions = np.array([8, 0, 4])
+    assert [(label_set.uri, len(label_set.instances)) for label_set in labels.sets(positions)] == [
         ("/08.png", 3),
         ("/00.png", 1),
         ("/04.png", 2),

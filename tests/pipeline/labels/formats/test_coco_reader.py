@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats.coco_writer import common_folder, to_coco
 from masklake.pipeline.labels.importing import read
-from masklake.pipeline.labels.sets import Joint, LabelFile, LabelSet
+from masklake.pipeline.labels.sets import Keypoint, LabelFile, LabelSet
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.helpers.label_sets import JOINTS, an_instance, label_set, label_sets, rectangle
+from tests.helpers.label_sets import KEYPOINTS, an_instance, label_set, label_sets, rectangle
 
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
 
-def annotation(id_: Any, **given: Any) -> dict[str, Any]:
+def annotation(id_: Any, **fields: Any) -> dict[str, Any]:
     base = {
         "id": id_,
         "image_id": 7,
@@ -31,19 +31,19 @@ def annotation(id_: Any, **given: Any) -> dict[str, Any]:
         "bbox": [10, 10, 20, 20],
         "iscrowd": 0,
     }
-    return {name: value for name, value in (base | given).items() if value is not ...}
+    return {name: value for name, value in (base | fields).items() if value is not ...}
 
 
-def coco(*annotations: Any, **given: Any) -> dict[str, Any]:
+def coco(*annotations: Any, **fields: Any) -> dict[str, Any]:
     base = {
         "images": [{"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}],
         "categories": [
-            {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": []},
+            {"id": 1, "name": "person", "keypoints": list(KEYPOINTS), "skeleton": []},
             {"id": 18, "name": "dog"},
         ],
         "annotations": list(annotations),
     }
-    return base | given
+    return base | fields
 
 
 def parsed(
@@ -93,30 +93,30 @@ def test_every_kind_of_segmentation_is_the_same_mask() -> None:
 
 
 def test_boxes_are_the_files_own_or_those_around_what_is_drawn() -> None:
-    joints = [12, 14.5, 2, 0, 0, 0, 20, 30, 1]
+    keypoints = [12, 14.5, 2, 0, 0, 0, 20, 30, 1]
     [image] = parsed(coco(
         annotation(1, bbox=[9.25, 9.5, 21, 21.125]),
         annotation(2, bbox=...),
-        annotation(3, bbox=..., segmentation=[], category_id=1, keypoints=joints),
+        annotation(3, bbox=..., segmentation=[], category_id=1, keypoints=keypoints),
         annotation(4, segmentation=...),
     )).images  # fmt: skip
     assert [instance.box for instance in image.instances] == [
         (9.25, 9.5, 21, 21.125), (10, 10, 20, 20), (12, 14.5, 8, 15.5), (10, 10, 20, 20),
     ]  # fmt: skip
     assert [instance.area for instance in image.instances] == [400, 400, 124, 400]
-    assert image.instances[2].joints == (
-        Joint("nose", 12, 14.5, 2),
-        Joint("left_eye", 0, 0, 0),
-        Joint("right_eye", 20, 30, 1),
+    assert image.instances[2].keypoints == (
+        Keypoint("nose", 12, 14.5, 2),
+        Keypoint("left_eye", 0, 0, 0),
+        Keypoint("right_eye", 20, 30, 1),
     )
 
 
-def test_unlabelled_joints_are_none_and_lie_nowhere() -> None:
+def test_unlabelled_keypoints_are_none_and_lie_nowhere() -> None:
     [image] = parsed(coco(
         annotation(1, category_id=1, keypoints=[5, 5, 0] * 3), annotation(2, category_id=1, keypoints=[5, 5, 0, 6, 6, 2, 0, 0, 0]),
         annotation(3, keypoints=[0, 0, 0]),
     )).images  # fmt: skip
-    assert [[(j.x, j.visibility) for j in instance.joints] for instance in image.instances] == [
+    assert [[(j.x, j.visibility) for j in instance.keypoints] for instance in image.instances] == [
         [],
         [(0, 0), (6, 2), (0, 0)],
         [],
@@ -132,20 +132,22 @@ def test_crowds_and_images_without_annotations() -> None:
     assert (second.name, second.instances) == ("8.jpg", [])
 
 
-def test_masks_and_joints_of_two_files_become_one_instance() -> None:
-    joints = [12, 14, 2, 0, 0, 0, 20, 30, 1]
+def test_masks_and_keypoints_of_two_files_become_one_instance() -> None:
+    keypoints = [12, 14, 2, 0, 0, 0, 20, 30, 1]
     masks = coco(
         annotation(1, category_id=1), annotation(2), annotation(5, category_id=1, bbox=[40, 20, 10, 10])
     )
     people = coco(
-        annotation(1, category_id=1, keypoints=joints),  # the same id
+        annotation(1, category_id=1, keypoints=keypoints),  # the same id
         annotation(
-            9, category_id=1, keypoints=joints, bbox=[41, 20, 10, 11], segmentation=[]
+            9, category_id=1, keypoints=keypoints, bbox=[41, 20, 10, 11], segmentation=[]
         ),  # the same place
-        annotation(2, category_id=1, keypoints=joints, bbox=[0, 0, 4, 4]),  # another object by an id in use
+        annotation(
+            2, category_id=1, keypoints=keypoints, bbox=[0, 0, 4, 4]
+        ),  # another object by an id in use
     )
     found = parsed(masks, people)
-    assert [(i.label, i.mask is not None, bool(i.joints)) for i in found.images[0].instances] == [
+    assert [(i.label, i.mask is not None, bool(i.keypoints)) for i in found.images[0].instances] == [
         ("person", True, True), ("dog", True, False), ("person", True, True), ("person", True, True),
     ]  # fmt: skip
     assert found.notes == {"annotations of other ids joined by their boxes": 1}
@@ -154,11 +156,14 @@ def test_masks_and_joints_of_two_files_become_one_instance() -> None:
 
 def test_cvat_is_known_by_its_attributes() -> None:
     rle = {"size": [48, 64], "counts": [48 * 64 - 10, 10]}
-    told = {"occluded": False, "rotation": 0.0}
+    attributes = {"occluded": False, "rotation": 0.0}
     content = coco(
-        annotation(1, segmentation=rle, iscrowd=1, attributes=told),
+        annotation(1, segmentation=rle, iscrowd=1, attributes=attributes),
         annotation(
-            2, segmentation=[], attributes=told | {"rotation": 90.0, "colour": "red"}, bbox=[10, 10, 20, 10]
+            2,
+            segmentation=[],
+            attributes=attributes | {"rotation": 90.0, "colour": "red"},
+            bbox=[10, 10, 20, 10],
         ),
     )
     found = parsed(content)
@@ -236,9 +241,9 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
         "images": [*content["images"], other], "categories": dogs, "annotations": [*content["annotations"], good],
     }  # fmt: skip
     found = parsed(whole)
-    assert any(problem in f"{one.where}: {one.problem}" for one in found.skipped)
+    assert any(problem in f"{skipped_.where}: {skipped_.problem}" for skipped_ in found.skipped)
     assert len(found.skipped) <= 2  # two images that cannot be told apart are two
-    assert all(one.where.startswith("0.json: ") for one in found.skipped)
+    assert all(skipped_.where.startswith("0.json: ") for skipped_ in found.skipped)
     assert found.images[-1].name == "good.jpg"
     assert all(image.instances or not image.unread for image in found.images)
     with pytest.raises(UserError, match="without --strict they are left out"):
@@ -262,16 +267,16 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
     ({"bbox": [1, 1, -2, 2]}, "bbox has a negative width or height: [1, 1, -2, 2]"),
     ({"bbox": [1, 1, 2]}, "bbox is a list of 3, not a list of 4 numbers"),
 ])  # fmt: skip
-def test_an_object_stays_without_its_part_that_cannot_be_read(given: dict[str, Any], problem: str) -> None:
-    found = parsed(coco(annotation(1, **given)))
+def test_an_object_stays_without_its_part_that_cannot_be_read(fields: dict[str, Any], problem: str) -> None:
+    found = parsed(coco(annotation(1, **fields)))
     [instance] = found.images[0].instances
     assert instance.box == (10, 10, 20, 20)
     [skipped] = found.skipped
     assert problem in skipped.problem
-    part = next(iter(given))
+    part = next(iter(fields))
     assert skipped.problem.startswith({"segmentation": "mask"}.get(part, part) + " left out: ")
     assert (instance.mask is None) == (part == "segmentation")
-    assert instance.joints == ()
+    assert instance.keypoints == ()
 
 
 @pytest.mark.parametrize(("content", "problem"), [
@@ -370,13 +375,13 @@ def test_masks_in_other_spellings() -> None:
 
 
 def test_what_cocos_evaluation_reads_is_kept() -> None:
-    joints = [12, 14.5, 2, 0, 0, 0, 20, 30, 1]
-    given = coco(
+    keypoints = [12, 14.5, 2, 0, 0, 0, 20, 30, 1]
+    fields = coco(
         annotation(1, area=123.25, ignore=1), annotation(2, area=400), annotation(3, area=-1), annotation(4, area=float("nan")),
-        annotation(5, category_id=1, keypoints=joints, num_keypoints=0, area=77),
-        annotation(6, category_id=1, keypoints=joints, num_keypoints=2, segmentation=[]),
+        annotation(5, category_id=1, keypoints=keypoints, num_keypoints=0, area=77),
+        annotation(6, category_id=1, keypoints=keypoints, num_keypoints=2, segmentation=[]),
     )  # fmt: skip
-    found = parsed(given)
+    found = parsed(fields)
     instances = found.images[0].instances
     assert [i.evaluated_area for i in instances] == [123.25, 400, 400, 400, 77, 400]
     assert [i.evaluated_keypoints for i in instances[4:]] == [0, 2]
@@ -387,9 +392,9 @@ def test_what_cocos_evaluation_reads_is_kept() -> None:
     }
     sets = [label_set("s3://b/a.jpg", *(replace(i, label_id=i.label_id) for i in instances))]
     written = to_coco(sets)["annotations"]
-    assert [one["area"] for one in written] == [123.25, 400, 400, 400, 77, 400]
-    assert [one.get("ignore") for one in written] == [1, *[None] * 5]
-    assert [one["num_keypoints"] for one in written[4:]] == [0, 2]
+    assert [skipped_["area"] for skipped_ in written] == [123.25, 400, 400, 400, 77, 400]
+    assert [skipped_.get("ignore") for skipped_ in written] == [1, *[None] * 5]
+    assert [skipped_["num_keypoints"] for skipped_ in written[4:]] == [0, 2]
 
 
 def test_classes_that_an_image_was_searched_for() -> None:
@@ -443,7 +448,7 @@ def test_an_image_of_unknown_size_comes_back_so() -> None:
 
 def test_an_export_is_what_pycocotools_reads(tmp_path: Any) -> None:
     sets = [
-        label_set("s3://b/x/a.jpg", an_instance("person", joints=True), an_instance("dog")),
+        label_set("s3://b/x/a.jpg", an_instance("person", keypoints=True), an_instance("dog")),
         label_set("s3://b/y.jpg"),
     ]
     file = tmp_path / "coco.json"

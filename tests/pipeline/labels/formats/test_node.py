@@ -60,7 +60,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         below = list(value.items())
     else:
         below = list(enumerate(value))[:5] if isinstance(value, list) else []
-    return [path, *(found for key, item in below for found in places(item, (*path, key)))]
+    return [path, *(place_ for key, item in below for place_ in places(item, (*path, key)))]
 
 
 @settings(max_examples=600, deadline=None)

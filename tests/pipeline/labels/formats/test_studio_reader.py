@@ -17,7 +17,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.labels.formats.studio_writer import labelling_interface, to_label_studio
 from masklake.pipeline.labels.masks import to_pixels
-from masklake.pipeline.labels.sets import Joint, LabelledImage, LabelSet, digest
+from masklake.pipeline.labels.sets import Keypoint, LabelledImage, LabelSet, digest
 from PIL import Image
 
 from tests.helpers.label_sets import HEIGHT, WIDTH, an_instance, label_set, label_sets, rectangle
@@ -27,25 +27,25 @@ BOX = {"x": 12.5, "y": 25, "width": 50, "height": 25}  # 8, 12, 32, 12 in pixels
 
 
 def result(
-    id_: str, type_: str, value: dict[str, Any], label: str | None = "dog", **given: Any
+    id_: str, type_: str, value: dict[str, Any], label: str | None = "dog", **fields: Any
 ) -> dict[str, Any]:
     base = {
         "id": id_, "type": type_, "from_name": "x", "to_name": "image", "original_width": WIDTH, "original_height": HEIGHT,
         "image_rotation": 0, "value": value | ({type_: [label]} if label else {}),
     }  # fmt: skip
-    return base | given
+    return base | fields
 
 
-def point(id_: str, joint: str, x: float, y: float, **given: Any) -> dict[str, Any]:
-    hidden = {"hidden": True} if given.pop("hidden", False) else {}
-    return result(id_, "keypointlabels", {"x": x, "y": y, "width": 0.5} | hidden, joint, **given)
+def point(id_: str, keypoint: str, x: float, y: float, **fields: Any) -> dict[str, Any]:
+    hidden = {"hidden": True} if fields.pop("hidden", False) else {}
+    return result(id_, "keypointlabels", {"x": x, "y": y, "width": 0.5} | hidden, keypoint, **fields)
 
 
-def task(*results: Any, image: str = "s3://b/a.jpg", **given: Any) -> dict[str, Any]:
-    return {"id": 5, "data": {"image": image}, "annotations": [{"id": 9, "result": list(results)}]} | given
+def task(*results: Any, image: str = "s3://b/a.jpg", **fields: Any) -> dict[str, Any]:
+    return {"id": 5, "data": {"image": image}, "annotations": [{"id": 9, "result": list(results)}]} | fields
 
 
-def one(*results: Any) -> LabelledImage:
+def image_of(*results: Any) -> LabelledImage:
     [image] = parsed([task(*results)]).images
     return image
 
@@ -53,7 +53,7 @@ def one(*results: Any) -> LabelledImage:
 def test_brushes_polygons_and_rectangles_are_instances() -> None:
     mask = rectangle(8, 12, 32, 12)
     corners = [[12.5, 25], [62.5, 25], [62.5, 50], [12.5, 50]]
-    image = one(
+    image = image_of(
         result("a", "brushlabels", {"format": "rle", "rle": brush_rle.encode(to_pixels(mask))}),
         result("b", "polygonlabels", {"points": corners, "closed": True}),
         result(
@@ -72,7 +72,7 @@ def test_brushes_polygons_and_rectangles_are_instances() -> None:
 
 def test_results_of_one_id_are_one_region() -> None:
     """As the tags Rectangle and Labels, or Brush and Labels, write them."""
-    image = one(result("a", "rectangle", BOX, None), result("a", "labels", BOX, "cat"))
+    image = image_of(result("a", "rectangle", BOX, None), result("a", "labels", BOX, "cat"))
     assert [(i.label, i.box) for i in image.instances] == [("cat", (8, 12, 32, 12))]
 
 
@@ -82,9 +82,9 @@ def test_a_turned_rectangle_is_the_upright_box_around_it() -> None:
     assert found.notes == {"rotated rectangles became the upright boxes around them": 1}
 
 
-def test_joints_find_their_instance() -> None:
+def test_keypoints_find_their_instance() -> None:
     """By parent, by relation in either direction, and by the only box around them."""
-    image = one(
+    image = image_of(
         result("a", "rectanglelabels", BOX, "person"),
         result("b", "rectanglelabels", BOX | {"x": 0}, "person"),
         point("1", "nose", 20, 30, parentID="b"),
@@ -95,20 +95,24 @@ def test_joints_find_their_instance() -> None:
         {"type": "relation", "from_id": "b", "to_id": "3", "direction": "right"},
     )
     names = ("nose", "right_eye", "left_eye")
-    first, second = (tuple(joint for joint in i.joints) for i in image.instances)
-    assert tuple(joint.name for joint in first) == tuple(joint.name for joint in second) == names
+    first, second = (tuple(keypoint for keypoint in i.keypoints) for i in image.instances)
+    assert tuple(keypoint.name for keypoint in first) == tuple(keypoint.name for keypoint in second) == names
     x, y = (float(np.float32(v)) for v in (12.8, 14.4))
     assert first == (
-        Joint("nose", x, y, 2),
-        Joint("right_eye", float(np.float32(38.4)), y, 2),
-        Joint("left_eye", 0, 0, 0),
+        Keypoint("nose", x, y, 2),
+        Keypoint("right_eye", float(np.float32(38.4)), y, 2),
+        Keypoint("left_eye", 0, 0, 0),
     )
-    assert second == (Joint("nose", x, y, 2), Joint("right_eye", 0, 0, 0), Joint("left_eye", x, y, 1))
+    assert second == (
+        Keypoint("nose", x, y, 2),
+        Keypoint("right_eye", 0, 0, 0),
+        Keypoint("left_eye", x, y, 1),
+    )
 
 
 def test_which_annotation_of_a_task_counts() -> None:
-    def annotation(label: str, **given: Any) -> dict[str, Any]:
-        return {"id": 1, "result": [result("a", "rectanglelabels", BOX, label)]} | given
+    def annotation(label: str, **fields: Any) -> dict[str, Any]:
+        return {"id": 1, "result": [result("a", "rectanglelabels", BOX, label)]} | fields
 
     def counted(*annotations: dict[str, Any]) -> list[str]:
         return [
@@ -150,7 +154,7 @@ def test_what_is_left_out_is_counted() -> None:
 
 def test_ellipses_are_masks() -> None:
     oval = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 12.5, "rotation": 0}  # 16 × 6 pixels about 32, 24
-    upright, turned = one(
+    upright, turned = image_of(
         result("a", "ellipselabels", oval), result("b", "ellipselabels", oval | {"rotation": 90})
     ).instances
     assert upright.box == (16, 18, 32, 12)
@@ -172,16 +176,16 @@ def test_bitmasks_are_masks() -> None:
     pixels = np.zeros((HEIGHT, WIDTH, 4))
     pixels[..., 3] = 255 * to_pixels(mask)
     value = {"imageDataURL": png(pixels)}
-    [instance] = one(result("a", "bitmasklabels", value)).instances
+    [instance] = image_of(result("a", "bitmasklabels", value)).instances
     assert (instance.mask, instance.box) == (mask, (8, 4, 16, 12))
-    [instance] = one(result("a", "bitmask", value, None), result("a", "labels", value, "cat")).instances
+    [instance] = image_of(result("a", "bitmask", value, None), result("a", "labels", value, "cat")).instances
     assert (instance.label, instance.mask) == ("cat", mask)
 
 
 def test_closed_vectors_are_polygons() -> None:
     corners = [[12.5, 25], [62.5, 25], [62.5, 50], [12.5, 50]]
     vertices = [{"id": str(i), "x": x, "y": y, "isBezier": False} for i, (x, y) in enumerate(corners)]
-    [instance] = one(result("a", "vectorlabels", {"vertices": vertices, "closed": True})).instances
+    [instance] = image_of(result("a", "vectorlabels", {"vertices": vertices, "closed": True})).instances
     assert instance.mask == rectangle(8, 12, 32, 12)
 
 
@@ -193,7 +197,7 @@ def test_regions_are_on_the_image_that_they_name() -> None:
     )
     nose = point("p", "nose", 30, 30, to_name="image2")
     found = parsed([task(dog, cat, nose, data=two)])
-    assert [(i.name, [(o.label, len(o.joints)) for o in i.instances]) for i in found.images] == [
+    assert [(i.name, [(o.label, len(o.keypoints)) for o in i.instances]) for i in found.images] == [
         ("s3://b/before.jpg", [("dog", 0)]), ("s3://b/after.jpg", [("cat", 1)]),
     ]  # fmt: skip
     assert [i.name for i in parsed([task(cat, data=two)]).images] == ["s3://b/after.jpg"]
@@ -225,28 +229,32 @@ def test_a_keypoint_is_in_the_turned_rectangle() -> None:
     cat = result(
         "b", "rectanglelabels", {"x": 40.6, "y": 62.5, "width": 18.75, "height": 12.5, "rotation": -60}, "cat"
     )
-    joints = {i.label: len(i.joints) for i in one(dog, cat, point("p", "nose", 46.9, 70)).instances}
-    assert joints == {"dog": 1, "cat": 0}
+    keypoints = {
+        i.label: len(i.keypoints) for i in image_of(dog, cat, point("p", "nose", 46.9, 70)).instances
+    }
+    assert keypoints == {"dog": 1, "cat": 0}
     corner = result("a", "polygonlabels", {"points": [[0, 0], [90, 0], [0, 90]]}, "dog")
     inside = result("b", "rectanglelabels", {"x": 70, "y": 70, "width": 15, "height": 15}, "cat")
-    joints = {i.label: len(i.joints) for i in one(corner, inside, point("p", "nose", 75, 75)).instances}
-    assert joints == {"dog": 0, "cat": 1}
+    keypoints = {
+        i.label: len(i.keypoints) for i in image_of(corner, inside, point("p", "nose", 75, 75)).instances
+    }
+    assert keypoints == {"dog": 0, "cat": 1}
 
 
 def test_a_hidden_keypoint_stays_hidden_when_the_editor_writes_it() -> None:
     """It writes x, y and width alone, and keeps meta."""
-    before = label_set("s3://b/a.jpg", an_instance("person", joints=True))
+    before = label_set("s3://b/a.jpg", an_instance("person", keypoints=True))
     [exported] = to_label_studio([before])
     for one_result in exported["annotations"][0]["result"]:
         if one_result["type"] == "keypointlabels":
             value = one_result["value"]
             one_result["value"] = {key: value[key] for key in ("x", "y", "width", "keypointlabels")}
     [image] = parsed([exported]).images
-    assert [joint.visibility for joint in image.instances[0].joints] == [2, 1, 0]
-    [said] = one(
+    assert [keypoint.visibility for keypoint in image.instances[0].keypoints] == [2, 1, 0]
+    [said] = image_of(
         result("a", "rectanglelabels", BOX), point("p", "nose", 30, 30, meta={"text": ["Occluded"]})
     ).instances
-    assert [joint.visibility for joint in said.joints] == [1]
+    assert [keypoint.visibility for keypoint in said.keypoints] == [1]
 
 
 def test_old_files_and_other_shapes_of_files() -> None:
@@ -328,12 +336,12 @@ def test_a_keypoint_that_is_nobodys_is_left_out() -> None:
         (("p", 30), ("q", 1)): "the key point 'nose' belongs to 2 regions",
         (("p", 1),): "the key point 'nose' belongs to 0 regions",
     }.items():
-        found = parsed([task(*boxes, *(point(id_, "nose", at, at) for id_, at in points))])
+        found = parsed([task(*boxes, *(point(id_, "nose", x_, x_) for id_, x_ in points))])
         assert problem in found.skipped[0].problem
-        assert [i.joints for i in found.images[0].instances] == [(), ()]
+        assert [i.keypoints for i in found.images[0].instances] == [(), ()]
     found = parsed([task(boxes[0], point("p", "nose", 30, 30), point("q", "nose", 31, 30))])
     assert "is a second 'nose' of region 'a'" in found.skipped[0].problem
-    assert len(found.images[0].instances[0].joints) == 1
+    assert len(found.images[0].instances[0].keypoints) == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -363,7 +371,7 @@ def test_what_was_changed_is_not_what_was_exported() -> None:
 
 def test_the_labelling_interface_names_every_label() -> None:
     sets = [
-        label_set("a", an_instance("person", joints=True), replace(an_instance("dog"), label='a "b" <&>'))
+        label_set("a", an_instance("person", keypoints=True), replace(an_instance("dog"), label='a "b" <&>'))
     ]
     view = ElementTree.fromstring(labelling_interface(sets))  # noqa: S314  # our own text
     named = {tag.tag: [label.get("value") for label in tag] for tag in view}
@@ -377,7 +385,7 @@ def test_the_labelling_interface_names_every_label() -> None:
 
 def test_the_labelling_interface_works_in_label_studios_converter(tmp_path: Path) -> None:
     converter = pytest.importorskip("label_studio_sdk.converter", reason="label-studio-sdk is not installed")
-    sets = [label_set("s3://b/a.jpg", replace(an_instance("person", joints=True), mask=None))]
+    sets = [label_set("s3://b/a.jpg", replace(an_instance("person", keypoints=True), mask=None))]
     config = labelling_interface(sets)
     tasks = tmp_path / "tasks.json"
     tasks.write_text(json.dumps(to_label_studio(sets)))
@@ -385,5 +393,5 @@ def test_the_labelling_interface_works_in_label_studios_converter(tmp_path: Path
         str(tasks), str(tmp_path / "out"), is_dir=False
     )
     written = json.loads((tmp_path / "out" / "result.json").read_text())
-    [joints] = [one["keypoints"] for one in written["annotations"] if "keypoints" in one]
-    assert joints == [9, 6, 2, 9, 6, 2, 0, 0, 0]
+    [keypoints] = [image_of["keypoints"] for image_of in written["annotations"] if "keypoints" in image_of]
+    assert keypoints == [9, 6, 2, 9, 6, 2, 0, 0, 0]
