@@ -250,7 +250,7 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
         parsed(whole, strict=True)
 
 
-@pytest.mark.parametrize(("given", "problem"), [
+@pytest.mark.parametrize(("fields", "problem"), [
     ({"segmentation": [[1, 1, 2, 2, 3]]}, "a polygon has 5 coordinates, which is not pairs of x and y (image 'a.jpg')"),
     ({"segmentation": [[1, 1, 2, 2]]}, "a polygon has 2 points; it needs at least 3"),
     ({"segmentation": [[1, 1, 2, 2, 3, "x"]]}, "segmentation holds a text where a number belongs"),
