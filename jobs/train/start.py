@@ -132,7 +132,9 @@ def _build(from_: Origin, labels: TrainingSet, name: str, size: tuple[int, int] 
     loaded = presets.load_model(from_.model.source.local(), weights_dir=from_.model.source.weights_dir)
     old = loaded.spec
     names = (
-        old.keypoint_names if keypoints and set(labels.keypoint_names) <= set(old.keypoint_names) else labels.keypoint_names
+        old.keypoint_names
+        if keypoints and set(labels.keypoint_names) <= set(old.keypoint_names)
+        else labels.keypoint_names
     )
     keeps_keypoints = not keypoints and parse(old.architecture).keypoints
     known = {info.name: info for info in old.classes}

@@ -46,9 +46,9 @@ def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> l
         candidates.uris[pick.image].as_py(): candidates.runs[candidates.run[pick.image]] for pick in chosen
     }
     images, instances = chosen_rows(lake, sorted(set(run_of.values())), run_of.keys())
-    sizes = {row["uri"]: (row["width"], row["height"]) for row in _of(images, run_of)}
+    sizes = {row["uri"]: (row["width"], row["height"]) for row in _rows_of(images, run_of)}
     rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in _of(instances, run_of):
+    for row in _rows_of(instances, run_of):
         rows.setdefault(row["uri"], {})[row["instance"]] = (
             row  # what a killed attempt left twice is there once
         )
@@ -72,7 +72,7 @@ def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> l
     return ranked_predictions
 
 
-def _of(table: pa.Table, run_of: dict[str, str]) -> list[dict[str, Any]]:
+def _rows_of(table: pa.Table, run_of: dict[str, str]) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if run_of.get(row["uri"]) == row["run"]]
 
 

@@ -87,7 +87,7 @@ class CloudStore:
         kind = GCSStore if self.protocol == "gs" else AzureStore
         return kind.from_url(root, config=self._config)  # type: ignore[arg-type]  # of either cloud
 
-    def _at(self, uri: str) -> tuple[AzureStore | GCSStore, str]:
+    def _store_of(self, uri: str) -> tuple[AzureStore | GCSStore, str]:
         """The container's store and the key, exactly as it is."""
         container, _, key = uri.partition("://")[2].partition("/")
         return self._container(f"{self.protocol}://{container}"), key
@@ -95,7 +95,7 @@ class CloudStore:
     def _get(self, uri: str, max_bytes: int | None = None) -> Fetched:
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
 
         def get() -> Fetched:
             result = obstore.get(store, key)
@@ -122,7 +122,7 @@ class CloudStore:
     def write(self, uri: str, data: bytes) -> None:
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         _calling(lambda: obstore.put(store, key, data))
 
     def put_new(self, uri: str, data: bytes) -> bool:
@@ -131,7 +131,7 @@ class CloudStore:
     def replace(self, uri: str, data: bytes, etag: str) -> bool:
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         try:
             meta = _calling(lambda: obstore.head(store, key))
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class CloudStore:
         import obstore
         from obstore import exceptions
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         try:
             _calling(lambda: obstore.put(store, key, data, mode=mode))
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
@@ -164,7 +164,7 @@ class CloudStore:
     def stat(self, uri: str) -> ObjectInfo | None:
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         try:
             meta = _calling(lambda: obstore.head(store, key))
         except FileNotFoundError:
@@ -174,7 +174,7 @@ class CloudStore:
     def delete(self, uri: str) -> None:
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         try:
             _calling(lambda: obstore.delete(store, key))
         except FileNotFoundError:
@@ -184,14 +184,14 @@ class CloudStore:
         """A URL with which anybody can open the object until it expires."""
         import obstore
 
-        store, key = self._at(uri)
+        store, key = self._store_of(uri)
         return str(_calling(lambda: obstore.sign(store, "GET", key, datetime.timedelta(seconds=seconds))))
 
     def walk(self, root: str) -> Iterator[ObjectInfo]:
         """Objects below the folder `root`, a page at a time, in the order of their keys."""
         import obstore
 
-        store, prefix = self._at(root)
+        store, prefix = self._store_of(root)
         base = root[: len(root) - len(prefix)].rstrip("/")
         pages = iter(obstore.list(store, prefix or None))
         while (page := _calling(lambda: next(pages, None))) is not None:

@@ -75,7 +75,9 @@ def label_sets(draw: st.DrawFn) -> list[LabelSet]:
             uri=uri,
             width=(size := draw(st.tuples(st.integers(1, 40), st.integers(1, 40))))[0],
             height=size[1],
-            instances=tuple(_instance(draw, classes, keypoints, *size) for _ in range(draw(st.integers(0, 3)))),
+            instances=tuple(
+                _instance(draw, classes, keypoints, *size) for _ in range(draw(st.integers(0, 3)))
+            ),
             source=draw(texts),
             absent=draw(st.none() | st.lists(texts, unique=True, max_size=3).map(tuple)),
             not_exhaustive=tuple(draw(st.lists(texts, unique=True, max_size=2))),

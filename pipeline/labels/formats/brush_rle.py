@@ -28,14 +28,14 @@ _MAX_PIXELS = 2**28
 class _Bits:
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
+        self._position = 0
 
     def read(self, count: int) -> int:
         """The next `count` bits, at most 32. Raises ValueError where there are no more."""
-        start, end = self._at, self._at + count
+        start, end = self._position, self._position + count
         if end > 8 * len(self._data):
             raise ValueError("the brush mask ends before all of its pixels")
-        self._at = end
+        self._position = end
         chunk = int.from_bytes(self._data[start // 8 : (end + 7) // 8])
         return chunk >> (-end % 8) & ((1 << count) - 1)
 

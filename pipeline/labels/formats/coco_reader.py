@@ -84,7 +84,7 @@ class CocoReader:
                 image = images.get(image_key(node.identity("image_id")))
                 if image is None:
                     raise node.fail(f"its image_id {node.value['image_id']!r} is not among the images")
-                category = categories.of(node, category_key)
+                category = categories.class_of(node, category_key)
                 annotation = Annotation(node, image, category, self._notes)
                 instances_by_image[image.name].append((id_, annotation.instance(cvat=self._cvat)))
                 self._skipped += annotation.skipped
@@ -193,7 +193,7 @@ class _Categories:
     def ids(self) -> Collection[Hashable]:
         return self._categories.keys()
 
-    def of(self, annotation: Node, key: Callable[[Hashable], Hashable]) -> Category:
+    def class_of(self, annotation: Node, key: Callable[[Hashable], Hashable]) -> Category:
         """The class of an annotation, whose ids `key` compares. Raises UnreadableError where the file does not tell it."""
         id_: Hashable = annotation.identity("category_id")
         if id_ not in self._categories:
