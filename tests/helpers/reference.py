@@ -86,7 +86,7 @@ SPECS = {
     mask_v2: spec("mask_rcnn", **V2),
     mask_v1: spec("mask_rcnn", **PUBLISHED_V1),
     keypoint_v1: spec("keypoint_rcnn", CLASSES[:1], **PUBLISHED_V1),
-    # two classes of three have joints, so that detections of many images do
+    # two classes of three have keypoints, so that detections of many images do
     joint: spec("joint", [ClassInfo(c.id, c.name, c.id % 3 != 0) for c in CLASSES], **V2),
 }
 

@@ -339,7 +339,7 @@ def test_all_the_photos(photos: Path, tmp_path: Path, run_cli: RunCli) -> None:
 
 @pytest.mark.slow
 def test_the_composed_coco_model_from_a_weights_folder(photos: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    """Random weights, but the published architecture, file names, classes and joints, end to end."""
+    """Random weights, but the published architecture, file names, classes and keypoints, end to end."""
     import torch
     from safetensors.torch import save_file
     from torchvision.models import detection
