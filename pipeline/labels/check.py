@@ -1,4 +1,4 @@
-"""What may be wrong with labels that a file was allowed to say: mistakes that training would learn from."""
+"""Mistakes in labels that a file may contain and that training would learn from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _AROUND = 0.5
 """A box and the box around the mask overlap by more than this IoU, unless one of them means something else."""
 
 _AS_MEANT = 0.9
-"""From this IoU on another reading of the box is what may be meant, unless the box itself overlaps by _WELL."""
+"""From this IoU on, another reading of the box may be the intended one, unless the box itself overlaps by _WELL."""
 
 _WELL = 0.75
 _A_PART = 0.25
-"""The IoU that is enough of a mask that lies within its box."""
+"""The IoU that is enough when the mask lies within its box."""
 _LOW = (True, True, False, False)
-"""Of the edges of a box: which are its lower ones."""
+"""For each edge of a box: whether it is a lower one."""
 _ROUNDED = 2.0
 """Pixels by which the edges of a box and of a mask of few pixels may lie apart: polygons become whole pixels."""
 
@@ -91,7 +91,7 @@ def _wrong(labels: LabelSet, instance: Instance, classes: Collection[str] | None
 
 
 def _not_around(labels: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
-    """That the box is not the one around the mask, and what it may be instead."""
+    """The problem that the box is not the one around the mask, with what the box may be instead."""
     around = mask.box
     apart = max(abs(a - b) for a, b in zip(_edges(box), _edges(around), strict=True))
     if not around[2] or apart <= _ROUNDED:
@@ -111,7 +111,7 @@ def _not_around(labels: LabelSet, box: Box, mask: LabelMask) -> Iterator[str]:
         fx, fy, fw, fh = fractions
         readings["fractions of the image, from its centre"] = (fx - fw / 2, fy - fh / 2, fw, fh)
     meant = [name for name, reading in readings.items() if _overlap(reading, around) >= _AS_MEANT]
-    # Within its box a mask may be the part of the object that could be seen, or that a model was sure of.
+    # A mask that lies within its box may be the visible part of the object, or the part that a model was sure of.
     within = [
         abs(a - b) <= _ROUNDED or (a > b) == low
         for a, b, low in zip(_edges(around), _edges(box), _LOW, strict=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 MAX_PIXELS = 2**31 - 1
-"""Of a frame: areas are int32."""
+"""Pixels of a frame: areas are int32."""
 
 _FAR = 10
 """A polygon may leave its frame, but not by more than this many frames."""
@@ -113,7 +113,7 @@ def from_counts(counts: str | Sequence[int], size: Sequence[int], height: int, w
 
 
 def from_pixels(pixels: NDArray[Any]) -> LabelMask:
-    """The RLE of (H, W) pixels, of which those that are not 0 are in the mask."""
+    """The RLE of (H, W) pixels; those that are not 0 are in the mask."""
     encoded = coco_mask.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
     return LabelMask(pixels.shape[0], pixels.shape[1], encoded["counts"].decode("ascii"))
 
@@ -130,7 +130,7 @@ def _from_runs(runs: NDArray[np.int64], height: int, width: int) -> LabelMask:
         raise ValueError(
             f"the RLE covers {int(runs.sum())} pixels, and its {width}×{height} frame has {pixels}"
         )
-    # Runs of no pixels, but for the first, say nothing; without them equal masks have equal text.
+    # Only the first run may be empty; without other empty runs, equal masks have equal text.
     bounds, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
     bounds = bounds[(times % 2 == 1) & (bounds < pixels)]
     canonical = np.diff(bounds, prepend=0, append=pixels)

@@ -1,4 +1,4 @@
-"""What several files say of the instances of one image, put together: a mask from one, keypoints from another.
+"""The instances of one image, put together from several files: a mask from one, keypoints from another.
 
 Annotations are of one instance when they have the same id, class and box (within a pixel). Ids of files that were not
 made together mean nothing, so what is left is joined by its boxes: the pairs of one class that overlap most, down to an
@@ -27,7 +27,7 @@ class Merged:
     by_id: dict[Hashable, int] = field(default_factory=dict)
 
     def add(self, annotations: Sequence[tuple[Hashable, Instance]]) -> int:
-        """Take in the annotations of one more file; how many were joined by their boxes alone."""
+        """Add the annotations of one more file. Returns how many were joined by their boxes alone."""
         before, free = len(self.instances), set(range(len(self.instances)))
         left: list[tuple[Hashable, Instance]] = []
         for id_, instance in annotations:
@@ -60,7 +60,7 @@ class Merged:
         )
 
     def _overlapping(self, free: list[int], left: list[Instance]) -> dict[int, int]:
-        """Which of `left` are which of the instances at `free`, by falling IoU."""
+        """Pairs of the same object, by falling IoU: from a position in `left` to one of the positions `free`."""
         if not free or not left:
             return {}
         overlaps = iou_xywh(_boxes(left)[:, None], _boxes([self.instances[i] for i in free]))
@@ -80,7 +80,7 @@ def _same(first: Instance, second: Instance) -> bool:
 
 
 def _fit(first: Instance, second: Instance) -> bool:
-    """Whether both can be one object; of two that both have keypoints, only when these are equal."""
+    """Whether both can be one object; if both have keypoints, only when these are equal."""
     keypoints = not (first.keypoints and second.keypoints) or first.keypoints == second.keypoints
     return first.label == second.label and first.iscrowd == second.iscrowd and keypoints
 

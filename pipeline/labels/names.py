@@ -1,4 +1,4 @@
-"""What an annotation file calls an image, and the names that this image may have where it lies.
+"""The name of an image in an annotation file, and the names that the image may have in storage.
 
 Tools write paths of Windows (images\a.jpg, C:\\photos\a.jpg), paths from where they ran (./a.jpg, ../images/a.jpg,
 /a.jpg), URLs with percent signs and signatures, and names of their own (Label Studio's uploads, local files and presigned
@@ -23,7 +23,7 @@ _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)", re.DOTALL)
 
 
 def aliases(name: str) -> tuple[str, ...]:
-    """What an image was called before a tool took it in; the last is the likeliest. Empty where `name` is no tool's own."""
+    """Names that an image may have had before a tool took it in, the likeliest last; empty where no tool made `name`."""
     if uri := _behind_link(name):
         return (uri,)
     if "/data/local-files/?d=" in name:
@@ -39,7 +39,7 @@ def aliases(name: str) -> tuple[str, ...]:
 
 
 def is_location(name: str) -> bool:
-    """Whether the name says where the image lies, whatever the prefix: s3://bucket/key, gs://…"""
+    """Whether the name is a location by itself, without a prefix: s3://bucket/key, gs://…"""
     return bool(_STORAGE.match(name))
 
 
@@ -57,7 +57,7 @@ def relative(name: str) -> list[str]:
 
 
 def cleaned(name: str) -> str:
-    """A relative path with slashes, without what means nothing below a folder."""
+    """A relative path with slashes, without the parts that have no meaning below a folder."""
     parts: list[str] = []
     for part in _DRIVE.sub("", name.replace("\\", "/"), count=1).split("/"):
         if part == "..":

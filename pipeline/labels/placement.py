@@ -25,10 +25,10 @@ from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join, normalise
 
 _CANDIDATES = 3
-"""How many of the images that a name could be are told."""
+"""How many of the images that a name could mean are listed in a message."""
 
 _ASKED_ONE_BY_ONE = 50
-"""From so many objects on it is cheaper to list their folder."""
+"""For this many objects or more it is cheaper to list their folder."""
 
 _AT_ONCE = 16
 
@@ -38,7 +38,7 @@ Size = tuple[int | None, int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Unplaced:
-    """A name of the file that is no one image, and why."""
+    """A name of the file that does not mean exactly one image, and why."""
 
     name: str
     reason: str
@@ -51,7 +51,7 @@ class Placement:
     placed: list[tuple[LabelledImage, str]]
     unplaced: list[Unplaced]
     sizes: Mapping[str, Size]
-    """Of the images that the lake knows, by uri."""
+    """The size of each image that the lake knows, by uri."""
     notes: Counter[str] = field(default_factory=Counter)
 
 
@@ -89,7 +89,7 @@ def place(
     unplaced: list[Unplaced] = []
     first: dict[str, str] = {}
     for image, uris in zip(images, candidates, strict=True):
-        if uris:  # of what the name may mean, what the lake knows, else what is there
+        if uris:  # among the meanings of the name: an image that the lake knows, else an object that exists
             matching = [min(uris, key=lambda uri: (uri not in sizes, uri in missing))]
         else:
             matching = _matches(image, by_last, by_basename=by_basename)
@@ -105,7 +105,7 @@ def place(
 
 
 def _present(storage: Storage, prefix: str, asked: Collection[str]) -> set[str]:
-    """Which of these objects are there. Raises UserError where that cannot be said."""
+    """Those of the objects that exist. Raises UserError where that cannot be found out."""
 
     def is_there(uri: str) -> bool:
         try:
@@ -120,7 +120,9 @@ def _present(storage: Storage, prefix: str, asked: Collection[str]) -> set[str]:
     with explaining(prefix, "look for images"):
         there = {info.uri for info in storage.walk(folder) if info.uri in listed} if listed else set()
         if single:
-            is_there(single[0])  # alone: a storage that does not answer is waited for once
+            is_there(
+                single[0]
+            )  # one alone first, so that a storage that does not answer is waited for only once
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             answers = zip(single, threads.map(is_there, single), strict=True)
             return there | {uri for uri, yes in answers if yes}
@@ -152,7 +154,7 @@ def _is_certain(image: LabelledImage, mapping: Mapping[str, str]) -> bool:
 def _candidate_uris(
     image: LabelledImage, mapping: Mapping[str, str], prefix: str | None, *, by_basename: bool
 ) -> list[str]:
-    """The URIs that the mapping, the file or the prefix tell, the likeliest first; empty where the lake's images must."""
+    """The URIs by the mapping, the file or the prefix, the likeliest first; empty where only the lake's images can decide."""
     if image.name in mapping:
         return [mapping[image.name]]
     if image.uri is not None:
@@ -184,7 +186,7 @@ def _below(prefix: str, name: str, by_basename: bool) -> Iterable[str]:
 
 
 def _forms(name: str) -> list[str]:
-    """What a name may be the end of; as it is written first."""
+    """The texts with which the URI of `name` may end, the name as it is written first."""
     return [
         form for form in dict.fromkeys([name.removeprefix("./").lstrip("/"), *names.relative(name)]) if form
     ]
@@ -224,7 +226,7 @@ def _why_not(
 
 
 def _known_images(lake: Lake, wanted: set[str]) -> dict[str, Size]:
-    """The size of every image of the lake whose last part is wanted, as its newest run tells it."""
+    """The size of every image of the lake whose last part is wanted, from its newest run."""
     newest: dict[str, tuple[str, Size]] = {}
     if not lake.parts("images"):
         return {}

@@ -72,12 +72,12 @@ class Instance:
 
     @property
     def evaluated_area(self) -> float:
-        """By which COCO's evaluation tells small from large and scales keypoint similarity: the file's, if it has one."""
+        """The area by which COCO's evaluation separates small from large and scales keypoint similarity: the file's, if given."""
         return self.area if self.given_area is None else self.given_area
 
     @property
     def evaluated_keypoints(self) -> int:
-        """How many keypoints COCO's evaluation takes for labelled: the file's number, if it has one."""
+        """The number of labelled keypoints for COCO's evaluation: the file's, if given."""
         return self._counted_keypoints if self.num_keypoints is None else self.num_keypoints
 
     @property
@@ -95,7 +95,7 @@ def _single(keypoint: Keypoint) -> Keypoint:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSet:
-    """Everything that was labelled in one image at one time; without instances: it was looked at, and is empty."""
+    """Everything that was labelled in one image at one time. Without instances: somebody looked, and it is empty."""
 
     uri: str
     width: int | None
@@ -104,7 +104,7 @@ class LabelSet:
     source: str
     split: str
     absent: tuple[str, ...] | None = None
-    """Classes that were searched for and are not there; those of the instances were searched for, too, and no others.
+    """Classes that were searched for and are not there. Beside them, only the classes of the instances were searched for.
     None where every class was."""
     not_exhaustive: tuple[str, ...] = ()
     """Classes of which there may be more than the instances."""
@@ -123,7 +123,7 @@ class LabelledImage:
     source: str | None = None
     split: str | None = None
     digest: str | None = None
-    """Of the instances as they were exported (see `digest`): `source` speaks of those only."""
+    """The digest of the instances when they were exported (see `digest`): `source` is true of those only."""
     width: int | None
     height: int | None
     size_known: bool = True
@@ -133,7 +133,7 @@ class LabelledImage:
     """As of a LabelSet."""
     instances: list[Instance] = field(default_factory=list)
     unread: int = 0
-    """What the file says of it and could not be read: without instances it is not known to hold nothing."""
+    """How many of its annotations could not be read: an image without instances may then not be empty."""
 
 
 class Skipped(NamedTuple):
@@ -144,7 +144,7 @@ class Skipped(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """`problem` without what is of this one only: names, numbers and lists."""
+        """`problem` without its own names, numbers and lists, so that equal problems can be counted together."""
         return re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|-?\d[\d.,×+e-]*", "…", self.problem)
 
 
@@ -164,7 +164,7 @@ class LabelFile:
 
 
 def known_images(images: Iterable[LabelledImage], notes: Counter[str]) -> list[LabelledImage]:
-    """The images of which anything is known. One of which everything was left out is not one that holds nothing."""
+    """The images of which anything is known: an image whose annotations were all left out is not an empty image."""
     every = list(images)
     known = [image for image in every if image.instances or not image.unread]
     if left := len(every) - len(known):

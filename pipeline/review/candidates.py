@@ -1,7 +1,7 @@
-"""The images that could be reviewed: their newest rows, what another model says of them, and what is labelled already.
+"""The images that could be reviewed: their newest rows, the rows of another model, and the labelled images.
 
 A lake may have millions of images, so rows are numbers in arrays: a candidate is a position, and only the columns that
-decide are read. Masks are read of the chosen images alone (`chosen_rows`).
+decide are read. Masks are read for the chosen images only (`chosen_rows`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _IMAGES_OF_A_RUN = 2**40
-"""More than any: (run, image_id) then fits one number."""
+"""More images than any run has, so that (run, image_id) fits into one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """What is labelled in a lake: the images, and how many instances of each class."""
+    """The labelled images of a lake, and the number of labelled instances of each class."""
 
     uris: pa.Array
     counts: dict[str, int]
@@ -132,11 +132,11 @@ def candidates(
     age = np.argsort(np.argsort(np.array(run_names.to_pylist(), object)))[run_code]  # ids sort by time
 
     def newest(rows: Bools) -> Ints:
-        """Of each image the newest of these rows; -1 where it has none."""
+        """The newest of these rows for each image; -1 where it has none."""
         positions = np.flatnonzero(rows)
         order = positions[np.lexsort((image_id[positions], age[positions], image[positions]))]
         latest = np.full(len(uris), -1)
-        latest[image[order]] = order  # of several the last one stays
+        latest[image[order]] = order  # of several rows the last one stays
         return latest
 
     narrowed = np.ones(len(image), bool)
@@ -145,7 +145,7 @@ def candidates(
             narrowed &= code == names.index(pa.scalar(wanted, names.type)).as_py()  # -1 where it is not there
     row = newest(narrowed)
     there = row >= 0
-    # What another model says of another version of the object would be no dispute.
+    # Rows of another version of the object do not count: a difference there is no dispute.
     etag = table["etag"].combine_chunks()
     same = pc.fill_null(pc.equal(etag, etag.take(pa.array(row[image].clip(0)))), True)
     same_object = same.to_numpy(zero_copy_only=False)
@@ -181,7 +181,7 @@ def candidates(
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """Values as positions among the distinct ones, and those."""
+    """(position of each value among the distinct values, the distinct values)."""
     # large_string: the URIs of a large lake are more than the 2 GiB of a string array
     encoded = column.cast(pa.large_string()).combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
@@ -191,7 +191,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
 
 
 class Classes:
-    """Class names as positions, in the order in which they are met."""
+    """Class names as positions, in the order in which they first appear."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

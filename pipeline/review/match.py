@@ -1,4 +1,4 @@
-"""How far two models disagree about an image, of many images at once."""
+"""How far two models disagree about an image, computed for many images at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ SAME = 0.5
 """From this IoU of their boxes on, two instances of one class are the same object."""
 
 _IMAGES_AT_ONCE = 20_000
-"""Bounds the pairs of boxes that are held."""
+"""Bounds the number of pairs of boxes in memory."""
 
 
 def disagreement(instances: CandidateInstances, images: int) -> Floats:
-    """0 to 1 for each of `images`: how much of what the two sides found is not found by the other.
+    """0 to 1 for each of `images`: the share of the two sides' instances that the other side did not find.
 
-    1 - F, with F the Dice coefficient of the two sets of instances, each worth its score: of a matched pair what both
-    scores have in common counts as found by both. One half of each is added as if it were agreed upon, so that a
-    single faint instance does not make a whole image disputed.
+    1 - F, with F the Dice coefficient of the two sets of instances, each weighted by its score: in a matched pair, the
+    smaller score counts as found by both. Each side gets half an agreed instance more, so that a single faint
+    instance does not make a whole image disputed.
     """
     order = np.argsort(instances.image, kind="stable")
     image = instances.image[order]
@@ -48,7 +48,7 @@ def matches(ours: CandidateInstances, theirs: CandidateInstances) -> tuple[Ints,
     a, b = a[ranked], b[ranked]
     matched_a, matched_b = [a[:0]], [b[:0]]
     while len(a):
-        # A pair that is the best left for both of its instances is the one that going through the ranks would take.
+        # A pair that is the best remaining one for both of its instances is the one that a greedy pass would take.
         best = _first(a) & _first(b)
         matched_a.append(a[best])
         matched_b.append(b[best])
@@ -58,14 +58,14 @@ def matches(ours: CandidateInstances, theirs: CandidateInstances) -> tuple[Ints,
 
 
 def _first(values: Ints) -> Bools:
-    """Where a value is met for the first time."""
+    """True where a value appears for the first time."""
     is_first = np.zeros(len(values), bool)
     is_first[np.unique(values, return_index=True)[1]] = True
     return is_first
 
 
 def _distinct(instances: CandidateInstances) -> CandidateInstances:
-    """Without instances that a killed attempt has left twice."""
+    """The instances, each once: a killed attempt may have left some twice."""
     order = np.lexsort((instances.instance, instances.side, instances.image))
     instances = instances.where(order)
     same = np.ones(len(instances), bool)

@@ -1,7 +1,6 @@
-"""Choosing images: some at random, the others by their scores, none that nearly equals another.
+"""Choosing images: some at random, the others by their scores, and no two nearly alike.
 
-Random ones are drawn first and from all candidates, so that what is labelled also shows what the models are sure of and
-wrong about. The draw goes by a hash of the URI: the same lake gives the same images.
+Random ones are drawn first and from all candidates, so that labels also show where models are sure and wrong. The draw goes by a hash of the URI: the same lake gives the same images.
 
 Images are read to be compared, in the order of their rank and never more than a few times the budget. One that is gone,
 unreadable or another version than the run saw is passed over: its pre-annotations would not fit.
@@ -31,7 +30,7 @@ from masklake.pipeline.segment.fetch import fetch
 from masklake.pipeline.storage.store import Storage, redact
 
 RANDOM, REST = "random", "rest"
-"""Kinds beside `KINDS`: drawn, and chosen though no figure speaks for it, because the budget was not used up."""
+"""Kinds beside `KINDS`: drawn at random; and chosen without a reason, because the budget was not used up."""
 
 READS_PER_PICK = 5
 _READ_AT_ONCE = 32
@@ -43,8 +42,8 @@ _CONTENT_ETAG = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """A chosen image: a position among the candidates, and what it was chosen for: the figure that is furthest above
-    its mean, RANDOM or REST."""
+    """A chosen image: a position among the candidates, and the reason: the figure that is furthest above its mean,
+    RANDOM or REST."""
 
     image: int
     kind: str
@@ -52,13 +51,13 @@ class Pick:
 
 @dataclass(kw_only=True)
 class Picks:
-    """What was chosen, the best first and the random ones last; what was passed over on the way, and why."""
+    """The chosen images, the best first and the random ones last, and counts of those passed over, by reason."""
 
     chosen: list[Pick] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     """identical, similar, changed, unreadable."""
     problems: list[tuple[str, str]] = field(default_factory=list)
-    """URI and cause of what could not be read."""
+    """(URI, cause) of images that could not be read."""
     read: int = 0
     stopped: bool = False
     """Whether more might have been found, had more images been read."""
@@ -99,7 +98,7 @@ def _drawn(uris: pa.Array) -> Iterator[tuple[bytes, int]]:
 
 
 class _Sieve:
-    """Lets images through that are readable and unlike all that passed before them."""
+    """Lets an image pass when it can be read and is unlike all that passed before it."""
 
     def __init__(
         self, candidates: Candidates, known: Labelled | None, storage: Storage, picks: Picks, *, compare: bool
@@ -110,7 +109,7 @@ class _Sieve:
         self._compare = compare
         self._tried: set[int] = set()
         self._seen: dict[int, Fingerprint | tuple[str, str]] = {}
-        """Of images that were read: how they look, or how and why that failed."""
+        """Of images that were read: the fingerprint, or (reason, cause) of the failure."""
         self._objects = set(candidates.labelled_objects)
         self._gallery = Gallery()
         self._labelled = sorted(known.uris.to_pylist()) if known is not None and compare else []
@@ -143,7 +142,7 @@ class _Sieve:
         return min(wanted + wanted // 4 + 1, _READ_AT_ONCE) if self._compare else wanted
 
     def _why_not(self, i: int) -> str | None:
-        """What keeps image `i` out; None lets it through, and remembers it."""
+        """The reason that keeps image `i` out; None when it passes, and then it is remembered."""
         if (known := self._object(i)) in self._objects:
             return "identical"
         seen = self._seen.get(i)
@@ -160,7 +159,7 @@ class _Sieve:
         return None
 
     def _object(self, i: int) -> tuple[str, int] | None:
-        """What names the content of image `i`, if anything does."""
+        """(etag, size) when they identify the content of image `i`, else None."""
         etag, size = self._candidates.etags[i].as_py(), self._candidates.sizes[i].as_py()
         return (etag, size) if etag and size is not None and _CONTENT_ETAG.fullmatch(etag) else None
 

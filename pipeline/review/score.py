@@ -21,10 +21,10 @@ from masklake.pipeline.review import match as review_match
 from masklake.pipeline.review.candidates import Bools, CandidateInstances, Candidates, Classes, Floats, Ints
 
 NOISE = 0.1
-"""Instances below this score say nothing."""
+"""Instances below this score are ignored."""
 
 _SURE = 0.5
-"""Where nothing is labelled, detections from this score on stand for labels."""
+"""Where nothing is labelled, detections of at least this score stand for labels."""
 
 _MUCH_DOUBT = 3.0
 """So many wholly doubtful instances make an image half doubtful."""
@@ -34,7 +34,8 @@ KINDS = ("doubt", "dispute", "rarity")
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of each candidate. rarest: the class that makes it rare, as a position in `classes`, -1 where nothing was found."""
+    """The figures of each candidate, (candidates,). rarest: the class that makes it rare, as a position in `classes`; -1
+    where nothing was found."""
 
     doubt: Floats
     dispute: Floats
@@ -44,7 +45,7 @@ class Figures:
 
     @property
     def score(self) -> Floats:
-        # Rounded, so that sums in another order rank alike.
+        # Rounded, so that the rank does not depend on the order of a sum.
         return np.round((self.doubt + self.dispute + self.rarity) / 3, 9)
 
 
@@ -57,7 +58,7 @@ class Reach:
 
 
 def reach(lake: Lake, runs: list[str]) -> list[Reach]:
-    """Of each of `runs`, as their records say."""
+    """The reach of each of `runs`, from their records."""
     reaches = []
     for run in lake.runs(runs):
         options, model = (run.record.all_options, run.record.model) if run.record else ({}, {})
@@ -137,7 +138,7 @@ def _count(lake: Lake, chosen: Candidates) -> dict[str, int]:
 
 
 def _before(group: Ints, score: Floats) -> Ints:
-    """How many of the same group have a higher score, or stand before with the same."""
+    """How many of the same group have a higher score, or the same score and an earlier position."""
     order = np.lexsort((-np.round(score, 9), group))
     _, first, size = np.unique(group[order], return_index=True, return_counts=True)
     before = np.empty(len(group), np.int64)
@@ -146,9 +147,9 @@ def _before(group: Ints, score: Floats) -> Ints:
 
 
 class _Comparable:
-    """Picks the instances that the other model's run could have found too, of images that there is another of.
+    """Picks the instances that the other model's run could have found too, in images that have rows of another model.
 
-    It could not have those of classes that it does not know, or of scores below the lowest that it wrote.
+    That run could not find classes that it does not know, or write scores below its lowest.
     """
 
     def __init__(self, lake: Lake, chosen: Candidates, classes: Classes) -> None:

@@ -16,13 +16,13 @@ NEAR = 14
 """Two images are nearly alike up to this many different bits of 128."""
 
 _NEAR_COLOUR = 64
-"""… whose mean red, green and blue differ by no more than this, of 255."""
+"""… if their mean red, green and blue differ by no more than this, of 255."""
 
 _SIDE = 9
 _BRIGHTER = 1.0
-"""By more than this, of 255, one place is brighter than another."""
+"""A place is brighter than another when it differs by more than this, of 255."""
 
-# Only what a run has decoded is decoded here, so its limits are not asked again.
+# Only images that a run has decoded are decoded here, so its limits are not checked again.
 _SMALL = DecodeOptions(max_pixels=2**29, target=(8 * _SIDE, 8 * _SIDE))
 
 Fingerprint = NDArray[np.uint8]
@@ -58,7 +58,7 @@ class Gallery:
         self._count += 1
 
     def holds_near(self, other: Fingerprint) -> bool:
-        """Whether an image that is nearly alike is among them."""
+        """Whether one of them is nearly like `other`."""
         all_ = self._prints[: self._count]
         bits = np.bitwise_count(all_[:, :16] ^ other[:16]).sum(1)
         colour = np.abs(all_[:, 16:].astype(np.int16) - other[16:].astype(np.int16)).max(1)

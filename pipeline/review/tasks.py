@@ -1,4 +1,4 @@
-"""The chosen images as Label Studio tasks: what the model found as a prediction to correct, and why each was chosen.
+"""The chosen images as Label Studio tasks: the model's result as a prediction to correct, and the reason for the choice.
 
 `data.masklake` says which image of the lake a task is, whatever its URL, so `masklake labels import` needs no names.
 Who corrects the tasks is the source of those labels; so, unlike an export of labels, a task claims none, nor a split.
@@ -25,7 +25,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model found in a chosen image, all scores, the highest first."""
+    """The instances that the model found in a chosen image, of all scores, the highest first."""
 
     set: LabelSet
     scores: tuple[float, ...]
@@ -41,7 +41,7 @@ class Prediction:
 
 
 def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> list[Prediction]:
-    """Of each chosen image, in order. Raises UserError when the rows cannot be read, or have gone meanwhile."""
+    """The prediction of each chosen image, in order. Raises UserError when the rows cannot be read, or are gone."""
     run_of = {
         candidates.uris[pick.image].as_py(): candidates.runs[candidates.run[pick.image]] for pick in chosen
     }
@@ -83,7 +83,7 @@ def _instance(row: dict[str, Any]) -> Instance:
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
         mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
-        # A logit below 0 says that the keypoint is rather not there: it is left to the annotator.
+        # A logit below 0 means that the keypoint is probably not there: the annotator decides.
         keypoints=tuple(
             Keypoint(keypoint["name"], keypoint["x"], keypoint["y"], 2 if keypoint["score"] > 0 else 0)
             for keypoint in row["keypoints"] or ()
@@ -120,7 +120,7 @@ def tasks(
     models: Sequence[str],
     urls: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """A task of each image. `reasons` are of `why`, `models` name who found what is to be corrected."""
+    """A task of each image. `reasons` come from `why`; `models` name the model of each prediction."""
     return [
         {
             "id": i,

@@ -1,7 +1,7 @@
-"""The batches of a training, streamed by Ray Data: labels and images in, packed examples out, step by step, in order.
+"""The batches of a training, streamed by Ray Data: from labels and images to packed examples, step by step, in order.
 
-Each worker of a training streams its own part of every batch. Tasks fetch the images where they lie, decode and augment
-them while the worker learns from what is there already.
+Each worker of a training streams its own part of every batch. Ray tasks fetch, decode and augment
+the images, while the worker learns from examples that are ready.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IMAGES_A_TASK = 32
 _STEPS_AHEAD = 16
 _LOOK_AGAIN_S = 0.1
 _AHEAD_BYTES = 256 * 2**20
-"""Of the object store: what a worker's batches may take before they are learnt from."""
+"""Bytes of the object store that a worker's batches may take before the worker has learnt from them."""
 
 _SKIPPED = pa.list_(pa.struct([("uri", pa.string()), ("reason", pa.string())]))
 BATCH = pa.schema([("step", pa.int64()), ("examples", pa.large_binary()), ("skipped", _SKIPPED)])
@@ -40,8 +40,8 @@ BATCH = pa.schema([("step", pa.int64()), ("examples", pa.large_binary()), ("skip
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """What makes the batches of a training. `outputs` is the box head's output of each class that is learnt; `mirror`
-    that of the model's spec, by which keypoints change places; None where images are not to be mirrored."""
+    """Everything that decides the batches of a training. `outputs`: the box head's output of each class that is learnt.
+    `mirror`: the model spec's, which says how keypoints change places; None where images are not mirrored."""
 
     order: BatchOrder
     recipe: Recipe
@@ -56,7 +56,7 @@ class Batches:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch:
-    """One worker's part of the batch of a step. `skipped`: (uri, reason) of images that could not be had."""
+    """One worker's part of the batch of a step. `skipped`: (uri, reason) of images that could not be read."""
 
     step: int
     examples: list[Example]
@@ -75,7 +75,7 @@ def stream(
     loaders: int,
 ) -> Iterator[StepBatch]:
     """The batches of steps `first`, `first` + 1, …, without end. `truth`: an object reference to the TrainingSet;
-    `board`: the training's Board, by which no more is made than will soon be learnt from.
+    `board`: the training's Board, which keeps loaders from making examples long before they are needed.
 
     loaders: actors that make examples, each asking Ray for `loader_cpus`.
     """
@@ -100,7 +100,7 @@ def stream(
             yield pack(pa.table({"step": np.arange(step, step + at_once)}))
 
     ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=0.01)
-    # Actors: Ray ends a task's process that was idle for a second, and the next would import torch again.
+    # Actors, not tasks: Ray ends a task's process after a second without work, and the next one would import torch again.
     ds = ds.map_batches(
         _Loader,
         fn_constructor_args=(batches, truth, worker, workers),
@@ -120,7 +120,7 @@ def stream(
 
 
 class _Loader:
-    """Makes the rows of steps, as Ray Data calls it."""
+    """Makes the rows of steps. Ray Data calls it."""
 
     def __init__(self, batches: Batches, truth: Any, worker: int, workers: int) -> None:
         import ray
@@ -172,7 +172,7 @@ def load_step(
 def _example(
     labels: LabelSet, fetched: Any, batches: Batches, options: DecodeOptions, augment: Augment, seed: int
 ) -> Example | str:
-    """The example, or why there is none."""
+    """The example, or a text that says why there is none."""
     if isinstance(fetched, FileNotFoundError):
         return "gone since it was labelled"
     if isinstance(fetched, Exception):
@@ -217,7 +217,7 @@ def truth_of(
 
 
 def _unsearched(labels: LabelSet, classes: Collection[str]) -> set[str]:
-    """Those of `classes` of which the image may hold objects that nobody labelled."""
+    """The classes, among `classes`, whose objects in the image may be unlabelled."""
     if labels.absent is None:
         return set(classes).intersection(labels.not_exhaustive)
     searched = {instance.label for instance in labels.instances}.union(labels.absent)

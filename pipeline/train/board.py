@@ -1,4 +1,4 @@
-"""What a training tells its driver, and the driver its workers: an actor on which the first worker writes."""
+"""The messages between a training and its driver: an actor to which the first worker writes and both read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Board:
         self._stop = False
 
     def tell(self, news: dict[str, Any]) -> bool:
-        """Say how far the training is; whether it is to stop."""
+        """Report how far the training is. Returns whether it must stop."""
         self._news |= news
         return self._stop
 
     def step(self) -> int:
-        """The step that the training is at; 0 before it has told."""
+        """The step that the training is at; 0 before its first report."""
         return int(self._news.get("step", 0))
 
     def skip(self, skipped: list[tuple[str, str]]) -> None:
-        """Images that could not be learnt from, and why."""
+        """Report images that could not be used: (uri, reason)."""
         self._skipped |= dict(skipped)
 
     def stop(self) -> None:
@@ -31,5 +31,5 @@ class Board:
         self._stop = True
 
     def read(self) -> dict[str, Any]:
-        """Everything that was told."""
+        """Everything that was reported, and `skipped`: reasons by URI."""
         return self._news | {"skipped": dict(self._skipped)}

@@ -15,13 +15,13 @@ CHECKPOINTS = "checkpoints"
 
 
 def last_step(record: TrainingRecord, storage: Storage) -> int:
-    """The step of the newest whole checkpoint, from which the training would go on; 0 where there is none."""
+    """The step of the newest complete checkpoint, from which the training would continue; 0 where there is none."""
     checkpoints = _whole_checkpoints(record, storage)
     return int(checkpoints[0][0].rpartition("-")[2]) if checkpoints else 0
 
 
 def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dict[str, Any] | None:
-    """Copy the newest whole checkpoint into the local folder `into`; its state, or None where there is none."""
+    """Copy the newest complete checkpoint into the local folder `into`. Returns its state, or None where there is none."""
     checkpoints = _whole_checkpoints(record, storage)
     if not checkpoints:
         return None
@@ -33,7 +33,7 @@ def last_checkpoint(record: TrainingRecord, storage: Storage, into: Path) -> dic
 
 
 def clear(record: TrainingRecord, storage: Storage) -> None:
-    """Remove what only a resumption of the training would need: its checkpoints and the weights that it started from."""
+    """Remove what is needed only to resume the training: its checkpoints and the weights that it started from."""
     folder = join(record.lake, "runs", record.run)
     for name in (CHECKPOINTS, "start"):
         with explaining(join(folder, name), "clear it away"):

@@ -25,20 +25,20 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """Label sets of one split. `rows` are rows of labels, those of an image together; `starts` (images + 1) where each
-    image's begin. `wide` says which images are wider than high."""
+    """Label sets of one split. `rows` are rows of labels, with those of an image together; `starts` (images + 1,) is where the
+    rows of each image begin. `wide` (images,) says which images are wider than high."""
 
     rows: pa.Table
     starts: NDArray[np.int64]
     wide: NDArray[np.bool_]
     counts: Mapping[str, int]
-    """Instances by class, without crowds and what is to be ignored."""
+    """Instances by class, without crowds and ignored instances."""
     ids: Mapping[str, int]
     """The id of each class in the labels."""
     keypoint_names: tuple[str, ...]
-    """The names of the keypoints that any instance has, in the order of the first that has them all."""
+    """The names of all keypoints, in the order of the instance that has the most of them."""
     with_keypoints: frozenset[str]
-    """Classes of which any instance has keypoints."""
+    """Classes with an instance that has keypoints."""
     masks: int
     """Instances with a mask."""
     as_of: datetime.datetime

@@ -1,6 +1,6 @@
 """A training, from its record to its last checkpoint: Ray Train over workers that may come, go and be killed.
 
-LAKE/runs/<run>/train.json                   what is trained, on which labels, how far it came, what it decided
+LAKE/runs/<run>/train.json                   model, labels, how far it is, what was decided
 LAKE/runs/<run>/checkpoints/step-<n>/        network, running average, moments: safetensors, and state.json
 LAKE/runs/<run>/tensorboard/                 event files
 """
@@ -30,16 +30,16 @@ from masklake.pipeline.train.worker import Work, work
 
 EVENTS = "tensorboard"
 _FORGET = {"RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30"}
-"""Ray Data keeps what a killed worker's stream had reserved for three minutes, in which those that were started again
-get too little to go on; a living one renews it every ten seconds."""
+"""Ray Data keeps the reservation of a killed worker's stream for three minutes, and workers started again get too few
+resources in that time. A living worker renews its reservation every ten seconds."""
 _GRACE_S = 120.0
-"""How long a training that was told to stop has for its checkpoint."""
+"""How long a training that must stop may take for its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """Who trains: `workers` (least, most), the CPUs of each, whether each has a GPU; how often what is killed is
-    started again."""
+    """The workers of a training: their number (least, most), the CPUs of each, whether each has a GPU, and how often
+    killed workers are started again."""
 
     workers: tuple[int, int]
     worker_cpus: float
@@ -53,7 +53,7 @@ Watch = Callable[[dict[str, Any]], None]
 class Training:
     """Runs `record`'s training on the Ray that is initialised, in the main thread.
 
-    `make_work` makes the work from the board: (board, truth) are set here.
+    `make_work(board)` makes the work of the workers; it is called with the Board's actor.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Training:
         self._folder = RunFolder(record.lake, record.run, storage)
 
     def run(self) -> TrainingRecord:
-        """Train to the end: the record, whose state is trained, stopped, failed or diverged; it is in the lake too.
+        """Train to the end. Returns the record, which is in the lake too; its state is trained, stopped, failed or diverged.
 
         Raises UserError when the lake cannot be written, or another driver has this training.
         """
@@ -94,7 +94,7 @@ class Training:
     def _fit(self) -> None:
         try:
             self._trainer().fit()
-        except Exception as error:  # noqa: BLE001  # whatever ends a training is recorded, and told by the caller
+        except Exception as error:  # noqa: BLE001  # any error that ends a training is recorded, and the caller reports it
             self._failure = error
 
     def _trainer(self) -> Any:
@@ -132,7 +132,7 @@ class Training:
 
     def _wait(self, thread: threading.Thread) -> None:
         saved, asked = time.monotonic(), None
-        with contextlib.suppress(KeyboardInterrupt):  # the second time: what the last checkpoint has is kept
+        with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C: the last checkpoint is kept
             while thread.is_alive():
                 thread.join(0.5)
                 self._refresh()
@@ -142,7 +142,7 @@ class Training:
                         return
                 if time.monotonic() - saved > HEARTBEAT_S:
                     saved = time.monotonic()
-                    with contextlib.suppress(UserError):  # a heartbeat missed is no reason to stop
+                    with contextlib.suppress(UserError):  # a missed heartbeat is no reason to stop
                         save(self._current(), self._storage)
 
     def _refresh(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class TrainingMetrics:
-    """What the driver of a training tells. Ray must be initialised."""
+    """The metrics that the driver of a training exports. Ray must be initialised."""
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -21,11 +21,11 @@ class TrainingMetrics:
         self._ended = Counter("masklake_trainings", "attempts at trainings that have ended", ("state",))
 
     def update(self, step: int, images: int, losses: Mapping[str, float]) -> None:
-        """Tell where the training is: steps and images since its beginning; losses by name, `rate` among them."""
+        """Export where the training is: steps and images since its beginning; losses by name, `rate` among them."""
         self._step.set(step, self._labels)
         for counter, total in ((self._steps, step), (self._images, images)):
             name = counter.info["name"]
-            # What came before this process started, another has told.
+            # Steps before this process started were exported by another one.
             more = total - self._last.get(name, total)
             self._last[name] = total
             if more > 0:
@@ -37,5 +37,5 @@ class TrainingMetrics:
                 self._loss.set(value, self._labels | {"loss": name.removeprefix("loss_")})
 
     def ended(self, state: str) -> None:
-        """Tell how the attempt ended."""
+        """Count the end of the attempt, by its state."""
         self._ended.inc(1, {"state": state})

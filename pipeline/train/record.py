@@ -19,7 +19,7 @@ RECORD = "train.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord(Record):
-    """What train.json says. `options` decide the result; a resumed training has them from here."""
+    """The content of train.json. `options` decide the result; a resumed training takes them from here."""
 
     KIND: ClassVar[str] = "the record of a training"
     REMEDY: ClassVar[str] = "start a new one"
@@ -28,7 +28,7 @@ class TrainingRecord(Record):
     """What the training started from."""
     data: dict[str, Any]
     precision: str | None = None
-    """What the convolutions ran in, where the recipe leaves it to the machine; of the first worker."""
+    """The number format of the first worker's convolutions, where the recipe leaves it to the machine."""
     position: dict[str, Any] = field(default_factory=dict)
     """step, seconds, images, and digest, which names the images of all steps in their order."""
     losses: dict[str, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def load(lake: str, run: str, storage: Storage) -> TrainingRecord:
 
 
 def load_many(lake: str, runs: list[str], storage: Storage) -> list[TrainingRecord | UserError]:
-    """The records of trainings, all fetched at once; for one that is missing or broken, what is wrong with it."""
+    """The records of trainings, all fetched at once; for one that is missing or broken, the error instead."""
     uris = [record_uri(lake, run) for run in runs]
     return [
         _parse(lake, run, uri, fetched)
@@ -89,7 +89,7 @@ def _parse(lake: str, run: str, uri: str, fetched: Fetched | Exception) -> Train
 
 
 def next_attempt(record: TrainingRecord, alive: Callable[[int], bool]) -> TrainingRecord:
-    """`record` as the next attempt at it starts. Raises UserError when a driver is, or may be, at it."""
+    """`record` for the next attempt. Raises UserError when a driver is, or may be, at work on it."""
     silent = silence(record.host, record.pid, record.updated_at, alive)
     if record.state in ("running", "trained") and silent is not None:
         doing = "running" if record.state == "running" else "being measured"

@@ -1,7 +1,7 @@
 """Which images make the batch of each training step: a function of the seed, the images and the step, and nothing else.
 
-So a training that was killed goes on with the batch that it would have had, and it does not matter how many workers
-share a batch.
+So a training that was killed continues with the batch that it would have had, and the number of workers that share a
+batch does not matter.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class BatchOrder:
     """The batches of a training.
 
     images: how many there are. batch: images a step. seed: of the shuffles. wide: (images,) bool, which of them are
-    wider than high: batches are of one kind as far as that goes, since a batch is padded to its largest image. An
-    epoch leaves out what does not fill a batch; other images in each.
+    wider than high: a batch holds images of one kind where possible, since it is padded to its largest image. An
+    epoch leaves out the images that do not fill a batch, other ones each time.
     """
 
     images: int
@@ -37,7 +37,7 @@ class BatchOrder:
         return _epoch(self.images, self.batch, self.seed, epoch, self.wide.tobytes())[position]
 
     def share(self, step: int, worker: int, workers: int) -> NDArray[np.int64]:
-        """The part of the batch that worker `worker` of `workers` has."""
+        """The part of the batch that belongs to worker `worker` of `workers`: positions, about batch / workers of them."""
         return np.array_split(self.of_step(step), workers)[worker]
 
 

@@ -1,4 +1,4 @@
-"""What each worker of a training does: restore, learn step by step, make checkpoints, tell how it goes."""
+"""The work of each worker of a training: restore, learn step by step, make checkpoints, report progress."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ STATE = "state.json"
 _TELL_EVERY_S = 0.5
 _MOST_LOST = 0.5
 _JUDGED_AFTER = 32
-"""A training of which more than this share of its images cannot be had, once so many were to be, learns something else
-than was asked for."""
+"""A training ends as failed when, after 32 images or more, more than half of them could not be read: it would learn
+something else than was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a worker is given. `network` makes the network that the training starts from.
+    """The settings of a worker. `network` makes the network that the training starts from.
 
     steps: when the training ends; None where `minutes` decides. threads: of torch, in each worker; None for its own
     choice. save_minutes: between checkpoints. truth: object reference to the TrainingSet.

@@ -24,7 +24,7 @@ _CORNERS = 3
 
 @dataclass(frozen=True)
 class Category:
-    """A class of a file. `id` is None where its id is no number that a class can have."""
+    """A class of a file. `id` is None where the file's id is not a number that a class can have."""
 
     id: int | None
     name: str
@@ -33,7 +33,7 @@ class Category:
 
 @dataclass
 class Annotation:
-    """An annotation that is being read. `notes` takes what is to be told, `skipped` what is left out of the instance."""
+    """An annotation that is being read. `notes` counts remarks for the user, `skipped` lists the parts that are left out."""
 
     node: Node
     image: LabelledImage
@@ -43,7 +43,7 @@ class Annotation:
     _first: UnreadableError | None = field(default=None, init=False)
 
     def instance(self, *, cvat: bool) -> Instance:
-        """The instance. Raises UnreadableError where nothing tells what is where."""
+        """The instance. Raises UnreadableError where the annotation has no box, mask or keypoints."""
         node = self.node
         mask = self._try("mask", self._mask)
         keypoints = self._try("keypoints", lambda: _keypoints(node, self.category)) or ()
@@ -73,7 +73,7 @@ class Annotation:
         )
 
     def _try(self, what: str, read: Callable[[], _T]) -> _T | None:
-        """What `read` gives, or None where it cannot, which is told."""
+        """The result of `read`, or None where it fails; the failure is added to `skipped`."""
         try:
             return read()
         except UnreadableError as error:
@@ -121,7 +121,7 @@ class Annotation:
             box = self._try("bbox", lambda: _own_box(self.node))
             if box is not None and (all(box[2:]) or around is None or self.image.uri is not None):
                 return box
-            if box is not None:  # but for Masklake's own exports, which are what the lake has
+            if box is not None:  # Masklake's own exports keep such boxes: they are the lake's
                 self.notes["boxes without area: those around mask or keypoints taken"] += 1
         if around is not None:
             return around
@@ -174,7 +174,7 @@ def box_around(keypoints: Sequence[Keypoint]) -> Box | None:
 
 
 def _parsed(node: Node, key: str, text: str) -> Any:
-    """JSON in JSON, as tables of annotations make it."""
+    """JSON inside a JSON text, as tools that keep annotations in tables write it."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -232,7 +232,7 @@ def _rle(node: Node, image: LabelledImage) -> LabelMask:
 
 
 def _as_pycocotools_wrote(counts: str) -> str | list[str]:
-    """Counts without what a careless export put around them: str() of bytes, or run lengths joined into a text.
+    """Counts, cleaned of what a careless export put around them: str() of bytes, or run lengths joined into a text.
 
     None of the characters that tell these apart is one of COCO's.
     """

@@ -37,7 +37,7 @@ _NAMES = ("file_name", "coco_url", "path", "filename")
 
 
 class CocoReader:
-    """Takes in files one by one; `result` is what they say together."""
+    """Reads files one by one; `result` holds the labels of all of them together."""
 
     def __init__(self, *, cvat: bool = False) -> None:
         self._cvat = cvat
@@ -64,7 +64,7 @@ class CocoReader:
         )
 
     def add(self, content: dict[str, Any], file: str) -> None:
-        """Take in the content of `file`. Raises UserError for what is no COCO at all."""
+        """Add the content of `file`. Raises UserError where it is not COCO at all."""
         root = Node(content, file)
         categories = _Categories(root, self._notes)
         images = self._take_images(root, categories)
@@ -237,15 +237,15 @@ class _Categories:
 
 
 def _key(field: str, ids: Collection[Hashable], annotations: list[Any]) -> Callable[[Hashable], Hashable]:
-    """By what the annotations' ids are compared with `ids`: as they are, or as texts where none is equal as it is, since a
-    file may write all of one as numbers and all of the other as texts."""
+    """The key by which the annotations' ids are compared with `ids`: the ids themselves, or, where none of them is equal,
+    their texts, since a file may write some ids as numbers and the others as texts."""
     used = (value.get(field) for value in annotations if isinstance(value, dict))
     exact = any(isinstance(id_, int | float | str) and id_ in ids for id_ in used)
     return (lambda id_: id_) if exact else str
 
 
 def own_fields(node: Node) -> dict[str, Any]:
-    """What Masklake's own exports tell in a `masklake` object: uri, source, split, digest, size_known."""
+    """The fields of the `masklake` object of Masklake's own exports: uri, source, split, digest, size_known."""
     value = node.value.get("masklake")
     if value is None:
         return {}

@@ -42,7 +42,7 @@ def to_coco(sets: Sequence[LabelSet]) -> dict[str, Any]:
 
 
 def own_fields(labels: LabelSet) -> dict[str, Any]:
-    """What the file must carry to come back as the same label set; `label_coco.own_fields` reads it."""
+    """The fields that the file needs to come back as the same label set; `coco_reader.own_fields` reads them."""
     fields = {
         "uri": labels.uri,
         "split": labels.split,
@@ -59,13 +59,13 @@ def common_folder(uris: Sequence[str]) -> str:
     low, high = (
         min(uris, default=""),
         max(uris, default=""),
-    )  # what these two share, all that lie between share
+    )  # all URIs between these two share their common beginning
     same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low) - 1)
     return low[: low.rfind("/", 0, max(same, 0)) + 1]
 
 
 def frame(labels: LabelSet) -> tuple[int, int]:
-    """Width and height; of an image whose size nobody told, a frame that holds what is labelled in it."""
+    """Width and height; for an image of unknown size, a frame that holds its labels."""
     if labels.width is not None and labels.height is not None:
         return labels.width, labels.height
     boxes = [instance.box for instance in labels.instances]
@@ -75,7 +75,7 @@ def frame(labels: LabelSet) -> tuple[int, int]:
 
 
 def class_ids(sets: Sequence[LabelSet]) -> dict[str, int]:
-    """The id of every class, as in the lake, unless there two classes share one."""
+    """The id of every class: the lake's, unless two classes share one there."""
     named: dict[str, int | None] = {
         name: None for labels in sets for name in (*(labels.absent or ()), *labels.not_exhaustive)
     }
@@ -147,6 +147,6 @@ def _categories(ids: dict[str, int], keypoints: dict[str, tuple[str, ...]]) -> l
     for category in categories:
         if names := keypoints.get(category["name"]):
             category["keypoints"] = list(names)
-            # COCO's limbs count from 1. Of other keypoints nobody told how they hang together.
+            # COCO's limbs count from 1. For other keypoints no skeleton is known.
             category["skeleton"] = [[a + 1, b + 1] for a, b in SKELETON] if names == KEYPOINT_NAMES else []
     return categories

@@ -1,4 +1,4 @@
-"""What an annotation file is: its JSON, and of which tool."""
+"""The JSON of an annotation file, and the tool that it comes from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FOREIGN = (
 )  # fmt: skip
 
 
-# Keys of annotations in files of COCO's form that say of no object where it is.
+# Keys of annotations, in files of COCO's form, that give no object a place.
 _WITHOUT_OBJECTS = {
     "segments_info": "COCO's panoptic format, whose masks lie in PNG files; panopticapi's panoptic2detection_coco_format.py "
     "makes instances of it",
@@ -90,7 +90,7 @@ def detect(content: Any, file: str) -> str:
 
 
 def studio_tasks(content: Any) -> list[Any] | None:
-    """Label Studio's tasks: as it exports them, one alone, or the annotations that its cloud storage gets, one a file.
+    """Label Studio's tasks: as it exports them, a single one, or a single annotation, as it writes to cloud storage.
 
     None where they are none.
     """
@@ -113,7 +113,7 @@ def _of_annotation(value: Any) -> Any:
 
 
 def _foreign(content: Any) -> str:
-    """What the file seems to be, and the way from there, as the beginning of a message."""
+    """What the file seems to be, and how to convert it, as the beginning of a message."""
     some = content[0] if isinstance(content, list) and content else content
     if isinstance(some, dict):
         values = [value for value in some.values() if isinstance(value, dict)]

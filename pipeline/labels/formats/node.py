@@ -13,7 +13,7 @@ from masklake.pipeline.labels.masks import MAX_PIXELS
 from masklake.pipeline.labels.sets import Skipped
 
 _MAX_COORDINATE = 1e7
-"""Pixels. Beyond it single precision no longer tells neighbouring pixels apart."""
+"""Pixels. Beyond it, single precision cannot separate neighbouring pixels."""
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
 _LONGEST_NUMBER = 40
@@ -28,7 +28,7 @@ class UnreadableError(UserError):
 
     @property
     def skipped(self) -> Skipped:
-        """What is told where the rest of the file is read without it."""
+        """The report of it, for when the rest of the file is read without it."""
         return Skipped(self.where, self.problem)
 
 
@@ -56,7 +56,7 @@ class Node:
         return self.check_text(value, key)
 
     def check_text(self, text: str, key: str) -> str:
-        """`text`. Raises UserError where no file could hold it."""
+        """`text`. Raises UnreadableError where no file could hold it."""
         if not text.isascii():
             try:
                 text.encode()
@@ -114,7 +114,7 @@ class Node:
             shown = f"a list of {len(listed)}" if isinstance(listed, list) else kind(listed)
             raise self.fail(f"{key} is {shown}, not a list of {many}")
         if set(map(type, listed)) <= {int, float} and all(map(_MAX_COORDINATE.__ge__, map(abs, listed))):
-            return listed  # most lists: nothing is done for each number in Python
+            return listed  # the usual case, without Python code for each number
         values = [plain_number(value) for value in listed]
         for value in values:
             if not isinstance(value, int | float) or isinstance(value, bool):
@@ -139,7 +139,7 @@ class Node:
 
 
 def kind(value: Any) -> str:
-    """What JSON calls a value's type."""
+    """The name of a value's JSON type, for messages."""
     if value is None:
         return "missing or null"
     names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}

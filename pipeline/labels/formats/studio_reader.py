@@ -53,12 +53,12 @@ _SAME_BOX = 0.01
 
 
 def mask_digest(mask: LabelMask) -> str:
-    """What names a mask in `meta.masklake`."""
+    """16 hex digits that name a mask in `meta.masklake`."""
     return hashlib.sha256(f"{mask.height} {mask.width} {mask.counts}".encode()).hexdigest()[:16]
 
 
 class StudioReader:
-    """Takes in files one by one; `result` is what they say together."""
+    """Reads files one by one; `result` holds the labels of all of them together."""
 
     def __init__(self) -> None:
         self._images: list[LabelledImage] = []
@@ -73,7 +73,7 @@ class StudioReader:
         return LabelFile(images=images, notes=self._notes, skipped=self._skipped, source=SOURCE)
 
     def add(self, content: list[Any], file: str) -> None:
-        """Take in the tasks of `file`. What cannot be read is skipped and told."""
+        """Add the tasks of `file`. Parts that cannot be read are skipped and listed."""
         for i, value in enumerate(content):
             try:
                 task = Node(value, f"{file}: task {i + 1} of the file")
@@ -192,7 +192,7 @@ def _time(annotation: Node) -> str:
 
 
 def _num_keypoints(own: Node, counted: int) -> int | None:
-    """What the exported instance had for COCO's evaluation, as long as it has as many keypoints as then."""
+    """The exported instance's num_keypoints, if it still has as many labelled keypoints as then; else None."""
     counts = own.value.get("num_keypoints")
     if isinstance(counts, list) and len(counts) == 2 and counts[0] == counted and type(counts[1]) is int:
         return min(max(counts[1], 0), 2**31 - 1)
@@ -200,7 +200,7 @@ def _num_keypoints(own: Node, counted: int) -> int | None:
 
 
 def _exported_size(data: Node) -> tuple[int | None, int | None]:
-    """The size of an image without regions, which would tell it, as far as Masklake's own export said it."""
+    """The size of an image without regions (which would state it), from Masklake's own export."""
     own = Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
     return own.whole("width", 1) if "width" in own else None, own.whole(
         "height", 1
@@ -208,7 +208,7 @@ def _exported_size(data: Node) -> tuple[int | None, int | None]:
 
 
 def _exported_search(data: Node) -> dict[str, Any]:
-    """For which classes the image was searched, as far as Masklake's own export said it."""
+    """The classes for which the image was searched, from Masklake's own export."""
     own = Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
     return {key: tuple(own.texts(key)) for key in ("absent", "not_exhaustive") if key in own}
 

@@ -20,7 +20,7 @@ _ROUNDING = 1e-6
 """Pixels by which a point may lie outside a box that percentages have blurred."""
 
 _HIDDEN = ("hidden", "occluded")
-"""What may be written about a keypoint (its meta text) that is labelled and cannot be seen."""
+"""Meta texts that mark a keypoint as labelled but hidden."""
 
 
 class Place(NamedTuple):
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Region:
-    """What the results of one id say together."""
+    """A region: all results of one id, put together."""
 
     id: str
     node: Node
@@ -85,7 +85,7 @@ class Region:
 
     @property
     def own(self) -> Node:
-        """What Masklake's own export said of the region."""
+        """The fields that Masklake's own export wrote for the region."""
         return Node(self.meta.get("masklake") or {}, f"{self.node.where}: meta.masklake")
 
     @functools.cached_property
@@ -162,7 +162,7 @@ class Region:
 
 
 class Regions(NamedTuple):
-    """The instances of an annotation, and on which images something was left out."""
+    """The instances of an annotation, and how much was left out on each image."""
 
     instances: list[Region]
     left_out: Counter[Place]
@@ -285,7 +285,7 @@ def _owner(point: Region, instances: list[Region], linked: set[str]) -> Region:
 def _give_keypoint(point: Region, owner: Region) -> None:
     if point.label in owner.keypoints:
         raise point.node.fail(f"is a second {point.label!r} of region {owner.id!r}")
-    # The editor writes x, y and width alone, and keeps meta: so that is where Masklake's export says it.
+    # The editor writes only x, y and width, and keeps meta: so Masklake's export says it in meta.
     hidden = (
         ("hidden" in point.node and point.node.flag("hidden"))
         or point.own.value.get("visibility") == 1

@@ -1,6 +1,6 @@
 """Label sets as Label Studio tasks, which `StudioReader` reads back equal, and the labelling interface that shows them.
 
-Masks become brush regions, instances without one rectangles, keypoints key points with the region as their parent. What
+Masks become brush regions, instances without one rectangles, keypoints become points with the region as their parent. What
 Label Studio has no place for travels in each region's `meta.masklake` and in each task's `data.masklake`.
 """
 
@@ -38,7 +38,7 @@ def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
 
 
 def results(label_set: LabelSet) -> list[dict[str, Any]]:
-    """What an annotation, or a prediction, of the image holds. The region of instance n has the id `i<n>`."""
+    """The results of an annotation, or a prediction, of the image. The region of instance n has the id `i<n>`."""
     return [
         result
         for position, instance in enumerate(label_set.instances)
@@ -68,14 +68,14 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
 
 
 def _size(label_set: LabelSet) -> dict[str, int]:
-    """The image's size, for one without regions, which would carry it."""
+    """The image's size, needed for an image without regions (which would state it)."""
     return (
         {"width": label_set.width, "height": label_set.height} if label_set.width and label_set.height else {}
     )
 
 
 def _search(label_set: LabelSet) -> dict[str, list[str]]:
-    """For which classes the image was searched, where not for all."""
+    """The classes for which the image was searched, where not for all."""
     absent = {} if label_set.absent is None else {"absent": list(label_set.absent)}
     return absent | ({"not_exhaustive": list(label_set.not_exhaustive)} if label_set.not_exhaustive else {})
 
@@ -128,7 +128,7 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
                 "keypointlabels": [keypoint.name],
                 **({"hidden": True} if keypoint.visibility == 1 else {}),
             },
-            # The editor writes `hidden` no more when a person submits; meta it keeps.
+            # When a person submits, the editor drops `hidden`, but keeps meta.
             **({"meta": {"masklake": {"visibility": 1}}} if keypoint.visibility == 1 else {}),
         }
         for i, keypoint in enumerate(instance.keypoints)
