@@ -18,7 +18,7 @@ TABLES: set[str] = set()
 """Modules that are tables and may be longer."""
 SAY_NOTHING = {"found", "told", "at", "of", "made", "one"}
 """Words that do not say what a value is."""
-NAMED = ("pipeline",)
+NAMED = ("model", "pipeline")
 """Floors that bind no such name."""
 
 
