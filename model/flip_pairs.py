@@ -44,7 +44,7 @@ class FlipPairs:
 
 
 def propose(names: Sequence[str]) -> FlipPairs:
-    """The pairs that the names tell. Of several keypoints of which none has a side, all are `unpaired`."""
+    """The pairs that follow from the names. If there are several keypoints and none has a side, all are `unpaired`."""
     spelled = [_tokens(name) for name in names]
     places: dict[Tokens, list[int]] = defaultdict(list)
     for i, tokens in enumerate(spelled):

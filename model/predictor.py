@@ -177,7 +177,7 @@ class Predictor:
     def _again(
         self, image: NDArray[np.uint8], frame: tuple[int, int], as_rle: bool, values: str
     ) -> Detections | PredictFailure:
-        """The detections in float32 of an image whose `values` are not finite in less."""
+        """The detections, computed in float32, of an image whose `values` are not finite in a narrower type."""
         if self._make_full is None:
             return PredictFailure(f"the network's {values} have values that are not finite")
         make_full = self._make_full

@@ -55,7 +55,7 @@ class Stream:
         return self.kind in (9, 10)
 
     def bare(self, data: bytes) -> bytes:
-        """The file without what is not needed."""
+        """The file with the segments that decoding needs, and no others."""
         return SOI + self.needed + data[self.scans :]
 
 

@@ -66,7 +66,7 @@ def from_channels(pixels: NDArray[Any], top: int) -> Pixels:
 
 
 def float_top(largest: float) -> float:
-    """The value that is white in a floating-point picture whose largest value this is.
+    """The value of white in a floating-point picture, by its largest value.
 
     Such files carry no range: 0 to 1, 0 to 255 and 0 to 65535 are those in use, and resampling goes a little beyond.
     Raises UndecodableError for what fits none.

@@ -164,5 +164,5 @@ def corners(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
 
 
 def clipped(boxes: Tensor, corner: Tensor) -> Tensor:
-    """Boxes (..., 4) within images whose lower right `corner` (..., 4) is: torchvision's clip_boxes_to_image."""
+    """Boxes (..., 4) clipped to images with these lower right corners (..., 4): torchvision's clip_boxes_to_image."""
     return boxes.clamp(min=0).minimum(corner)

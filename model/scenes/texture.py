@@ -53,7 +53,7 @@ def texture(
 
 
 def colour(rng: RandomState, apart_from: NDArray) -> Colour:
-    """A random colour that is told from the background's base colour."""
+    """A random colour that is easily distinguished from `apart_from`, the background's colour."""
     while True:
         colour = rng.randint(0, 256, 3)
         if np.abs(colour - apart_from).sum() >= 130:

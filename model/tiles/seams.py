@@ -49,7 +49,7 @@ class Sightings:
 
 
 def joined(parts: Sequence[Sightings]) -> Sightings:
-    """The sightings of all `parts`, of which there is at least one, in their order."""
+    """The sightings of all `parts` (at least one), in their order."""
     arrays = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in fields(Sightings)

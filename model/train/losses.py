@@ -34,7 +34,7 @@ from torchvision.ops import boxes as box_ops
 from torchvision.ops import roi_align
 
 _IN_CROWD = 0.5
-"""A box of which at least this share lies in a crowd is no background."""
+"""If at least this share of a box lies in a crowd, the box is no background."""
 
 
 class Losses(nn.Module):
