@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     from masklake.model.errors import ModelError
-    from masklake.pipeline.errors import UserError
+    from masklake.pipeline.errors import OutageError, UserError
     from masklake.pipeline.storage.explain import explain, of_storage
 
     try:
@@ -112,7 +112,7 @@ def _run(argv: list[str]) -> int:
             raise
         message = " ".join(str(error).split())
         print(f"masklake: error: {message}", file=sys.stderr)  # noqa: T201  # the one line that a mistake gets
-        return ExitCode.MISTAKE
+        return ExitCode.FAILED if isinstance(error, OutageError) else ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("masklake: interrupted", file=sys.stderr)  # noqa: T201  # as above
         return ExitCode.STOPPED
@@ -128,7 +128,7 @@ def _run(argv: list[str]) -> int:
         if not file:
             sys.stdout = _nowhere()  # Python flushes it once more when it ends
         print(f"masklake: error: {explained} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
-        return ExitCode.MISTAKE
+        return ExitCode.FAILED if isinstance(explained, OutageError) else ExitCode.MISTAKE
 
 
 def _nowhere() -> TextIO:

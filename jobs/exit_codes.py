@@ -11,7 +11,8 @@ class ExitCode(IntEnum):
     DONE = 0
     """What was asked for is done."""
     FAILED = 1
-    """It was tried and did not end well; or a check found what it looks for."""
+    """It was tried and did not end well, or a storage or cluster did not answer: it may work later. Or a check found
+    what it looks for."""
     MISTAKE = 2
     """Nothing was done: the command, its options or what they name are wrong, and the message says how to mend it."""
     INCOMPLETE = 3
@@ -23,6 +24,6 @@ class ExitCode(IntEnum):
 
 
 MEANINGS = """\
-exit codes: 0 done · 1 failed, or a check found something · 2 a mistake that the message names: nothing was done ·
-3 incomplete, --resume goes on · 75 another holds the lock (--lock), try later · 130 stopped by Ctrl-C or SIGTERM"""
+exit codes: 0 done · 1 failed (a storage or cluster that does not answer, too), or a check found something ·
+2 a mistake that the message names: nothing was done · 3 incomplete, --resume goes on · 75 another holds the lock (--lock), try later · 130 stopped by Ctrl-C or SIGTERM"""
 """For `masklake --help`."""

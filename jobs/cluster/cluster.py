@@ -17,7 +17,7 @@ from unittest import mock
 
 from masklake.jobs.cluster.gpus import noting_missing_gpus
 from masklake.jobs.cluster.start import clearing_session, started_twice
-from masklake.pipeline.errors import UserError
+from masklake.pipeline.errors import OutageError, UserError
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 _MEMORY_SHARE = 0.25
@@ -89,10 +89,10 @@ def ray_cluster(address: str | None, gpus: int | None) -> Iterator[Cluster]:
     except Exception as error:  # Ray raises bare Exceptions, too
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         if not address:
-            raise UserError(
+            raise OutageError(
                 f"Ray does not start in this process ({reason}); is there memory and disk space, and is the machine not too busy?"
             ) from error
-        raise UserError(
+        raise OutageError(
             f"--address {address}: cannot join the cluster ({reason}); check the address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN"
         ) from error
     with contextlib.nullcontext() if address else clearing_session():

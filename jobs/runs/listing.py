@@ -79,47 +79,47 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
 
 
 def _print_trainings(console: Console, summaries: list[TrainingSummary]) -> None:
-    from masklake.jobs.terminal.tables import ruled_table
+    from masklake.jobs.terminal.tables import print_rows
     from masklake.jobs.terminal.text import duration, one_line, printable
     from masklake.pipeline.lake.run_summary import moment
     from rich.text import Text
 
-    table = ruled_table(
-        ("training", "state", "model", "outcome"), ("steps", "mask AP", "started (UTC)", "trained for")
-    )
+    rows = []
     for summary in summaries:
         record = summary.record
         position, started = (record.position, moment(record.created_at)) if record else ({}, None)
         ap = ((record.figures if record else {}).get("mask") or {}).get("AP")
-        table.add_row(
-            printable(summary.run),
-            Text(printable(summary.state), STATE_STYLES.get(summary.state, "red")),
-            printable((record and record.model) or "-"),
-            summary.verdict,
-            f"{position.get('step', 0):,}",
-            "-" if ap is None else f"{ap:.3f}",
-            "-" if started is None else f"{started:%Y-%m-%d %H:%M:%S}",
-            duration(position["seconds"]) if "seconds" in position else "-",
+        rows.append(
+            (
+                printable(summary.run),
+                Text(printable(summary.state), STATE_STYLES.get(summary.state, "red")),
+                printable((record and record.model) or "-"),
+                summary.verdict,
+                f"{position.get('step', 0):,}",
+                "-" if ap is None else f"{ap:.3f}",
+                "-" if started is None else f"{started:%Y-%m-%d %H:%M:%S}",
+                duration(position["seconds"]) if "seconds" in position else "-",
+            )
         )
-    console.print(table)
+    left = ("training", "state", "model", "outcome")
+    right = ("steps", "mask AP", "started (UTC)", "trained for")
+    less = ("started (UTC)", "trained for", "steps", "model", "mask AP", "outcome")
+    print_rows(console, rows, left, right, dispensable=less)
     for summary in summaries:
         if summary.problem:
             console.print(one_line(f"{summary.run}: {summary.problem}"), soft_wrap=True)
 
 
 def _print_runs(console: Console, summaries: list[RunSummary]) -> None:
-    from masklake.jobs.terminal.tables import ruled_table
+    from masklake.jobs.terminal.tables import print_rows
     from masklake.jobs.terminal.text import duration, one_line, printable
     from rich.text import Text
 
     if not summaries:
         console.print("no runs yet")
         return
-    table = ruled_table(
-        ("run", "state", "model"), ("images", "failures", "instances", "images/s", "started (UTC)", "took")
-    )
-    for summary in summaries:
-        table.add_row(
+    rows = [
+        (
             printable(summary.run),
             Text(printable(summary.state_text), STATE_STYLES.get(summary.state_text, "red")),
             printable(summary.model or "-"),
@@ -130,7 +130,11 @@ def _print_runs(console: Console, summaries: list[RunSummary]) -> None:
             "-" if summary.created_at is None else f"{summary.created_at:%Y-%m-%d %H:%M:%S}",
             "-" if summary.seconds is None else duration(summary.seconds),
         )
-    console.print(table)
+        for summary in summaries
+    ]
+    right = ("images", "failures", "instances", "images/s", "started (UTC)", "took")
+    less = ("started (UTC)", "images/s", "took", "model", "instances", "failures", "images")
+    print_rows(console, rows, ("run", "state", "model"), right, dispensable=less)
     for summary in summaries:
         if remark := remark_on(summary):
             console.print(one_line(f"{summary.run}: {remark}"), soft_wrap=True)

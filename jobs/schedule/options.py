@@ -75,7 +75,10 @@ class ScheduleAddOptions(Options):
         help="a missed run is still started if it is not later than this (default 1d)",
     )
     retries: int = option(
-        zero_or_more, "N", default=0, help="how often a run that failed is tried again (default 0)"
+        zero_or_more,
+        "N",
+        default=0,
+        help="how often a run that failed is tried again, if it was no mistake in the command (exit code 2) (default 0)",
     )
     backoff: int = option(
         span, "SPAN", default=60,

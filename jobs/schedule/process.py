@@ -111,12 +111,15 @@ def run_of(log: Path) -> str | None:
     return None
 
 
-def last_line(log: Path) -> str:
-    """The last line that is not empty, without credentials and control characters."""
+def outcome_of(log: Path) -> str:
+    """The line that says how the job ended, or the last one that is not empty; without credentials and control
+    characters."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        return elide(one_line(redact(lines[-1])), 300) if lines else ""
+        text = file.read().decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        line = log_lines.outcome_in(text) or (lines[-1] if lines else "")
+        return elide(one_line(redact(line)), 300)
     return ""
 
 

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.schedule import hooks, transitions
 from masklake.jobs.schedule.command_line import ScheduledCommand, parse
-from masklake.jobs.schedule.process import Process, born, end_orphan, exit_code_text, last_line, prune, run_of
+from masklake.jobs.schedule.process import (
+    Process,
+    born,
+    end_orphan,
+    exit_code_text,
+    outcome_of,
+    prune,
+    run_of,
+)
 from masklake.jobs.schedule.store import (
     FAILED,
     INTERRUPTED,
@@ -138,7 +146,7 @@ class Runner:
                 return TIMED_OUT if end is not None and time.monotonic() > end else None
 
             code, stopped = process.wait(reason)
-        line = last_line(log)
+        line = outcome_of(log)
         if code == 0:
             return _Outcome(OK, line, code, run_of(log))
         if stopped is None and code == ExitCode.REFUSED:
@@ -206,7 +214,7 @@ class Runner:
             # If the process is not known, it may still be ending: then the lock has to expire.
             if firing.pid is not None and firing.token:
                 self._disown(firing)
-            detail = f"the daemon was killed{', and the job outlived it until now' if outlived else ''}: {last_line(log)}"
+            detail = f"the daemon was killed{', and the job outlived it until now' if outlived else ''}: {outcome_of(log)}"
             following = self._record(firing, _Outcome(INTERRUPTED, detail, run=run_of(log)), None)
             self.tell(self.store.firing(firing.id), again_at=following and following.due_at)
         for firing in self.store.hooks_due():

@@ -6,6 +6,7 @@ import datetime
 import sqlite3
 from typing import Any
 
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.schedule.cron import due
 from masklake.jobs.schedule.store import (
     COALESCED,
@@ -131,7 +132,9 @@ def finish(
         schedule = read_schedule(db, firing.schedule)
         set_columns(db, firing.id, {"state": state, "ended_at": utc(now), "detail": detail} | values)
         following = None
-        wait = None if schedule is None else _wait(db, firing, state, schedule)
+        # A mistake is the same mistake a minute later.
+        mistake = state == FAILED and values.get("exit_code") == ExitCode.MISTAKE
+        wait = None if schedule is None or mistake else _wait(db, firing, state, schedule)
         if wait is not None:
             id_ = _insert(
                 db,

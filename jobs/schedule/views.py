@@ -69,21 +69,24 @@ def list_(options: ScheduleListOptions, store: Store) -> int:
 
 
 def _table(schedules: list[Schedule], last: dict[str, Firing | None]) -> None:
-    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.tables import plain_console, print_rows
     from masklake.jobs.terminal.text import printable
     from rich.text import Text
 
-    table = ruled_table(("schedule", "when", "next", "last", "command"))
+    rows = []
     for schedule in schedules:
         state = (firing := last[schedule.name]) and firing.state
-        table.add_row(
-            schedule.name,
-            printable(when(schedule)),
-            local(schedule),
-            Text(state or "-", _STYLES.get(state or "", "red")),
-            printable(shlex.join(schedule.command)),
+        rows.append(
+            (
+                schedule.name,
+                printable(when(schedule)),
+                local(schedule),
+                Text(state or "-", _STYLES.get(state or "", "red")),
+                printable(shlex.join(schedule.command)),
+            )
         )
-    plain_console().print(table)
+    columns = ("schedule", "when", "next", "last", "command")
+    print_rows(plain_console(), rows, columns, dispensable=("when", "command", "next"), cut="command")
 
 
 def show(options: ScheduleShowOptions, store: Store) -> int:
@@ -133,7 +136,7 @@ def _firing_facts(firing: Firing | None) -> dict[str, Any]:
 def history(options: ScheduleHistoryOptions, store: Store) -> int:
     """What became of the firings."""
     from masklake.jobs.terminal.json import print_json
-    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.tables import plain_console, print_rows
     from masklake.jobs.terminal.text import elide, printable
     from rich.text import Text
 
@@ -146,18 +149,22 @@ def history(options: ScheduleHistoryOptions, store: Store) -> int:
     if not firings:
         say("nothing has fired yet")
         return ExitCode.DONE
-    table = ruled_table(("schedule", "time (UTC)", "attempt", "outcome", "run", "detail"), ("took",))
+    rows = []
     for firing in firings:
         missed = f" (+{firing.missed} missed)" if firing.missed else ""
-        table.add_row(
-            printable(firing.schedule),
-            f"{firing.scheduled_at[:19].replace('T', ' ')}{missed}",
-            f"{firing.attempt}{' by hand' if firing.manual else ''}",
-            Text(firing.state, _STYLES.get(firing.state, "red")),
-            firing.run or "-",
-            printable(elide(" ".join(filter(None, (firing.detail, firing.hook and f"[{firing.hook}]"))), 120))
-            or "-",
-            "-" if firing.seconds is None else f"{firing.seconds:.1f} s",
+        detail = " ".join(filter(None, (firing.detail, firing.hook and f"[{firing.hook}]")))
+        rows.append(
+            (
+                printable(firing.schedule),
+                f"{firing.scheduled_at[:19].replace('T', ' ')}{missed}",
+                f"{firing.attempt}{' by hand' if firing.manual else ''}",
+                Text(firing.state, _STYLES.get(firing.state, "red")),
+                firing.run or "-",
+                printable(elide(detail, 120)) or "-",
+                "-" if firing.seconds is None else f"{firing.seconds:.1f} s",
+            )
         )
-    plain_console().print(table)
+    columns = ("schedule", "time (UTC)", "attempt", "outcome", "run", "detail")
+    less = ("run", "took", "attempt", "detail", "time (UTC)")
+    print_rows(plain_console(), rows, columns, ("took",), dispensable=less, cut="detail")
     return ExitCode.DONE

@@ -40,10 +40,9 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
         say(f"  ignored {totals.ignored:,} objects that do not look like images (--every-object takes them)")
     for reason, lines in totals.left_out.items():
         say(f"  left out {lines:,} {reason}")
-    say(
-        "  "
-        + " · ".join(f"{status} {n:,}" for status, n in sorted(record.counts.items(), key=lambda c: -c[1]))
-    )
+    counts = sorted(record.counts.items(), key=lambda count: -count[1])
+    if counts:
+        say("  " + " · ".join(f"{status} {n:,}" for status, n in counts))
     proof = record.verification
     if proof and proof["doubled"]:
         say(f"  mended: {proof['doubled']:,} images had been written twice by a killed attempt")

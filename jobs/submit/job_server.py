@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from masklake.jobs.terminal.text import elide, one_line
-from masklake.pipeline.errors import UserError
+from masklake.pipeline.errors import OutageError, UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -27,7 +27,7 @@ STOP_WAIT_S = 60
 ADDRESS_HELP = "the cluster's job server, http://HOST:8265 (default: RAY_API_SERVER_ADDRESS)"
 
 
-class UnreachableError(UserError):
+class UnreachableError(OutageError):
     """The job server does not answer (any more)."""
 
 

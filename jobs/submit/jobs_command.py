@@ -97,7 +97,7 @@ def list_(options: JobsListOptions) -> int:
     """Every job, newest first."""
     from masklake.jobs.submit.job_server import JobServer
     from masklake.jobs.terminal.json import print_json
-    from masklake.jobs.terminal.tables import plain_console, ruled_table
+    from masklake.jobs.terminal.tables import plain_console, print_rows
     from masklake.jobs.terminal.text import duration, elide, one_line
     from rich.text import Text
 
@@ -111,16 +111,18 @@ def list_(options: JobsListOptions) -> int:
     if not jobs:
         console.print(f"no jobs at {server.address}; masklake submit starts one", soft_wrap=True)
         return ExitCode.DONE
-    table = ruled_table(("job", "state", "submitted", "time", "command"))
-    for facts in jobs:
-        table.add_row(
+    rows = [
+        (
             one_line(facts["job"]),
             Text(facts["state"], style=_STYLES.get(facts["state"], "red")),
             facts["submitted"] or "",
             duration(facts["seconds"]) if facts["seconds"] is not None else "",
             elide(one_line(facts["command"]), 120),
         )
-    console.print(table)
+        for facts in jobs
+    ]
+    columns = ("job", "state", "submitted", "time", "command")
+    print_rows(console, rows, columns, dispensable=("submitted", "time", "command"), cut="command")
     return ExitCode.DONE
 
 

@@ -1,4 +1,4 @@
-"""Two lines of a command's output that Masklake itself reads again: the id of the run, and the command that resumes it.
+"""Lines of a command's output that Masklake itself reads again: the id of the run, how it ended, the command that resumes it.
 
 Schedules and `masklake jobs` find them in the log of a process that may be on another machine, or has ended.
 """
@@ -10,6 +10,10 @@ import shlex
 from collections.abc import Sequence
 
 _RUN = re.compile(r"^run ([0-9]{8}T[0-9]{6}-[0-9a-f]{6})\b", re.MULTILINE)
+_OUTCOME = re.compile(
+    r"^(?:masklake: error: |  because: (?=\S)|(?=(?:complete|incomplete|stopped|failed|diverged|trained|promoted|not promoted): ))(.+)$",
+    re.MULTILINE,
+)
 _GO_ON = re.compile(r"go on with:\s+masklake (.+?)\s*$", re.MULTILINE)
 
 
@@ -33,3 +37,12 @@ def resuming_in(log: str) -> str | None:
     """The arguments of the last command in a log that resumes the run."""
     matches = _GO_ON.findall(log)
     return str(matches[-1]) if matches else None
+
+
+def outcome_in(log: str) -> str | None:
+    """The last line of a log that says how the command ended, or its error; None where there is no such line.
+
+    A training that measures its result runs a segmentation on the way: the last one is the command's own.
+    """
+    matches = _OUTCOME.findall(log)
+    return str(matches[-1]).strip() if matches else None

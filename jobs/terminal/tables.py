@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 _UNBOUNDED = 100_000
+_GAP = 3
+"""Characters between two columns of a ruled table."""
+_NARROWEST = 12
+"""Of a column that is cut to the room there is."""
 
 
 def plain_console(file: TextIO | None = None) -> Console:
@@ -38,3 +44,43 @@ def ruled_table(left: tuple[str, ...] = (), right: tuple[str, ...] = (), *, wrap
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def print_rows(
+    console: Console,
+    rows: Iterable[Sequence[str | Text]],
+    left: tuple[str, ...],
+    right: tuple[str, ...] = (),
+    *,
+    dispensable: tuple[str, ...],
+    cut: str | None = None,
+) -> None:
+    """Print `rows` as a ruled table of the columns `left` and `right`. Where the terminal is too narrow for it, the column
+    `cut` is cut, and then those that are `dispensable` are left out, the first first; a line says which."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    names = [*left, *right]
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    widths = {
+        name: max([cell_len(name), *(row[i].cell_len for row in cells)]) for i, name in enumerate(names)
+    }
+    missing: list[str] = []
+    while True:
+        shown = [name for name in names if name not in missing]
+        needed = {name: min(widths[name], _NARROWEST) if name == cut else widths[name] for name in shown}
+        spare = console.width - sum(needed.values()) - _GAP * (len(shown) - 1)
+        if spare >= 0 or len(missing) == len(dispensable):
+            break
+        missing.append(dispensable[len(missing)])
+    table = ruled_table(
+        tuple(name for name in left if name in shown), tuple(name for name in right if name in shown)
+    )
+    for row in cells:
+        fitting = [row[i] for i, name in enumerate(names) if name in shown]
+        if cut in shown:
+            fitting[shown.index(cut)].truncate(needed[cut] + max(0, spare), overflow="ellipsis")
+        table.add_row(*fitting)
+    console.print(table)
+    if missing:
+        console.print(f"(too narrow for: {', '.join(missing)}; --json has all)", soft_wrap=True)

@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-from masklake.pipeline.errors import UserError
+from masklake.pipeline.errors import OutageError, UserError
 from masklake.pipeline.storage.s3 import split
 from masklake.pipeline.storage.store import redact
 
@@ -32,6 +32,8 @@ _LOCAL = {
 _CREDENTIALS_REFUSED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 )  # fmt: skip
+_BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503"})
+"""S3's codes for what may work later."""
 _ARROW_CODE = re.compile(r"AWS Error ([A-Z_]+)")
 _ARROW_CODES = {
     "ACCESS_DENIED": "AccessDenied",
@@ -41,6 +43,9 @@ _ARROW_CODES = {
     "INVALID_CLIENT_TOKEN_ID": "InvalidClientTokenId",
 }
 """From the text of an error of Arrow's S3 client to the error code of S3."""
+
+
+_NO_ANSWER = "the endpoint does not answer"
 
 
 @contextlib.contextmanager
@@ -65,7 +70,8 @@ def explain(error: BaseException, uri: str, doing: str) -> UserError:
     """`error`, raised while `doing` something with `uri`, as one line: the object, the cause, the remedy."""
     remote = "://" in uri
     cause = _s3_cause(error, uri, doing) if remote else _local_cause(error, uri, doing)
-    return UserError(redact(f"{uri}: cannot {doing}: {cause}"))
+    outage = remote and (cause.startswith(_NO_ANSWER) or _code(error) in _BUSY)
+    return (OutageError if outage else UserError)(redact(f"{uri}: cannot {doing}: {cause}"))
 
 
 def _local_cause(error: BaseException, uri: str, doing: str) -> str:
@@ -98,7 +104,7 @@ def _s3_cause(error: BaseException, uri: str, doing: str) -> str:
         return f"permission denied ({code or text}){right}"
     if "connect" in text.lower() or name in ("EndpointConnectionError", "ConnectTimeoutError"):
         which = "--endpoint-url and the network" if uri.startswith("s3://") else "the address and the network"
-        return f"the endpoint does not answer ({text}); check {which}"
+        return f"{_NO_ANSWER} ({text}); check {which}"
     if isinstance(error, FileNotFoundError):
         return "it does not exist; check the name"
     return text

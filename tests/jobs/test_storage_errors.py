@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from masklake.jobs.cli import main
+from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.segment.options import RowOptions
 from masklake.model.presets import fingerprint
 from masklake.pipeline.storage import endpoint
@@ -197,6 +198,7 @@ class Refusal:
     """A pattern of the reason."""
     bucket: str | None = None
     of_writes: bool = False
+    code: ExitCode = ExitCode.MISTAKE
 
 
 REFUSALS = {
@@ -212,7 +214,7 @@ REFUSALS = {
         message=r"permission denied \(AccessDenied\); these credentials need s3:PutObject",
         of_writes=True,
     ),
-    "dead-endpoint": Refusal(user=_dead, message="the endpoint does not answer"),
+    "dead-endpoint": Refusal(user=_dead, message="the endpoint does not answer", code=ExitCode.FAILED),
 }
 
 
@@ -247,7 +249,7 @@ def test_a_storage_that_refuses_is_one_line(
         out, err = capsys.readouterr()
         begins = f"masklake: error: {refusal.bucket or world.uri}"
         if (
-            (code, out, err.count("\n")) != (2, "", 1)
+            (code, out, err.count("\n")) != (refusal.code, "", 1)
             or not err.startswith(begins)
             or not re.search(refusal.message, err)
         ):

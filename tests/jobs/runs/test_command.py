@@ -13,6 +13,7 @@ from masklake.pipeline.lake.run_summary import RunSummary, moment
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.lakes import LakeBuilder, image, instance, record
+from tests.helpers.terminals import lines_without_styles, terminal
 
 R1, R2, R3 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb", "20261103T000000-cccccc"
 STAGES = {
@@ -47,6 +48,18 @@ def test_runs_are_listed_newest_first_with_how_far_and_how_fast(
                              "23:54:16", "4", "s"]  # fmt: skip
     assert older.split() == [R1, "complete", "demo@0123456789ab", "1,500", "/", "1,500", "10", "12,345", "15.0",
                              "2026-11-22", "23:54:16", "1", "min", "40", "s"]  # fmt: skip
+
+
+def test_a_narrow_terminal_shows_the_states(
+    builder: LakeBuilder, masklake: Masklake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder.record(R1, manifest={"images": 1500, "complete": True}, counts={"ok": 1490, "unreadable": 10},
+                   instances=12_345, seconds=100.0)  # fmt: skip
+    terminal(monkeypatch, 60)
+    heading, _, row, missing = lines_without_styles(masklake("runs", builder.uri)[1])
+    assert heading.split() == ["run", "state", "images", "failures"]
+    assert row.split() == [R1, "complete", "1,500", "/", "1,500", "10"]
+    assert missing == "(too narrow for: started (UTC), images/s, took, model, instances; --json has all)"
 
 
 def test_a_run_without_signs_of_life_is_doubted(builder: LakeBuilder, masklake: Masklake) -> None:

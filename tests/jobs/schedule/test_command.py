@@ -14,6 +14,7 @@ from masklake.jobs.schedule.store import default_path
 
 from tests.helpers.paths import ROOT
 from tests.helpers.schedules import diary, use_job
+from tests.helpers.terminals import lines_without_styles, terminal
 from tests.jobs.test_cli import _modules_after
 
 Do = Callable[..., tuple[int, str, str]]
@@ -144,6 +145,22 @@ def test_bad_options_are_told_as_everywhere(
     with pytest.raises(SystemExit):
         do("add", "s", *args)
     assert answer in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_shows_the_outcomes(do: Do, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("--", "segment", "say=complete: 60 of 60 images in the lake", "lake")
+    do("add", "nightly", "--cron", "0 2 * * *", "--timezone", "America/Argentina/Buenos_Aires", *command)
+    do("run-now", "nightly")
+    terminal(monkeypatch, 60)
+    heading, _, row, missing, *_ = lines_without_styles(do("list")[1])
+    assert heading.split() == ["schedule", "next", "last", "command"]
+    assert " ok " in row
+    assert missing == "(too narrow for: when; --json has all)"
+    heading, _, row, *_ = lines_without_styles(do("history")[1])
+    assert heading.split() == ["schedule", "time", "(UTC)", "outcome", "detail"]
+    assert " ok " in row
+    assert "complete: 6" in row
+    assert len(row) <= 60
 
 
 def test_names_that_are_not_there_or_not_names(do: Do) -> None:

@@ -18,7 +18,7 @@ from masklake.jobs.schedule import process as schedule_process
 from masklake.jobs.schedule import runner as schedule_fire
 from masklake.jobs.schedule import transitions
 from masklake.jobs.schedule.hooks import check, without_path
-from masklake.jobs.schedule.process import born, end_orphan, exit_code_text, last_line, run_of
+from masklake.jobs.schedule.process import born, end_orphan, exit_code_text, outcome_of, run_of
 from masklake.jobs.schedule.serving import serving
 from masklake.jobs.schedule.store import (
     FAILED,
@@ -122,8 +122,24 @@ def test_a_failure_says_its_code_and_last_line_and_is_tried_again(due: Make, sto
     assert (result[0], result[1] and result[1].attempt) == (FAILED, 2)
     [waits, failed] = store.history()
     assert (waits.state, failed.exit_code, failed.run) == (WAITING, 3, RUN)
-    assert failed.detail == "exit code 3: masklake: error: token=… is wrong"
+    assert failed.detail == "exit code 3: token=… is wrong"
     assert scheduler.say.all[-1]["again_at"] == "2026-11-25T12:01:00+00:00"
+
+
+def test_a_mistake_is_not_tried_again(due: Make, store: Store) -> None:
+    assert runner(store).attempt(due("run,leak,exit=2", retries=3).id) == (FAILED, None)
+    [firing] = store.history()
+    assert (firing.state, firing.exit_code) == (FAILED, 2)
+
+
+def test_history_keeps_the_outcome_and_not_the_last_line(due: Make, store: Store) -> None:
+    assert runner(store).attempt(
+        due("run,say=complete: 9 of 9 images in the lake,say=next: query it").id
+    ) == (
+        OK,
+        None,
+    )
+    assert store.history()[0].detail == "complete: 9 of 9 images in the lake"
 
 
 def test_a_job_that_cannot_start_has_failed(due: Make, store: Store, tmp_path: Path) -> None:
@@ -496,10 +512,10 @@ def test_words_for_codes_and_last_lines(tmp_path: Path) -> None:
     ]
     log = tmp_path / "log"
     log.write_bytes(b"first\n\x1b[31mred\xff\n\n  \n")
-    assert last_line(log) == "\\x1b[31mred�"
-    assert last_line(tmp_path / "none") == ""
+    assert outcome_of(log) == "\\x1b[31mred�"
+    assert outcome_of(tmp_path / "none") == ""
     log.write_bytes(b"")
-    assert last_line(log) == ""
+    assert outcome_of(log) == ""
 
 
 def test_running_is_what_the_store_says_meanwhile(due: Make, store: Store, tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_a_cluster_that_is_not_there(masklake: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     for command in (["submit", *SEGMENT], ["jobs"], ["jobs", "stop", "x"]):
         code, _, err = masklake(*command)
-        assert code == 2
+        assert code == 1
         assert err.startswith("masklake: error: http://127.0.0.1:1: the cluster's job server does not answer")
 
 
