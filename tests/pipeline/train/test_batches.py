@@ -62,11 +62,13 @@ def test_examples_are_in_the_order_of_the_step(labels: training_set.TrainingSet)
     positions = batches(labels).order.of_step(0).tolist()
     examples = unpack(row["examples"])
     assert row["skipped"] == []
-    assert [float(one.boxes[one.outputs == 1][0, 0]) for one in examples] == [
+    assert [float(sample.boxes[sample.outputs == 1][0, 0]) for sample in examples] == [
         4.0 * position for position in positions
     ]
-    assert [2 in one.outputs.tolist() for one in examples] == [position % 2 == 1 for position in positions]
-    assert all(tuple(one.image.shape) == (3, 48, 64) for one in examples)
+    assert [2 in sample.outputs.tolist() for sample in examples] == [
+        position % 2 == 1 for position in positions
+    ]
+    assert all(tuple(sample.image.shape) == (3, 48, 64) for sample in examples)
 
 
 def test_workers_share_a_batch(labels: training_set.TrainingSet) -> None:
@@ -123,8 +125,8 @@ def test_one_too_large_is_left_out(labels: training_set.TrainingSet) -> None:
 
 def test_classes_that_are_not_learnt_are_background(labels: training_set.TrainingSet) -> None:
     examples = unpack(step(labels, outputs={"person": 1})["examples"])
-    assert sorted(len(one.boxes) for one in examples) == [0, 0, 1, 1]
-    assert all(set(one.outputs.tolist()) <= {1} for one in examples)
+    assert sorted(len(sample.boxes) for sample in examples) == [0, 0, 1, 1]
+    assert all(set(sample.outputs.tolist()) <= {1} for sample in examples)
 
 
 def test_truth_of_crowds_keypoints_and_masks() -> None:
@@ -135,10 +137,10 @@ def test_truth_of_crowds_keypoints_and_masks() -> None:
     dog, person = an_instance(), an_instance("person", (2, 2, 20, 30), keypoints=True)
     crowd = replace(an_instance("person", (30, 0, 10, 10)), iscrowd=True)
     bare = replace(an_instance("dog", (0, 0, 5, 5)), mask=None)
-    one = LabelSet(
+    sample = LabelSet(
         uri="/a.png", width=64, height=48, instances=(dog, person, crowd, bare), source="human", split="train"
     )
-    truth = truth_of(one, 64, 48, {"dog": 1, "person": 2}, ("nose", "left_eye", "tail"))
+    truth = truth_of(sample, 64, 48, {"dog": 1, "person": 2}, ("nose", "left_eye", "tail"))
     assert list(truth.outputs) == [1, 2, 1]
     assert truth.boxes.tolist() == [[8, 4, 24, 16], [2, 2, 22, 32], [0, 0, 5, 5]]
     assert truth.crowds.tolist() == [[30, 0, 40, 10]]

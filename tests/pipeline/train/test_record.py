@@ -42,9 +42,9 @@ def test_the_newest_whole_checkpoint(s3_bucket: Bucket, tmp_path: Path) -> None:
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
     lake, storage = str(tmp_path / "lake"), Storage()
-    made = a_record(lake, position={"step": 3}, skipped={"/ä.png": "gone"})
-    training_record.save(made, storage)
-    assert training_record.load(lake, RUN, storage) == training_record.load(lake, "last", storage) == made
+    saved = a_record(lake, position={"step": 3}, skipped={"/ä.png": "gone"})
+    training_record.save(saved, storage)
+    assert training_record.load(lake, RUN, storage) == training_record.load(lake, "last", storage) == saved
     assert training_record.trainings(lake, storage) == [RUN]
 
 

@@ -55,7 +55,7 @@ def parsed(
 
 def returned(sets: list[LabelSet], content: Any) -> list[LabelSet]:
     """The label sets that a file of Masklake's own export holds."""
-    found = parsed(content).images
+    label_file = parsed(content).images
     return [
         LabelSet(
             uri=image.uri or "",
@@ -67,7 +67,7 @@ def returned(sets: list[LabelSet], content: Any) -> list[LabelSet]:
             absent=image.absent,
             not_exhaustive=image.not_exhaustive,
         )
-        for image in found
+        for image in label_file
     ]
 
 
@@ -146,11 +146,11 @@ def test_masks_and_keypoints_of_two_files_become_one_instance() -> None:
             2, category_id=1, keypoints=keypoints, bbox=[0, 0, 4, 4]
         ),  # another object by an id in use
     )
-    found = parsed(masks, people)
-    assert [(i.label, i.mask is not None, bool(i.keypoints)) for i in found.images[0].instances] == [
+    label_file = parsed(masks, people)
+    assert [(i.label, i.mask is not None, bool(i.keypoints)) for i in label_file.images[0].instances] == [
         ("person", True, True), ("dog", True, False), ("person", True, True), ("person", True, True),
     ]  # fmt: skip
-    assert found.notes == {"annotations of other ids joined by their boxes": 1}
+    assert label_file.notes == {"annotations of other ids joined by their boxes": 1}
     assert len(parsed(coco(annotation(1), annotation(2))).images[0].instances) == 2  # never within one file
 
 
@@ -166,11 +166,11 @@ def test_cvat_is_known_by_its_attributes() -> None:
             bbox=[10, 10, 20, 10],
         ),
     )
-    found = parsed(content)
-    [image] = found.images
+    label_file = parsed(content)
+    [image] = label_file.images
     assert [instance.iscrowd for instance in image.instances] == [False, False]
     assert image.instances[1].box == pytest.approx((15, 5, 10, 20))
-    assert sorted(note.split(":")[0] for note in found.notes) == [
+    assert sorted(note.split(":")[0] for note in label_file.notes) == [
         "attributes not kept",
         "iscrowd not taken",
         "rotated rectangles became the upright boxes around them",
@@ -240,12 +240,12 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
     whole = content | {
         "images": [*content["images"], other], "categories": dogs, "annotations": [*content["annotations"], good],
     }  # fmt: skip
-    found = parsed(whole)
-    assert any(problem in f"{skipped_.where}: {skipped_.problem}" for skipped_ in found.skipped)
-    assert len(found.skipped) <= 2  # two images that cannot be told apart are two
-    assert all(skipped_.where.startswith("0.json: ") for skipped_ in found.skipped)
-    assert found.images[-1].name == "good.jpg"
-    assert all(image.instances or not image.unread for image in found.images)
+    label_file = parsed(whole)
+    assert any(problem in f"{skipped_.where}: {skipped_.problem}" for skipped_ in label_file.skipped)
+    assert len(label_file.skipped) <= 2  # two images that cannot be told apart are two
+    assert all(skipped_.where.startswith("0.json: ") for skipped_ in label_file.skipped)
+    assert label_file.images[-1].name == "good.jpg"
+    assert all(image.instances or not image.unread for image in label_file.images)
     with pytest.raises(UserError, match="without --strict they are left out"):
         parsed(whole, strict=True)
 
@@ -268,10 +268,10 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
     ({"bbox": [1, 1, 2]}, "bbox is a list of 3, not a list of 4 numbers"),
 ])  # fmt: skip
 def test_an_object_stays_without_its_part_that_cannot_be_read(fields: dict[str, Any], problem: str) -> None:
-    found = parsed(coco(annotation(1, **fields)))
-    [instance] = found.images[0].instances
+    label_file = parsed(coco(annotation(1, **fields)))
+    [instance] = label_file.images[0].instances
     assert instance.box == (10, 10, 20, 20)
-    [skipped] = found.skipped
+    [skipped] = label_file.skipped
     assert problem in skipped.problem
     part = next(iter(fields))
     assert skipped.problem.startswith({"segmentation": "mask"}.get(part, part) + " left out: ")
@@ -311,9 +311,9 @@ def test_what_is_not_needed_is_not_judged() -> None:
         annotation(...),
         categories=[root, {"id": 18, "name": "dog"}, {"name": 3}, "x"],
     )
-    found = parsed(twice)
-    assert [i.label_id for i in found.images[0].instances] == [18, 18, 18]
-    assert (found.skipped, dict(found.notes)) == ([], {})
+    label_file = parsed(twice)
+    assert [i.label_id for i in label_file.images[0].instances] == [18, 18, 18]
+    assert (label_file.skipped, dict(label_file.notes)) == ([], {})
     # two categories of one name that are both used are one class
     both = parsed(
         coco(annotation(1), annotation(2, category_id=0), categories=[root, {"id": 18, "name": "dog"}])
@@ -365,13 +365,13 @@ def test_masks_in_other_spellings() -> None:
         {"size": [48, 64], "counts": " ".join(map(str, runs))}, {"size": [48, 64], "counts": str(runs)},
         {"size": [48, 64], "counts": [float(v) for v in runs]},
     ]  # fmt: skip
-    found = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(kinds))))
-    assert found.skipped == []
-    assert {i.mask for i in found.images[0].instances} == {rectangle(10, 10, 20, 20)}
+    label_file = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(kinds))))
+    assert label_file.skipped == []
+    assert {i.mask for i in label_file.images[0].instances} == {rectangle(10, 10, 20, 20)}
     none = [[], None, {}, "", [[]]]
-    found = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(none))))
-    assert {i.mask for i in found.images[0].instances} == {None}
-    assert found.skipped == []
+    label_file = parsed(coco(*(annotation(i, segmentation=kind) for i, kind in enumerate(none))))
+    assert {i.mask for i in label_file.images[0].instances} == {None}
+    assert label_file.skipped == []
 
 
 def test_what_cocos_evaluation_reads_is_kept() -> None:
@@ -381,12 +381,12 @@ def test_what_cocos_evaluation_reads_is_kept() -> None:
         annotation(5, category_id=1, keypoints=keypoints, num_keypoints=0, area=77),
         annotation(6, category_id=1, keypoints=keypoints, num_keypoints=2, segmentation=[]),
     )  # fmt: skip
-    found = parsed(fields)
-    instances = found.images[0].instances
+    label_file = parsed(fields)
+    instances = label_file.images[0].instances
     assert [i.evaluated_area for i in instances] == [123.25, 400, 400, 400, 77, 400]
     assert [i.evaluated_keypoints for i in instances[4:]] == [0, 2]
     assert [i.ignore for i in instances] == [True, *[False] * 5]
-    assert dict(found.notes) == {
+    assert dict(label_file.notes) == {
         "areas that no object can have: counted anew": 2,
         "objects to be ignored (ignore: 1), which are neither learnt nor counted": 1,
     }
@@ -401,11 +401,11 @@ def test_classes_that_an_image_was_searched_for() -> None:
     lvis = [SIZE | {"neg_category_ids": [1, 99], "not_exhaustive_category_ids": [18]}]
     del lvis[0]["file_name"]
     lvis[0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000139.jpg"
-    found = parsed(coco(annotation(1), images=lvis))
-    [image] = found.images
+    label_file = parsed(coco(annotation(1), images=lvis))
+    [image] = label_file.images
     assert (image.absent, image.not_exhaustive) == (("person",), ("dog",))
     assert image.aliases == ("train2017/000000000139.jpg",)
-    assert list(found.notes) == [
+    assert list(label_file.notes) == [
         "images that were searched for some classes only (LVIS): others count as unknown there"
     ]
     [written] = to_coco(
@@ -415,9 +415,9 @@ def test_classes_that_an_image_was_searched_for() -> None:
 
 
 def test_images_of_one_name_in_two_files_that_share_nothing_are_told() -> None:
-    found = parsed(coco(annotation(1)), coco(annotation(1, bbox=[40, 5, 10, 10], segmentation=[])))
-    assert len(found.images[0].instances) == 2
-    [note] = found.notes
+    label_file = parsed(coco(annotation(1)), coco(annotation(1, bbox=[40, 5, 10, 10], segmentation=[])))
+    assert len(label_file.images[0].instances) == 2
+    [note] = label_file.notes
     assert note.startswith("images of one name in several files that share no object")
     assert not parsed(coco(annotation(1)), coco(annotation(1))).notes
 

@@ -77,9 +77,9 @@ def test_results_of_one_id_are_one_region() -> None:
 
 
 def test_a_turned_rectangle_is_the_upright_box_around_it() -> None:
-    found = parsed([task(result("a", "rectanglelabels", BOX | {"rotation": 90}))])
-    assert found.images[0].instances[0].box == pytest.approx((-4, 12, 12, 32))
-    assert found.notes == {"rotated rectangles became the upright boxes around them": 1}
+    label_file = parsed([task(result("a", "rectanglelabels", BOX | {"rotation": 90}))])
+    assert label_file.images[0].instances[0].box == pytest.approx((-4, 12, 12, 32))
+    assert label_file.notes == {"rotated rectangles became the upright boxes around them": 1}
 
 
 def test_keypoints_find_their_instance() -> None:
@@ -141,11 +141,11 @@ def test_what_is_left_out_is_counted() -> None:
         ),
         task({"type": "choices", "value": {"choices": ["outdoors"]}}, image="s3://b/d.jpg"),
     ]
-    found = parsed(content)
-    assert [(image.name, image.instances, image.width) for image in found.images] == [
+    label_file = parsed(content)
+    assert [(image.name, image.instances, image.width) for image in label_file.images] == [
         ("s3://b/b.jpg", [], None)
     ]
-    assert {note.partition(" left out")[0]: n for note, n in found.notes.items()} == {
+    assert {note.partition(" left out")[0]: n for note, n in label_file.notes.items()} == {
         "predictions": 1, "cancelled annotations": 1, "tasks without annotations": 2, "older annotations of the same task": 1,
         "results of type 'taxonomylabels'": 1, "regions without a label": 1, "regions without a shape": 1,
         "results of type 'choices'": 2, "images": 2,
@@ -159,9 +159,9 @@ def test_ellipses_are_masks() -> None:
     ).instances
     assert upright.box == (16, 18, 32, 12)
     assert turned.box == (26, 8, 12, 32)
-    for found in (upright, turned):
-        assert found.mask is not None
-        assert found.mask.area == pytest.approx(np.pi * 16 * 6, rel=0.03)
+    for label_file in (upright, turned):
+        assert label_file.mask is not None
+        assert label_file.mask.area == pytest.approx(np.pi * 16 * 6, rel=0.03)
 
 
 def png(pixels: Any, mode: str = "RGBA") -> str:
@@ -196,8 +196,8 @@ def test_regions_are_on_the_image_that_they_name() -> None:
         result("b", "rectanglelabels", BOX, "cat", to_name="image2"),
     )
     nose = point("p", "nose", 30, 30, to_name="image2")
-    found = parsed([task(dog, cat, nose, data=two)])
-    assert [(i.name, [(o.label, len(o.keypoints)) for o in i.instances]) for i in found.images] == [
+    label_file = parsed([task(dog, cat, nose, data=two)])
+    assert [(i.name, [(o.label, len(o.keypoints)) for o in i.instances]) for i in label_file.images] == [
         ("s3://b/before.jpg", [("dog", 0)]), ("s3://b/after.jpg", [("cat", 1)]),
     ]  # fmt: skip
     assert [i.name for i in parsed([task(cat, data=two)]).images] == ["s3://b/after.jpg"]
@@ -321,11 +321,11 @@ def test_names_that_images_had_before() -> None:
 def test_what_cannot_be_read_is_left_out_and_told(tasks: Any, problem: str) -> None:
     """The rest is imported; a file of which nothing is left is refused."""
     good = task(result("a", "rectanglelabels", BOX), image="s3://b/good.jpg")
-    found = parsed([tasks, good])
-    [skipped] = found.skipped
+    label_file = parsed([tasks, good])
+    [skipped] = label_file.skipped
     assert problem in f"{skipped.where}: {skipped.problem}"
     assert skipped.where.startswith("0.json: task 5")
-    assert [image.name for image in found.images] == ["s3://b/good.jpg"]
+    assert [image.name for image in label_file.images] == ["s3://b/good.jpg"]
     with pytest.raises(UserError, match="nothing is left to import"):
         parsed([tasks])
 
@@ -336,12 +336,12 @@ def test_a_keypoint_that_is_nobodys_is_left_out() -> None:
         (("p", 30), ("q", 1)): "the key point 'nose' belongs to 2 regions",
         (("p", 1),): "the key point 'nose' belongs to 0 regions",
     }.items():
-        found = parsed([task(*boxes, *(point(id_, "nose", x_, x_) for id_, x_ in points))])
-        assert problem in found.skipped[0].problem
-        assert [i.keypoints for i in found.images[0].instances] == [(), ()]
-    found = parsed([task(boxes[0], point("p", "nose", 30, 30), point("q", "nose", 31, 30))])
-    assert "is a second 'nose' of region 'a'" in found.skipped[0].problem
-    assert len(found.images[0].instances[0].keypoints) == 1
+        label_file = parsed([task(*boxes, *(point(id_, "nose", x_, x_) for id_, x_ in points))])
+        assert problem in label_file.skipped[0].problem
+        assert [i.keypoints for i in label_file.images[0].instances] == [(), ()]
+    label_file = parsed([task(boxes[0], point("p", "nose", 30, 30), point("q", "nose", 31, 30))])
+    assert "is a second 'nose' of region 'a'" in label_file.skipped[0].problem
+    assert len(label_file.images[0].instances[0].keypoints) == 1
 
 
 @settings(max_examples=100, deadline=None)
