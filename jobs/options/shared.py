@@ -45,7 +45,7 @@ class StorageOptions(Options):
     )  # fmt: skip
 
     @staticmethod
-    def of(storage: Storage) -> StorageOptions:
+    def from_storage(storage: Storage) -> StorageOptions:
         """The options that describe `storage`."""
         return StorageOptions(**{field.name: getattr(storage, field.name) for field in fields(storage)})
 

@@ -57,7 +57,7 @@ class Judge:
             lake=self.rows,
             model=model.source.name,
             weights_dir=self.weights_dir if model.source.name == "coco" else None,
-            storage=StorageOptions.of(self.storage),
+            storage=StorageOptions.from_storage(self.storage),
         )
         job, resolved = new_job(over_them)
         planned = Planned(job)
