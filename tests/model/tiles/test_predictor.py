@@ -451,8 +451,9 @@ def composed(source: Iterator[scenes.Scene]) -> tuple[NDArray[np.uint8], list[di
 @pytest.mark.slow
 def test_an_8000_pixel_scene_with_known_truth() -> None:
     """Tiles of 1024 with an overlap of 256. The model finds everything once at the scenes' own size; here, where tile
-    borders go through nine things in ten: recall 0.967, mask AP50 0.950. Three of 121 have a second, badly outlined
-    figure over them, which the model saw in a whole view, as a limb of a figure or from too far.
+    borders go through eight things in ten: recall 0.978, mask AP50 0.974. Six of 135 have a second, badly outlined
+    figure over them, which the model saw as a limb of a figure or from too far. Where one view shows both, both stay, as
+    the network leaves them in an image without tiles: a thing within another of its class is not lost.
     """
     predictor = Predictor(presets.load_model("demo"), device="cpu", precision="float32")
     image, truth = composed(right_alone(predictor, seed=5))
@@ -482,7 +483,7 @@ def test_an_8000_pixel_scene_with_known_truth() -> None:
     assert on_seams > 0.5
     assert recall >= 0.93
     assert ap50 >= 0.9
-    assert (times > 1).sum() <= 4
+    assert (times > 1).sum() <= 6
 
 
 def on_a_border(box: Sequence[float]) -> bool:
