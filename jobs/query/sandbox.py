@@ -49,6 +49,22 @@ _BANNED_FUNCTIONS = {
 _EXPLAIN = re.compile(r"(?is)\s*explain(?:\s+|/\*.*?\*/|--[^\n]*\n)+(analyze\b)?(.*)")
 
 
+_LESS = "; ask for less at a time: a WHERE, a LIMIT, fewer columns"
+# DuckDB's advice, and what is said in its place.
+_ADVICE = (
+    (
+        re.compile(
+            r" is not in the catalog, (?:but it|a function by this name) exists in the (\w+) extension.*"
+        ),
+        r" is of DuckDB's extension \1, and a query over a lake runs without extensions",
+    ),
+    (re.compile(r"\.? (?:This limit was set by the '|Possible solutions: \* ).*"), _LESS),
+    (re.compile(r"\.? Use \"?SET max_expression_depth .*"), "; write it with less nesting, such as x IN (…)"),
+    (re.compile(r"\.? (?:Use|You can)\b[^.]*\b(?:SET|PRAGMA) .*"), ""),
+    (re.compile(r" Candidate functions: .{300,}"), ""),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Query:
     """One statement that passed. `tables` are the views it reads."""
@@ -188,4 +204,11 @@ def message(error: duckdb.Error) -> str:
     """DuckDB's message on one line, its candidates included, its picture of the place left out."""
     text = str(error)
     cause = re.split(r"\n\s*LINE \d+:|Traceback \(most recent call last\):", text)[0]
-    return one_line(cause if cause.strip() else text.strip().splitlines()[-1])
+    return _without_advice(one_line(cause if cause.strip() else text.strip().splitlines()[-1]))
+
+
+def _without_advice(text: str) -> str:
+    """`text` with what helps here in place of what a query may not do: load an extension, change a setting."""
+    for pattern, instead in _ADVICE:
+        text = pattern.sub(instead, text)
+    return text

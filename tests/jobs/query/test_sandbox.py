@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -365,3 +366,36 @@ def test_large_sorts_spill_into_a_private_folder_that_goes_away(
             assert list(Path(spill).iterdir())
             del reader
     assert not Path(spill).exists()
+
+
+@pytest.mark.parametrize(
+    ("sql", "answer"),
+    [
+        (
+            "select st_area('a')",
+            'Catalog Error: .*"st_area" is of DuckDB\'s extension spatial, and a query .* without extensions$',
+        ),
+        (
+            "select 'x'::inet",
+            "Catalog Error: .* is of DuckDB's extension inet, and a query .* without extensions$",
+        ),
+        ("select " + "+".join(["1"] * 2000), "depth limit of 1000 exceeded; write it with less nesting"),
+        ("select 'a' || 1 + sum('x'::varchar)", "No function matches the given name and argument types"),
+        (
+            "select list(r) from range(20000000) t(r)",
+            "Out of Memory Error: .* used\\); ask for less at a time: a WHERE, ",
+        ),
+        ("select lable from (select 1 as label)", 'Candidate bindings: "label"'),
+    ],
+)
+def test_duckdbs_advice_is_left_out_where_it_may_not_be_followed(sql: str, answer: str) -> None:
+    from masklake.jobs.query.sandbox import SETTINGS, message
+
+    with duckdb.connect(config={**SETTINGS, "memory_limit": "60MB", "threads": 1}) as connection:
+        connection.execute("set enable_external_access = false")
+        with pytest.raises(duckdb.Error) as refused:
+            connection.execute(sql).fetchall()
+    told = message(refused.value)
+    assert re.search(answer, told)
+    assert not re.search(r"INSTALL|LOAD|PRAGMA|\bSET\b", told)
+    assert len(told) < 400
