@@ -60,6 +60,7 @@ def true_error(error: OSError, bucket: str) -> OSError:
         return OSError(
             f"it lies in {storage_class}; restore it (aws s3api restore-object), and resume when the copy is there"
         )
-    if said.get("Code") == "AccessDenied" and "kms:" in said.get("Message", ""):
-        return PermissionError(f"the key of its encryption: {said['Message']}")
+    message = said.get("Message") or ""  # Ceph sends an empty one, which botocore reads as None
+    if said.get("Code") == "AccessDenied" and "kms:" in message:
+        return PermissionError(f"the key of its encryption: {message}")
     return error
