@@ -349,7 +349,7 @@ def test_the_composed_coco_model_from_a_weights_folder(photos: Path, tmp_path: P
     weights.mkdir()
     for build, name in (
         (detection.maskrcnn_resnet50_fpn_v2, presets.DETECTOR_WEIGHTS),
-        (detection.keypointrcnn_resnet50_fpn, presets.JOINTS_WEIGHTS),
+        (detection.keypointrcnn_resnet50_fpn, presets.KEYPOINTS_WEIGHTS),
     ):
         module = build(weights=None, weights_backbone=None)
         tensors = {k: v.contiguous() for k, v in module.state_dict().items()}
