@@ -136,11 +136,11 @@ def rate(call: Callable[[Sequence[bytes]], int], data: Sequence[bytes], batch: i
     """Images per second over all of `data`, after one batch that is not counted."""
     call(data[:batch])
     clock.wait()
-    start = time.perf_counter()
+    begin = time.perf_counter()
     for start in range(0, len(data), batch):
         call(data[start : start + batch])
     clock.wait()
-    return len(data) / (time.perf_counter() - start)
+    return len(data) / (time.perf_counter() - begin)
 
 
 def check_parity(precisions: Sequence[str], device: torch.device) -> None:
