@@ -16,7 +16,7 @@ _DRIVERS = frozenset({"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "
 
 _LOCAL = {
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOSPC: "no space is left on the device; make room, or choose another folder",
+    errno.ENOSPC: "No space left on device; make room, or choose another folder",
     errno.EDQUOT: "the disk quota is used up; make room, or choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
     errno.EEXIST: "a file stands where a folder is needed; choose another name",

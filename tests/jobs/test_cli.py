@@ -73,7 +73,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("to", "code", "message"),
     [
-        (">/dev/full", 2, "masklake: error: standard output: cannot write the result: no space is left"),
+        (
+            ">/dev/full",
+            2,
+            "masklake: error: standard output: cannot write the result: No space left on device",
+        ),
         (">&-", 0, ""),
         ("2>&-", 0, ""),
     ],
