@@ -42,6 +42,8 @@ class Declared:
     """The option's name where it differs from the field's."""
     short: tuple[str, ...] = ()
     """Other spellings of the option, such as --output for --out."""
+    former: tuple[str, ...] = ()
+    """Names that it had before, without dashes: they still work, on the command line and in files, and are not shown."""
     positional: bool = False
     nargs: str | int | None = None
     repeated: bool = False

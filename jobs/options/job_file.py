@@ -38,9 +38,11 @@ def read(file: str, cls: type[Options], command: str, folder: str | None = None)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {file}: is not TOML: {error}") from error
     known = {entry.name: entry for entry in entries(cls)}
+    former = {name: entry.name for entry in known.values() for name in entry.declared.former}
     values = {}
     for key, value in content.items():
         name = key.replace("_", "-") if key not in known else key
+        name = former.get(name, name)
         if name not in known:
             raise UserError(
                 f"--config {file}: {printable(key)!r} is no option of masklake {command}{did_you_mean(name, known)}"

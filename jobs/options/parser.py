@@ -65,6 +65,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Options], kept: Mappi
             place = excluding[declared.instead_of]
         settings = _settings(entry, entry.name in kept)
         place.add_argument(*_names(entry), **settings)
+        for name in declared.former:
+            place.add_argument(f"--{name}", **(settings | {"help": argparse.SUPPRESS}))
         if declared.positional and declared.short:
             shared = {name: settings[name] for name in ("type", "metavar", "default")}
             place.add_argument(*declared.short, dest=entry.name, help=f"the same as {entry.shown}", **shared)

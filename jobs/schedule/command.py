@@ -141,7 +141,7 @@ def serve(options: ScheduleServeOptions, store: Store) -> int:
     from masklake.jobs.schedule.metrics import metrics_served
     from masklake.jobs.schedule.runner import Runner
 
-    runner = Runner(store=store, say=report, ttl=float(options.lease_seconds))
+    runner = Runner(store=store, say=report, ttl=float(options.lock_seconds))
     with stopping(runner.stop):
         if options.once:
             return ExitCode.FAILED if serve_once(runner) else ExitCode.DONE

@@ -151,10 +151,11 @@ class ScheduleServeOptions(Options):
     once: bool = flag(
         help="run everything that is due now, one after another, then exit; exit code 1 if one of them failed"
     )
-    lease_seconds: int = option(
+    lock_seconds: int = option(
         positive,
         "S",
         default=60,
+        former=("lease-seconds",),
         help="seconds after which the lock of a process that died is free again (default 60)",
     )
     metrics_port: int | None = option(

@@ -66,6 +66,7 @@ class Covered:
         if info.etag is not None:
             return info
         try:
-            return self._storage.stat(info.uri) or info
+            stored = self._storage.stat(info.uri)
         except OSError:  # it will be fetched, and the row will say why this failed
             return info
+        return info if stored is None else stored._replace(line=info.line)

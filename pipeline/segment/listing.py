@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Queue
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.segment.lists import LIST_SUFFIXES, read_inventory, read_list
+from masklake.pipeline.segment.lists import is_list, lines_of, read_inventory, read_list
 from masklake.pipeline.storage.clouds import CloudStore
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import ObjectInfo
@@ -62,19 +62,25 @@ class Listing:
     of a list that give no image, by reason.
 
     A key counts as an image by its suffix, or when it has none; `every_object` takes all keys. List files are
-    taken as they are. Raises UserError when the source cannot be a source; storage errors are raised as they are.
+    taken as they are.
+
+    It begins after the object `start_after`. Lines of a list may name an object again, so the position in a list is the
+    line `after_line`, which names that object (None: the last line that does).
+
+    Raises UserError when the source cannot be a source; storage errors are raised as they are.
     """
 
     source: str
     storage: Storage
     every_object: bool = False
     start_after: str = ""
+    after_line: int | None = None
     ignored: int = field(default=0, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
 
     def __iter__(self) -> Iterator[ObjectInfo]:
-        if self.source.lower().endswith(LIST_SUFFIXES):
-            return self._after(read_list(self.source, self.storage, self.left_out))
+        if is_list(self.source):
+            return self._after_line(read_list(self.source, self.storage, self.left_out))
         if self.source.endswith("/manifest.json"):
             return self._after(filter(self._wanted, read_inventory(self.source, self.storage)))
         listed = filter(self._wanted, _by_name(self.source, self.storage, self.start_after))
@@ -86,10 +92,23 @@ class Listing:
 
     def _after(self, listed: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
         if self.start_after and not any(info.uri == self.start_after for info in listed):
-            raise UserError(
-                f"{self.source}: no longer holds {self.start_after}, where its listing stopped; start a new run"
-            )
+            raise self._changed()
         yield from listed
+
+    def _after_line(self, listed: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        if not self.start_after:
+            yield from listed
+            return
+        lines = lines_of(self.start_after, self.source, self.storage)
+        last = max(lines, default=0) if self.after_line is None else self.after_line
+        if last not in lines:
+            raise self._changed(f" in line {self.after_line:,}" if self.after_line else "")
+        yield from (info for info in listed if info.line is None or info.line > last)
+
+    def _changed(self, where: str = "") -> UserError:
+        return UserError(
+            f"{self.source}: no longer holds {self.start_after}{where}, where its listing stopped; start a new run"
+        )
 
     def _wanted(self, info: ObjectInfo) -> bool:
         name = info.uri.rpartition("/")[2]

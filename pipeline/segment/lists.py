@@ -7,6 +7,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import zlib
 from collections import Counter
@@ -21,6 +22,11 @@ from masklake.pipeline.storage.store import Storage, join, normalise
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 URI_COLUMNS = ("uri", "url", "path", "image")
 """Names that the column of URIs may have in a .csv or .parquet list; the first of them that exists is taken."""
+
+
+def is_list(source: str) -> bool:
+    """Whether `source` is taken for a list of images, by its name."""
+    return source.lower().endswith(LIST_SUFFIXES)
 
 
 @contextlib.contextmanager
@@ -65,12 +71,17 @@ def read_list(source: str, storage: Storage, left_out: Counter[str] | None = Non
         yield info
 
 
+def lines_of(uri: str, source: str, storage: Storage) -> list[int]:
+    """The lines of a list that name the image at `uri`, in whichever spelling. Errors as of `read_list`."""
+    return [info.line for info in _listed(source, storage, Counter()) if info.uri == uri and info.line]
+
+
 def _listed(source: str, storage: Storage, left_out: Counter[str]) -> Iterator[ObjectInfo]:
     folder = source.rpartition("/")[0]
     kind = source.lower().rpartition(".")[2]
     rows = {"txt": _text_rows, "csv": _csv_rows, "parquet": _parquet_rows}[kind](source, storage)
     with _reading(source, {"txt": "text", "csv": "CSV", "parquet": "Parquet"}[kind]):
-        for row in rows:
+        for line, row in rows:
             uri = (row["uri"] or "").strip("\r\n")
             if not uri or row.get("comment"):
                 left_out[COMMENTS if row.get("comment") else NAMELESS] += 1
@@ -78,7 +89,8 @@ def _listed(source: str, storage: Storage, left_out: Counter[str]) -> Iterator[O
             if "://" not in uri and not uri.lower().startswith(("/", "file:/")):
                 uri = _beside(folder, uri)
             etag = row.get("etag")
-            yield ObjectInfo(normalise(uri), str(etag) if etag else None, _size(row.get("size_bytes")), None)
+            size = _size(row.get("size_bytes"))
+            yield ObjectInfo(normalise(uri), str(etag) if etag else None, size, None, line)
 
 
 def _size(value: object) -> int | None:
@@ -107,14 +119,14 @@ def _beside(folder: str, name: str) -> str:
     return join(folder, *kept)
 
 
-def _text_rows(source: str, storage: Storage) -> Iterator[dict]:
+def _text_rows(source: str, storage: Storage) -> Iterator[tuple[int, dict]]:
     text = io.TextIOWrapper(io.BytesIO(storage.read(source)), encoding="utf-8-sig")
-    for line in text:
+    for number, line in enumerate(text, start=1):
         if line.strip():
-            yield {"uri": line.rstrip("\n"), "comment": line.startswith("#")}
+            yield number, {"uri": line.rstrip("\n"), "comment": line.startswith("#")}
 
 
-def _csv_rows(source: str, storage: Storage) -> Iterator[dict]:
+def _csv_rows(source: str, storage: Storage) -> Iterator[tuple[int, dict]]:
     text = io.TextIOWrapper(io.BytesIO(storage.read(source)), encoding="utf-8-sig", newline="")
     rows = _records(csv.reader(text, strict=True))
     _, header = next(rows, (0, []))
@@ -128,7 +140,7 @@ def _csv_rows(source: str, storage: Storage) -> Iterator[dict]:
                 "put values that hold commas in quotes"
             )
         named = dict(zip(header, values, strict=False))
-        yield {**named, "uri": values[position] if position < len(values) else ""}
+        yield line, {**named, "uri": values[position] if position < len(values) else ""}
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -143,7 +155,7 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str]]]:
             raise csv.Error(f"line {begins}: {error}; is a quote opened there and not closed?") from error
 
 
-def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
+def _parquet_rows(source: str, storage: Storage) -> Iterator[tuple[int, dict]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -157,9 +169,10 @@ def _parquet_rows(source: str, storage: Storage) -> Iterator[dict]:
     if not (pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)):
         raise UserError(f"{source}: its column {column} holds {type_}, not text; give a column of URIs")
     wanted = [column, *({"etag", "size_bytes"} & set(file.schema_arrow.names))]
-    for batch in file.iter_batches(batch_size=10_000, columns=wanted):
-        for row in batch.to_pylist():
-            yield {**row, "uri": row[column]}
+    batches = file.iter_batches(batch_size=10_000, columns=wanted)
+    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    for number, row in enumerate(rows, start=1):
+        yield number, {**row, "uri": row[column]}
 
 
 def _uri_column(names: Iterable[str], source: str) -> str:

@@ -22,6 +22,8 @@ from masklake.pipeline.storage.store import Storage, join
 _FIRST_PART = 256
 _LARGEST_PART = 32_768
 _LONGEST_WAIT_S = 2.0
+_LINE_KEY = b"masklake.line"
+"""In a part's footer: the line of the list that names its last image."""
 
 
 @dataclass
@@ -72,12 +74,16 @@ class Manifest:
             yield read_table(self.part_uri(number), self.storage)
             number += 1
 
-    def last_uri(self, totals: ManifestTotals) -> str:
-        """The last URI of a manifest that was not finished, or "" when it has none."""
+    def last(self, totals: ManifestTotals) -> tuple[str, int | None]:
+        """The last URI of a manifest that was not finished, "" when it has none, and the line of the list that names it.
+
+        Without a list, and where an older Masklake wrote the part, there is no line.
+        """
         if not totals.parts:
-            return ""
-        uri: str = read_table(self.part_uri(totals.parts - 1), self.storage, ["uri"])["uri"][-1].as_py()
-        return uri
+            return "", None
+        table = read_table(self.part_uri(totals.parts - 1), self.storage, ["uri"])
+        line = (table.schema.metadata or {}).get(_LINE_KEY)
+        return table["uri"][-1].as_py(), None if line is None else int(line)
 
     def follow(self, poll_s: float = 0.25, stopped: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
         """The parts in order, waiting for those still to be written, until the manifest is complete, or `stopped()`."""
@@ -112,10 +118,12 @@ class Manifest:
             yield self._write(rows, totals)
 
     def _write(self, rows: list[ObjectInfo], totals: ManifestTotals) -> ManifestTotals:
-        uris, etags, sizes, modified = zip(*rows, strict=True)
+        uris, etags, sizes, modified, lines = zip(*rows, strict=True)
         ids = pa.array(range(totals.images, totals.images + len(rows)), pa.int64())
         columns = [ids, pa.array(uris), pa.array(etags), pa.array(sizes), pa.array(modified)]
         table = pa.table([c.cast(f.type) for c, f in zip(columns, MANIFEST, strict=True)], schema=MANIFEST)
+        if lines[-1] is not None:
+            table = table.replace_schema_metadata({_LINE_KEY: str(lines[-1])})
         # Never replace another process's part: rows in the lake would then name other images by the same image_id.
         if not self.storage.put_new(self.part_uri(totals.parts), encode(table)):
             raise UserError(

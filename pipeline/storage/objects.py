@@ -13,6 +13,8 @@ class ObjectInfo(NamedTuple):
     etag: str | None
     size: int | None
     modified: datetime.datetime | None
+    line: int | None = None
+    """Where a list of images names it: its line, or row, from 1."""
 
 
 class Fetched(NamedTuple):

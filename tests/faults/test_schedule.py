@@ -43,7 +43,7 @@ def daemon(store: Store, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         "from tests.helpers.schedules import *\n"
         "from masklake.jobs.cli import main\n"
         "schedule_process._CHILD = 'tests.helpers.schedules'\n"
-        f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lease-seconds', '6']))"
+        f"sys.exit(main(['schedule', 'serve', '--store', {str(store.path)!r}, '--lock-seconds', '6']))"
     )
     with log.open("wb") as file:
         process = subprocess.Popen(

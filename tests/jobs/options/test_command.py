@@ -29,7 +29,7 @@ class Toy(Options):
     classes: tuple[str, ...] | None = option(names, "A,B", help="only these")
     actors: tuple[int, int] | None = option(span, "MIN:MAX", help="actors")
     kind: str = option(one_of("table", "json"), default="table", help="of what is printed")
-    steps: int | None = option(positive, "N", instead_of="length", help="updates")
+    steps: int | None = option(positive, "N", instead_of="length", former=("updates",), help="updates")
     epochs: int | None = option(positive, "N", instead_of="length", help="rounds")
     promote: bool = flag(help="promote it", again=True)
     resume: str | None = option(str, "RUN", kept=False, help="go on")
@@ -114,6 +114,16 @@ def test_options_from_a_file(tmp_path: Path) -> None:
         lake="l", score=0.5, classes=("a", "b"), actors=(1, 4), promote=True, steps=9, part=Part(url="u")
     )
     assert understand("toy", TOY, ["--config", "job.toml"], str(tmp_path)).options == options
+
+
+def test_a_former_name_still_works_and_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line("l", "--updates", "9").options == Toy(lake="l", steps=9)
+    assert line("l", "--config", write(tmp_path, "updates = 9\n")).options == Toy(lake="l", steps=9)
+    with pytest.raises(SystemExit):
+        line("--help")
+    assert "--updates" not in capsys.readouterr().out
 
 
 def test_the_command_line_beats_the_file(tmp_path: Path) -> None:

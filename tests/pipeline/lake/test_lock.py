@@ -32,7 +32,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path, use_s3: Callable[..., N
         return str(tmp_path / "lake")
     host = request.getfixturevalue(f"{request.param}_s3")
     use_s3(host.server)
-    bucket = f"lease-{time.time_ns():x}"
+    bucket = f"lock-{time.time_ns():x}"
     host.server.client().create_bucket(Bucket=bucket)
     return f"s3://{bucket}/lake"
 

@@ -34,6 +34,8 @@ KEYS = [
     "/leading.jpg",
     "double//slash.jpg",
 ]
+LINES = [2, 3, 4, 5, 6, 8, 9, 10, 11]
+"""In a CSV below a header: a key has a line break in it."""
 
 
 def _read(path: Path | str) -> list[ObjectInfo]:
@@ -50,10 +52,10 @@ def test_txt(tmp_path: Path) -> None:
         b"\xef\xbb\xbfs3://b/one.jpg\r\n\n# a comment\n/abs/two.jpg\n  \nsub/three.jpg\ns3://b/four %41.jpg"
     )
     assert _read(source) == [
-        ObjectInfo("s3://b/one.jpg", None, None, None),
-        ObjectInfo("/abs/two.jpg", None, None, None),
-        ObjectInfo(f"{tmp_path}/sub/three.jpg", None, None, None),
-        ObjectInfo("s3://b/four %41.jpg", None, None, None),
+        ObjectInfo("s3://b/one.jpg", None, None, None, 1),
+        ObjectInfo("/abs/two.jpg", None, None, None, 4),
+        ObjectInfo(f"{tmp_path}/sub/three.jpg", None, None, None, 6),
+        ObjectInfo("s3://b/four %41.jpg", None, None, None, 7),
     ]
 
 
@@ -80,8 +82,8 @@ def test_csv(tmp_path: Path) -> None:
     rows = [[7, f"s3://b/{key}", "e1" if i % 2 else "", "12" if i % 2 else ""] for i, key in enumerate(KEYS)]
     source = _write_csv(tmp_path / "list.csv", ["id", "uri", "etag", "size_bytes"], rows)
     assert _read(source) == [
-        ObjectInfo(f"s3://b/{key}", "e1" if i % 2 else None, 12 if i % 2 else None, None)
-        for i, key in enumerate(KEYS)
+        ObjectInfo(f"s3://b/{key}", "e1" if i % 2 else None, 12 if i % 2 else None, None, line)
+        for i, (key, line) in enumerate(zip(KEYS, LINES, strict=True))
     ]
 
 
@@ -146,12 +148,25 @@ def test_a_list_with_an_image_twice_goes_on_behind_where_it_stopped(tmp_path: Pa
         pq.write_table(pa.table({"uri": names}), source)
     else:
         source.write_text("\n".join(["uri"] * (suffix == ".csv") + names))
-    whole = [info.uri for info in Listing(str(source), Storage())]
-    assert whole == [f"{tmp_path}/{name}" for name in ("b.jpg", "a.jpg", "c.jpg", "d.jpg")]
-    for position, uri in enumerate(whole):
-        rest = Listing(str(source), Storage(), start_after=uri)
-        assert [info.uri for info in rest] == whole[position + 1 :]
+    whole = list(Listing(str(source), Storage()))
+    assert [info.uri for info in whole] == [
+        f"{tmp_path}/{name}" for name in ("b.jpg", "a.jpg", "c.jpg", "d.jpg")
+    ]
+    for position, info in enumerate(whole):
+        rest = Listing(str(source), Storage(), start_after=info.uri, after_line=info.line)
+        assert list(rest) == whole[position + 1 :]
         assert rest.left_out == {DOUBLES: 2}
+    # a position may be a line that names an image again; without a line, all that name it are behind
+    third = 3 + (suffix == ".csv")
+    for line in (third, None):
+        rest = Listing(str(source), Storage(), start_after=f"{tmp_path}/b.jpg", after_line=line)
+        assert list(rest) == whole[2:]
+    with pytest.raises(UserError, match=r"no longer holds .*/b\.jpg in line [23], where its listing stopped"):
+        list(
+            Listing(
+                str(source), Storage(), start_after=f"{tmp_path}/b.jpg", after_line=2 + (suffix == ".csv")
+            )
+        )
 
 
 def test_names_beside_a_list_on_s3_are_keys(s3_bucket: Bucket) -> None:
@@ -175,14 +190,14 @@ def test_parquet(tmp_path: Path) -> None:
     })  # fmt: skip
     pq.write_table(table, tmp_path / "list.parquet", row_group_size=2)
     assert _read(tmp_path / "list.parquet") == [
-        ObjectInfo(f"s3://b/{key}", str(i), sizes[i], None) for i, key in enumerate(KEYS)
+        ObjectInfo(f"s3://b/{key}", str(i), sizes[i], None, i + 1) for i, key in enumerate(KEYS)
     ]
 
 
 def test_a_lake_can_be_listed_again(tmp_path: Path) -> None:
     """The images part of one run as the source of the next: nulls in the column are left out."""
     pq.write_table(pa.table({"uri": ["s3://b/a.jpg", None], "etag": [None, "e"]}), tmp_path / "l.parquet")
-    assert _read(tmp_path / "l.parquet") == [ObjectInfo("s3://b/a.jpg", None, None, None)]
+    assert _read(tmp_path / "l.parquet") == [ObjectInfo("s3://b/a.jpg", None, None, None, 1)]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".parquet"])

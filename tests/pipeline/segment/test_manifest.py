@@ -97,9 +97,14 @@ def test_it_goes_on_where_it_stopped(manifest: Manifest) -> None:
 
 
 def test_where_an_unfinished_listing_stopped(manifest: Manifest) -> None:
-    assert manifest.last_uri(manifest.totals()) == ""
+    assert manifest.last(manifest.totals()) == ("", None)
     write_all(manifest, _objects(300))
-    assert manifest.last_uri(manifest.totals()) == "s3://b/000299.jpg"
+    assert manifest.last(manifest.totals()) == ("s3://b/000299.jpg", None)
+
+
+def test_in_which_line_an_unfinished_list_stopped(manifest: Manifest) -> None:
+    write_all(manifest, (info._replace(line=2 * n + 1) for n, info in enumerate(_objects(300))))
+    assert manifest.last(manifest.totals()) == ("s3://b/000299.jpg", 599)
 
 
 def test_following_a_manifest_that_is_being_written(manifest: Manifest) -> None:
