@@ -1,41 +1,38 @@
-"""Convolutions and linear layers with what follows them in one pass over memory, on CPUs: oneDNN's post-operations.
+"""Convolutions and linear layers fused with what follows them: a pass over a traced network.
 
 A residual network in eager mode writes each convolution's output, reads it again to add the shortcut, and once
-more for the activation. oneDNN does all three while the result is still in registers, and takes weights that are
-laid out for the processor once instead of at every call. The operators are those that torch's own compiler emits
-(`torch/_inductor/fx_passes/mkldnn_fusion.py`); called directly they need no compiler and no warm-up.
+more for the activation. Libraries do all three while the result is still in registers: oneDNN on CPUs
+(`model.engine.fused_cpu`), cuDNN and cuBLAS on GPUs (`model.engine.fused_gpu`).
 """
 
 import operator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from masklake.model.engine import fused_cpu
+from torch import fx, nn
 
 _ADDS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu)
 
 
-def supported(dtype: torch.dtype) -> bool:
-    """Whether this torch on this processor has the fused operators in `dtype`."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    if dtype == torch.float32:
-        return True
-    checks = {
-        torch.bfloat16: "_is_mkldnn_bf16_supported",
-        torch.float16: "_is_mkldnn_fp16_supported",
-    }
-    return dtype in checks and bool(getattr(torch.ops.mkldnn, checks[dtype])())
+class MakeLayer(Protocol):
+    """Fused layers of one kind of device."""
+
+    def __call__(
+        self, module: nn.Module, activation: str, scalars: list[Any], adds: bool
+    ) -> nn.Module | None:
+        """`module` with an activation ("none" and others by oneDNN's names and numbers) in one; None where it has no such.
+
+        adds: its forward takes a second input of its output's shape, which it adds before the activation.
+        """
 
 
-def fuse(module: nn.Module) -> nn.Module:
+def fuse(module: nn.Module, layer: MakeLayer = fused_cpu.layer) -> nn.Module:
     """`module`, traced, its convolutions and linear layers fused with activations and additions that follow them.
 
-    module: on the CPU, in evaluation mode, normalisation folded (`model.engine.fold`), of a dtype that is `supported` (biases,
-        see `with_bias`, may be float32), its forward traceable by torch.fx. Weights are shared with it, not copied, until
-        the first call.
+    module: in evaluation mode, normalisation folded (`model.engine.fold`), channels last, its forward traceable by torch.fx.
     The results differ from the module's by rounding: sums are rounded once, after the activation.
     """
     traced = fx.symbolic_trace(module)
@@ -54,19 +51,19 @@ def fuse(module: nn.Module) -> nn.Module:
         is_conv = _fusable(conv)
         if not is_conv and not isinstance(conv, nn.Linear):
             continue
-        other, last = None, node
         follower = _only_user(node) if is_conv else None
+        other = None
         if follower is not None and follower.op == "call_function" and follower.target in _ADDS:
             other = _other_operand(follower, node)
-            # The sum must come after both operands in the graph, and must not broadcast.
-            if other is not None:
-                last = follower
-        activation = _only_user(last)
-        attr: tuple[str, list[Any]] | None = None
-        if activation is not None and (attr := _activation(activation, traced)) is not None:
-            last = activation
-        kind = FusedConv if is_conv else FusedLinear
-        fused = kind(conv, "none" if attr is None else attr[0], [] if attr is None else attr[1])
+        # The sum must come after both operands in the graph, and must not broadcast.
+        fused = None
+        if other is not None and follower is not None:
+            fused, last = _with_activation(conv, follower, True, traced, layer)
+        if fused is None:
+            other = None
+            fused, last = _with_activation(conv, node, False, traced, layer)
+        if fused is None:
+            continue
         name = f"fused_{node.name}"
         traced.add_submodule(name, fused)
         with traced.graph.inserting_before(last):
@@ -81,55 +78,17 @@ def fuse(module: nn.Module) -> nn.Module:
     return traced
 
 
-class FusedConv(nn.Module):
-    """A convolution, plus an optional second input of its output's shape, then an activation."""
-
-    def __init__(self, conv: nn.Conv2d, activation: str, scalars: list[Any]) -> None:
-        super().__init__()
-        self.activation, self.scalars = activation, scalars
-        self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
-        self.padding = list(conv.padding)
-        self._bias = None if conv.bias is None else conv.bias.detach()
-        self._weight = conv.weight.detach()
-        self._packed = False
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) channels last in, the same out."""
-        op = torch.ops.mkldnn
-        shape = (self.padding, self.stride, self.dilation, self.groups)
-        if not self._packed:
-            # Only speed depends on the size that it is laid out for; images of a source are of similar sizes.
-            self._weight = op._reorder_convolution_weight(self._weight, *shape, list(x.shape))
-            self._packed = True
-            if other is not None and self._bias is not None:
-                self._bias = self._bias.to(x.dtype)  # the sum takes no other
-        if other is None:
-            return op._convolution_pointwise(
-                x, self._weight, self._bias, *shape, self.activation, self.scalars, ""
-            )
-        unary = None if self.activation == "none" else self.activation
-        return op._convolution_pointwise.binary(
-            x, other, self._weight, self._bias, *shape, "add", 1.0, unary, self.scalars, ""
-        )
-
-
-class FusedLinear(nn.Module):
-    """A linear layer, then an activation."""
-
-    def __init__(self, linear: nn.Linear, activation: str, scalars: list[Any]) -> None:
-        super().__init__()
-        self.activation, self.scalars = activation, scalars
-        self._bias = None if linear.bias is None else linear.bias.detach()
-        self._weight = linear.weight.detach()
-        self._packed = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, inputs) in, (R, outputs) out."""
-        op = torch.ops.mkldnn
-        if not self._packed:
-            self._weight = op._reorder_linear_weight(self._weight, len(x))
-            self._packed = True
-        return op._linear_pointwise(x, self._weight, self._bias, self.activation, self.scalars, "")
+def _with_activation(
+    module: nn.Module, last: fx.Node, adds: bool, traced: fx.GraphModule, layer: MakeLayer
+) -> tuple[nn.Module | None, fx.Node]:
+    """`module` fused up to the activation after `last`, else up to `last`; and the last node that is in it."""
+    user = _only_user(last)
+    activation = None if user is None else _activation(user, traced)
+    if user is not None and activation is not None:
+        fused = layer(module, *activation, adds)
+        if fused is not None:
+            return fused, user
+    return layer(module, "none", [], adds), last
 
 
 def with_bias(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ keypoints, and no mask is pasted into a frame. `model.engine.parts` runs the lay
 import copy
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from masklake.model.detections import Detections
+from masklake.model.engine.box_deltas import decode as decode_box
 from masklake.model.engine.finite import all_finite, of_images
+from masklake.model.engine.kernel_check import agree
 from masklake.model.engine.parts import ExactParts, FastParts, Features, Parts
 from masklake.model.engine.precision import full_float32
 from masklake.model.engine.results import NotFinite, Results
@@ -70,10 +73,16 @@ class Engine:
         )
         self._uploads = Uploads(device)
         self._busy = threading.Lock()
+        # cuDNN's plans are a thread's own, and a new thread takes a tenth of a second to find them again.
+        self._thread = ThreadPoolExecutor(1, "masklake-engine") if device.type == "cuda" else None
         self._exact = precision == "exact"
 
+        kernels = device.type == "cuda" and not self._exact and agree(device)
+
         def ready(part: FasterRCNN) -> Parts:
-            return ExactParts(part) if precision == "exact" else FastParts(part, getattr(torch, precision))
+            if precision == "exact":
+                return ExactParts(part)
+            return FastParts(part, getattr(torch, precision), kernels=kernels)
 
         if isinstance(module, ComposedRCNN) and isinstance(network, Composed):
             heads = module.detector.roi_heads
@@ -105,7 +114,7 @@ class Engine:
         self.surely = TrueCounts(self.outputs_K, None if bool(selected_K.all()) else selected_K)
         self.selection: Selection = self.surely
         if device.type == "cuda" and not self._exact:
-            self.selection = FixedShapes()
+            self.selection = FixedShapes(kernels=kernels)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to, as torchvision's _resize_image_and_masks; at least 1."""
@@ -114,7 +123,6 @@ class Engine:
         )
         return max(1, int(height * scale)), max(1, int(width * scale))
 
-    @torch.inference_mode()
     def run(
         self, images: Sequence[NDArray[np.uint8]], frames: Sequence[tuple[int, int]], as_rle: bool = False
     ) -> list[Detections | NotFinite]:
@@ -125,12 +133,17 @@ class Engine:
         detections of results that have come back.
         """
         sent = self._uploads.send(images)
-        # `exact` follows the settings of the process, as torchvision does; threads share them
-        with self._busy, nullcontext() if self._exact else full_float32():
-            results = self._compute(sent)
+        results = (
+            self._compute(sent) if self._thread is None else self._thread.submit(self._compute, sent).result()
+        )
         return results.detections(frames, as_rle)
 
     def _compute(self, sent: Sent) -> Results:
+        # `exact` follows the settings of the process, as torchvision does; threads share them
+        with self._busy, torch.inference_mode(), nullcontext() if self._exact else full_float32():
+            return self._results(sent)
+
+    def _results(self, sent: Sent) -> Results:
         batch = self._preprocess(sent)
         finite: dict[str, Tensor] = {}  # (N,) each
         features = self.detector.backbone(batch.tensors)
@@ -181,7 +194,7 @@ class Engine:
         corner_N4 = corners(batch.image_sizes, self.device)
 
         def decode(r: Tensor, k: Tensor) -> Tensor:
-            boxes = self.box_coder.decode_single(deltas_RC4[r, self.outputs_K[k]], rois.boxes[r])
+            boxes = decode_box(self.box_coder, deltas_RC4[r, self.outputs_K[k]], rois.boxes[r])
             return clipped(boxes, corner_N4[rois.image[r]])
 
         return selection.detections(rois, scores_RK, decode, self.rule)

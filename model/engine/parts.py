@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from masklake.model.engine import fused_cpu, fused_gpu
 from masklake.model.engine.finite import all_finite
 from masklake.model.engine.fold import fold_norms
-from masklake.model.engine.fuse import fuse, supported, with_bias
+from masklake.model.engine.fuse import fuse, with_bias
 from masklake.model.engine.keypoints import place_keypoints
 from masklake.model.engine.roi_pool import RoiPool
 from masklake.model.engine.rois import Rois
@@ -111,15 +112,17 @@ class FastParts:
 
     memory_format = torch.channels_last
 
-    def __init__(self, model: FasterRCNN, dtype: torch.dtype) -> None:
-        """`model` is changed; it is on its device."""
-        self.dtype = dtype
+    def __init__(self, model: FasterRCNN, dtype: torch.dtype, *, kernels: bool = False) -> None:
+        """`model` is changed; it is on its device. kernels: see RoiPool."""
+        self.dtype, self._kernels = dtype, kernels
         fold_norms(model)
         heads = model.roi_heads
         self.on_gpu = next(model.parameters()).is_cuda
-        # oneDNN's activations turn NaN into 0, so that nobody would see that a network has overflowed.
+        # Fused activations turn NaN into 0, so that nobody would see that a network has overflowed.
         self._fused = (
-            not self.on_gpu and dtype != torch.float16 and supported(dtype) and not _overflows(model)
+            (fused_gpu if self.on_gpu else fused_cpu).supported(dtype)
+            and dtype != torch.float16
+            and not _overflows(model)
         )
         self.has_masks, self.has_keypoints = heads.has_mask(), heads.has_keypoint()
         self._backbone = self._prepared(model.backbone)
@@ -149,16 +152,17 @@ class FastParts:
         return dict(self._backbone(images_NCHW))
 
     def _pool(self, pool: MultiScaleRoIAlign) -> RoiPool:
-        return RoiPool(pool, at_once=self.on_gpu)
+        return RoiPool(pool, at_once=self.on_gpu, kernels=self._kernels)
 
     def _prepared(self, module: nn.Module) -> Callable[..., Any]:
-        layers = [layer for layer in module.modules() if self._fused and with_bias(layer)]
+        precise = self._fused and not self.on_gpu
+        layers = [layer for layer in module.modules() if precise and with_bias(layer)]
         biases = [layer.get_parameter("bias").detach() for layer in layers]
         module = module.to(self.dtype).to(memory_format=torch.channels_last)
         # Biases in float32 cost nothing; a rounded bias is wrong by the same amount in every pixel.
         for layer, bias in zip(layers, biases, strict=True):
             layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-        return fuse(module) if self._fused else module
+        return fuse(module, fused_gpu.layer if self.on_gpu else fused_cpu.layer) if self._fused else module
 
     def _prepared_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
         convs = list(rpn.head.conv)
@@ -196,7 +200,8 @@ class FastParts:
 @torch.no_grad()
 def _overflows(model: FasterRCNN) -> bool:
     """Whether an ordinary picture, a small one, brings the network beyond the range of float32."""
-    features = model.backbone(torch.rand(1, 3, 128, 128, generator=torch.Generator()))
+    device = next(model.parameters()).device
+    features = model.backbone(torch.rand(1, 3, 128, 128, generator=torch.Generator()).to(device))
     heads = model.roi_heads
     outputs = list(features.values())
     if model.rpn is not None:

@@ -10,9 +10,14 @@ Shapes: N images, R RoIs, P cells a side of the grid, C channels, S samples a si
 import numpy as np
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.kernels import kernel
 from masklake.model.engine.rois import Rois, to_device
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
+
+_MACROS = {torch.float32: "FLOAT32", torch.bfloat16: "BFLOAT16", torch.float16: "FLOAT16"}
+_BYTES, _MOST_CELLS = 16, 32
+"""That a lane of the kernel takes at a time; and rows of lanes in a block."""
 
 
 class RoiPool:
@@ -20,14 +25,15 @@ class RoiPool:
 
     at_once: gather from all levels at once, which copies them into one table: on a GPU, where going level by level makes the
         host wait for how many RoIs each has, and a copy is cheap.
+    kernels: by a kernel of our own, on a GPU where it can be trusted (`model.engine.kernel_check`).
     """
 
-    def __init__(self, pool: MultiScaleRoIAlign, *, at_once: bool = False) -> None:
+    def __init__(self, pool: MultiScaleRoIAlign, *, at_once: bool = False, kernels: bool = False) -> None:
         if pool.scales is None or pool.map_levels is None:
             raise ValueError("the pool has no scales yet; model.networks.build sets them")
         self._names, self._scales, self._mapper = pool.featmap_names, pool.scales, pool.map_levels
         self._cells, self._samples = pool.output_size[0], pool.sampling_ratio
-        self.at_once = at_once
+        self.at_once, self._kernels = at_once, kernels
 
     def __call__(self, features: dict[str, Tensor], rois: Rois) -> Tensor:
         """(R, C, P, P) features of all RoIs, channels last, in the features' dtype.
@@ -36,9 +42,11 @@ class RoiPool:
         """
         levels = [features[name] for name in self._names]
         boxes_R4, image_R = rois.boxes, rois.image
+        level_R = self._mapper([boxes_R4]) if len(levels) > 1 else torch.zeros_like(image_R)
+        if self._kernels and (pooled := self._by_kernel(levels, level_R, image_R, boxes_R4)) is not None:
+            return pooled
         if len(levels) == 1:
             return self._from_level(levels[0], self._scales[0], image_R, boxes_R4)
-        level_R = self._mapper([boxes_R4])
         if self.at_once:
             return self._from_all(levels, level_R, image_R, boxes_R4)
         pooled = levels[0].new_zeros(len(boxes_R4), self._cells, self._cells, levels[0].shape[1])
@@ -47,6 +55,43 @@ class RoiPool:
             r = torch.where(level_R == number)[0]
             pooled_RCPP[r] = self._from_level(level_NCHW, scale, image_R[r], boxes_R4[r])
         return pooled_RCPP
+
+    def _by_kernel(
+        self, levels: list[Tensor], level_R: Tensor, image_R: Tensor, boxes_R4: Tensor
+    ) -> Tensor | None:
+        """By a kernel of our own that reads the maps where they lie; None where there is none for them."""
+        first = levels[0]
+        channels, size = first.shape[1], first.element_size()
+        define = _MACROS.get(first.dtype)
+        align = None if define is None else kernel("roi_align", first.device, define)
+        if align is None or channels * size % _BYTES or self._cells > _MOST_CELLS:
+            return None
+        maps = [level.contiguous(memory_format=torch.channels_last) for level in levels]
+        pooled = torch.empty(
+            len(boxes_R4), self._cells, self._cells, channels, dtype=first.dtype, device=first.device
+        )
+        if len(boxes_R4):
+            places_L3 = np.asarray([(m.data_ptr(), *m.shape[2:]) for m in maps], np.int64)
+            places, scales = (
+                to_device(values, first.device)
+                for values in (places_L3, np.asarray(self._scales, np.float32))
+            )
+            with torch.cuda.device_of(first):
+                align(
+                    grid=(len(boxes_R4), self._cells, 1),
+                    block=(32, self._cells, 1),
+                    args=[
+                        places,
+                        scales,
+                        boxes_R4.contiguous(),
+                        level_R,
+                        image_R,
+                        pooled,
+                        channels,
+                        self._samples,
+                    ],
+                )
+        return pooled.permute(0, 3, 1, 2)
 
     def _from_level(self, level_NCHW: Tensor, scale: float, image_R: Tensor, boxes_R4: Tensor) -> Tensor:
         height, width = level_NCHW.shape[2:]

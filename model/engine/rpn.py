@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.box_deltas import decode
 from masklake.model.engine.finite import all_finite
 from masklake.model.engine.rois import Rois, to_device
 from masklake.model.engine.select import Rule, Selection
@@ -96,7 +97,7 @@ class Proposer:
         deltas_NT4 = deltas_NTA4.gather(2, anchor_NT[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
         y, x = position_NT // width * (padded[0] // height), position_NT % width * (padded[1] // width)
         anchors_NT4 = torch.stack([x, y, x, y], -1) + cell_A4[anchor_NT]
-        decoded = self._rpn.box_coder.decode_single(deltas_NT4.reshape(-1, 4), anchors_NT4.reshape(-1, 4))
+        decoded = decode(self._rpn.box_coder, deltas_NT4.reshape(-1, 4), anchors_NT4.reshape(-1, 4))
         # Rough logits too: where they are not finite others were chosen than would have been.
         finite_N = all_finite([logits_NQ, logits_NT, deltas_NT4])
         return decoded.view(*q_NT.shape, 4), logits_NT, finite_N
@@ -119,6 +120,11 @@ class SparseConv:
         self.once = once
         self._weight_OK = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).float().clone()  # K = 9 C
         self._bias_O = _bias(conv).clone()
+        self._parts_KO: list[Tensor] = []
+        if self._weight_OK.is_cuda:
+            rounded_OK = self._weight_OK.bfloat16()
+            rest_OK = (self._weight_OK - rounded_OK.float()).bfloat16()
+            self._parts_KO = [rounded_OK.T, rest_OK.T]
 
     def __call__(self, x_NCHW: Tensor, position_NS: Tensor) -> Tensor:
         """(N, S, O) float32 at positions y * W + x of each image."""
@@ -135,9 +141,17 @@ class SparseConv:
         y_U3, x_U3 = y_U3.clamp(0, height - 1), x_U3.clamp(0, width - 1)
         place_U33 = image_U[:, None, None] * (height * width) + y_U3[:, :, None] * width + x_U3[:, None]
         rows_PC = x_NCHW.permute(0, 2, 3, 1).flatten(0, 2)
-        patch_UKC = rows_PC[place_U33.flatten(1)].float() * inside_U33.flatten(1)[..., None]
-        values_UO = F.linear(patch_UKC.flatten(1), self._weight_OK, self._bias_O).relu_()
+        patch_UKC = rows_PC[place_U33.flatten(1)] * inside_U33.flatten(1)[..., None]
+        values_UO = self._product(patch_UKC.flatten(1)).relu_()
         return values_UO.view(n, -1, values_UO.shape[1]) if inverse_NS is None else values_UO[inverse_NS]
+
+    def _product(self, patch_UK: Tensor) -> Tensor:
+        """(U, O) float32. A GPU is ten times as fast in bfloat16: weights in two such parts have 16 bits, and their products
+        with values of 8 bits are summed in float32."""
+        if patch_UK.dtype == torch.bfloat16 and self._parts_KO:
+            first_UO, rest_UO = (torch.mm(patch_UK, part, out_dtype=torch.float32) for part in self._parts_KO)
+            return first_UO.add_(rest_UO).add_(self._bias_O)
+        return F.linear(patch_UK.float(), self._weight_OK, self._bias_O)
 
 
 def _rows(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:

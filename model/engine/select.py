@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from masklake.model.engine.kernels import kernel
 from masklake.model.engine.rois import Arrival, Rois, image_of_each, to_device
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,6 +26,8 @@ _MOST_CANDIDATES = 1024
 """Of an image, the best: so many boxes above the score threshold come from some hundred things."""
 _ROUNDS = 24
 """Longer chains, in which each box overlaps the next, are rare."""
+_WORD, _LANES = 64, 32
+"""Boxes a word, and words a warp, of the kernels overlaps and sweep."""
 
 
 class UnsettledError(Exception):
@@ -116,13 +119,16 @@ class FixedShapes:
     NMS is that of torchvision on CPUs where it goes class by class, to the last bit: it shifts no boxes, which rounds them.
     """
 
-    def __init__(self, candidates: int = _MOST_CANDIDATES, rounds: int = _ROUNDS) -> None:
-        self._candidates, self._rounds = candidates, rounds
+    def __init__(
+        self, candidates: int = _MOST_CANDIDATES, rounds: int = _ROUNDS, *, kernels: bool = False
+    ) -> None:
+        """kernels: on a GPU where they can be trusted (`model.engine.kernel_check`)."""
+        self._candidates, self._rounds, self._kernels = candidates, rounds, kernels
 
     def proposals(self, boxes_NT4: Tensor, scores_NT: Tensor, levels: list[int], rule: Rule) -> Rois:
         good_NT = _large(boxes_NT4, rule) & (scores_NT >= rule.min_score)
         parts = [
-            survivors(boxes, good, rule.threshold, rounds=self._rounds)
+            survivors(boxes, good, rule.threshold, rounds=self._rounds, kernels=self._kernels)
             for boxes, good in zip(boxes_NT4.split(levels, 1), good_NT.split(levels, 1), strict=True)
         ]
         keep_NT = torch.cat([keep for keep, _ in parts], 1)
@@ -153,7 +159,9 @@ class FixedShapes:
         k_NM = q_NM % kinds
         boxes_NM4 = decode((first_N1 + q_NM // kinds).flatten(), k_NM.flatten()).view(n, m, 4)
         good_NM = _large(boxes_NM4, rule) & (scores_NM > rule.min_score)
-        keep_NM, settled_N = survivors(boxes_NM4, good_NM, rule.threshold, k_NM, rounds=self._rounds)
+        keep_NM, settled_N = survivors(
+            boxes_NM4, good_NM, rule.threshold, k_NM, rounds=self._rounds, kernels=self._kernels
+        )
         enough_N = (keep_NM.sum(1) >= rule.most) | (above_RK.view(n, -1).sum(1) <= m)
         settled_N &= enough_N if rois.settled is None else enough_N & rois.settled
 
@@ -178,13 +186,16 @@ def survivors(
     group_NS: Tensor | None = None,
     *,
     rounds: int,
+    kernels: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """NMS of N lists at once: (N, S) bool, which boxes stay; and (N,) bool, whether that is settled after `rounds` rounds.
 
     boxes_NS4: float32, best first; alive_NS: which take part. Only boxes of one group suppress each other.
     Whether a box stays depends only on the boxes before it. Each round settles chains of suppressions that are one box longer;
-    when a round changes nothing, all boxes are settled.
+    when a round changes nothing, all boxes are settled. kernels: two kernels of our own settle all in one go.
     """
+    if kernels and (kept := _swept(boxes_NS4, alive_NS, threshold, group_NS)) is not None:
+        return kept, kept.new_ones(len(kept))
     x1, y1, x2, y2 = boxes_NS4.unbind(-1)
     area = (x2 - x1) * (y2 - y1)
     shared = (torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])).clamp_(
@@ -202,6 +213,30 @@ def survivors(
         before_NS = keep_NS
         keep_NS = alive_NS & (torch.bmm(keep_NS[:, None].to(over.dtype), over)[:, 0] == 0)
     return keep_NS, (keep_NS == before_NS).all(1)
+
+
+def _swept(boxes_NS4: Tensor, alive_NS: Tensor, threshold: float, group_NS: Tensor | None) -> Tensor | None:
+    """(N, S) bool: `survivors` by kernels; None where there are none for it."""
+    n, s = alive_NS.shape
+    words = -(-s // _WORD)
+    overlaps, sweep = (kernel(name, boxes_NS4.device) for name in ("overlaps", "sweep"))
+    if overlaps is None or sweep is None or words > _LANES:
+        return None
+    keep_NS = torch.empty_like(alive_NS, memory_format=torch.contiguous_format)
+    if not keep_NS.numel():
+        return keep_NS
+    groups = torch.zeros_like(alive_NS, dtype=torch.int64) if group_NS is None else group_NS
+    over_NSW = torch.empty(n, s, words, dtype=torch.int64, device=boxes_NS4.device)
+    boxes, alive = boxes_NS4.contiguous(), alive_NS.contiguous()
+    bits = int(np.float32(_not_above(threshold)).view(np.int32))
+    with torch.cuda.device_of(boxes):
+        overlaps(
+            grid=(words, words, n),
+            block=(_WORD, 1, 1),
+            args=[boxes, groups.contiguous(), over_NSW, s, bits],
+        )
+        sweep(grid=(n, 1, 1), block=(_LANES, 1, 1), args=[over_NSW, alive, keep_NS, s, words])
+    return keep_NS
 
 
 def _not_above(threshold: float) -> float:

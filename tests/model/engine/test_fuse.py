@@ -6,7 +6,8 @@ import operator
 import pytest
 import torch
 from masklake.model.engine.fold import fold_norms
-from masklake.model.engine.fuse import FusedConv, fuse, supported
+from masklake.model.engine.fuse import fuse
+from masklake.model.engine.fused_cpu import FusedConv, supported
 from masklake.model.networks.build import build
 from masklake.model.networks.config import BACKBONE_LAYERS
 from torch import Tensor, nn

@@ -1,6 +1,7 @@
 """Batches on their way to a device while others are computed; and that nothing hangs on who comes first."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,30 @@ def test_the_next_batch_is_sent_while_one_is_computed(
     for a, b in zip(predictor.predict(images), expected, strict=True):
         assert_same(a, b)
     assert sum(sent) == len(images)
+    assert all(count.bit_count() == 1 for count in sent)  # few sizes of batches, for cuDNN plans each of them
+
+
+def test_one_thread_computes_for_all(
+    demo: LoadedModel, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: cuDNN forgets its plans with the thread that made them."""
+    predictor = Predictor(demo, device="cpu")
+    predictor._at_once = 2
+    engine, threads = predictor._engine, set()
+    engine._thread = ThreadPoolExecutor(1)
+    compute = engine._results
+
+    def computing(batch: Any) -> Any:
+        threads.add(threading.get_ident())
+        return compute(batch)
+
+    monkeypatch.setattr(engine, "_results", computing)
+    expected = Predictor(demo, device="cpu").predict(images)
+    for _ in range(2):
+        for a, b in zip(predictor.predict(images), expected, strict=True):
+            assert_same(a, b)
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 def test_memory_that_runs_out_beside_another_batch(
