@@ -18,6 +18,7 @@ from queue import Queue
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.lists import is_list, lines_of, read_inventory, read_list
 from masklake.pipeline.storage.clouds import CloudStore
+from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
@@ -121,6 +122,15 @@ class Listing:
             wanted = not suffix or suffix in IMAGE_SUFFIXES
         self.ignored += not wanted
         return wanted
+
+
+def gone_on(source: str, storage: Storage, every_object: bool, uri: str, line: int | None) -> Listing:
+    """The rest of a listing that stopped at `uri` ("": all of it), in a list at `line`."""
+    if uri and line is None and is_list(source):
+        # An older Masklake, which noted no line, went by the first one that names the image.
+        with explaining(source, "list the source"):
+            line = min(lines_of(uri, source, storage), default=None)
+    return Listing(source, storage, every_object, uri, line)
 
 
 def _by_name(source: str, storage: Storage, start_after: str) -> Iterator[ObjectInfo]:

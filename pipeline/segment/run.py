@@ -22,8 +22,7 @@ from masklake.pipeline.segment.covered import Covered
 from masklake.pipeline.segment.encode import Vocabulary
 from masklake.pipeline.segment.infer import PredictorFactory
 from masklake.pipeline.segment.ledger import Ledger
-from masklake.pipeline.segment.listing import Listing
-from masklake.pipeline.segment.lists import is_list, lines_of
+from masklake.pipeline.segment.listing import gone_on
 from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
 from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
@@ -78,17 +77,13 @@ class Planned:
         record = job.record
         self.totals = ManifestTotals()
         self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
-        start_after, line = "", None
+        stopped: tuple[str, int | None] = ("", None)
         if job.resume:
             with explaining(self._manifest.folder, "read the run's manifest"):
                 self.totals = self._manifest.totals()
                 if not self.totals.complete:
-                    start_after, line = self._manifest.last(self.totals)
-        if start_after and line is None and is_list(record.source):
-            # An older Masklake noted no line. It went by the first one that names the image.
-            with explaining(record.source, "list the source"):
-                line = min(lines_of(start_after, record.source, job.storage), default=None)
-        self.listing = Listing(record.source, job.storage, job.every_object, start_after, line)
+                    stopped = self._manifest.last(self.totals)
+        self.listing = gone_on(record.source, job.storage, job.every_object, *stopped)
         covering = [] if self.totals.complete else _covering_parts(job)
         with explaining(record.lake, "read what finished runs cover"):
             self._covered = Covered(covering, job.storage)

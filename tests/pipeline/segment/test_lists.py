@@ -16,7 +16,7 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.listing import Listing, gone_on
 from masklake.pipeline.segment.lists import COMMENTS, DOUBLES, NAMELESS, read_inventory, read_list
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
@@ -156,6 +156,8 @@ def test_a_list_with_an_image_twice_goes_on_behind_where_it_stopped(tmp_path: Pa
         rest = Listing(str(source), Storage(), start_after=info.uri, after_line=info.line)
         assert list(rest) == whole[position + 1 :]
         assert rest.left_out == {DOUBLES: 2}
+    # as an older Masklake kept it: without the line
+    assert list(gone_on(str(source), Storage(), False, whole[0].uri, None)) == whole[1:]
     # a position may be a line that names an image again; without a line, all that name it are behind
     third = 3 + (suffix == ".csv")
     for line in (third, None):
