@@ -21,6 +21,7 @@ from masklake.jobs.terminal.suggestions import did_you_mean
 COMMANDS = {
     "segment": "masklake.jobs.segment.command",
     "query": "masklake.jobs.query.command",
+    "export": "masklake.jobs.export.command",
     "runs": "masklake.jobs.runs.command",
     "labels": "masklake.jobs.labels.command",
     "train": "masklake.jobs.train.command",

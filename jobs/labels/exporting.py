@@ -27,7 +27,7 @@ examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
+class LabelsExportOptions(Options):
     """The options of `masklake labels export`."""
 
     lake: str = lake_argument()
@@ -43,7 +43,7 @@ class ExportOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
-def run(options: ExportOptions) -> int:
+def run(options: LabelsExportOptions) -> int:
     """Export. Raises UserError when the lake cannot be read, has no such labels, or FILE cannot be written."""
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import one_line
@@ -85,4 +85,6 @@ def run(options: ExportOptions) -> int:
     return ExitCode.DONE
 
 
-COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ExportOptions, run=run)
+COMMAND = Command(
+    summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=LabelsExportOptions, run=run
+)

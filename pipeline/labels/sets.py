@@ -271,9 +271,14 @@ def _row(labels: LabelSet, position: int, instance: Instance | None) -> dict[str
 
 def from_table(table: pa.Table) -> list[LabelSet]:
     """The label sets in rows of `labels`, by uri. There must be one set of each image."""
+    return from_rows(table.sort_by([("uri", "ascending"), ("instance", "ascending")]).to_pylist())
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[LabelSet]:
+    """The label sets in rows of `labels`, sorted by uri and instance. There must be one set of each image."""
     sets: dict[str, LabelSet] = {}
     instances: dict[str, list[Instance]] = {}
-    for row in table.sort_by([("uri", "ascending"), ("instance", "ascending")]).to_pylist():
+    for row in rows:
         uri = row["uri"]
         of_image = instances.setdefault(uri, [])
         if uri not in sets:
@@ -288,7 +293,7 @@ def from_table(table: pa.Table) -> list[LabelSet]:
     return [LabelSet(**{**vars(labels), "instances": tuple(instances[uri])}) for uri, labels in sets.items()]
 
 
-def _instance(row: dict[str, Any]) -> Instance:
+def _instance(row: Mapping[str, Any]) -> Instance:
     mask = row["mask"]
     return Instance(
         label=row["label"],

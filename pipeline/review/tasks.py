@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels.detected import detected_instance
 from masklake.pipeline.labels.formats import studio_writer as label_studio_export
-from masklake.pipeline.labels.masks import LabelMask
-from masklake.pipeline.labels.sets import Instance, Keypoint, LabelSet
+from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review.candidates import Candidates, chosen_rows
 from masklake.pipeline.review.pick import RANDOM, REST, Pick
@@ -64,7 +64,7 @@ def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> l
         ranked_predictions.append(
             Prediction(
                 set=LabelSet(
-                    uri=uri, width=width, height=height, instances=tuple(map(_instance, ranked)), source="model", split="train"
+                    uri=uri, width=width, height=height, instances=tuple(map(detected_instance, ranked)), source="model", split="train"
                 ),
                 scores=tuple(row["score"] for row in ranked),
             )
@@ -74,21 +74,6 @@ def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> l
 
 def _rows_of(table: pa.Table, run_of: dict[str, str]) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if run_of.get(row["uri"]) == row["run"]]
-
-
-def _instance(row: dict[str, Any]) -> Instance:
-    mask = row["mask"]
-    return Instance(
-        label=row["label"],
-        label_id=row["label_id"],
-        box=(row["x"], row["y"], row["w"], row["h"]),
-        mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
-        # A logit below 0 means that the keypoint is probably not there: the annotator decides.
-        keypoints=tuple(
-            Keypoint(keypoint["name"], keypoint["x"], keypoint["y"], 2 if keypoint["score"] > 0 else 0)
-            for keypoint in row["keypoints"] or ()
-        ),
-    )
 
 
 def why(pick: Pick, figures: Figures) -> dict[str, Any]:
@@ -124,29 +109,10 @@ def tasks(
     return [
         {
             "id": i,
-            "data": {"image": url, **reason, "masklake": _own(prediction.set)},
-            "predictions": [
-                {
-                    "model_version": model,
-                    "score": round(sum(prediction.scores) / max(len(prediction.scores), 1), _DIGITS),
-                    "result": _results(prediction),
-                }
-            ],
+            "data": {"image": url, **reason, "masklake": label_studio_export.identity(prediction.set)},
+            "predictions": [label_studio_export.prediction(prediction.set, prediction.scores, model)],
         }
         for i, (prediction, reason, model, url) in enumerate(
             zip(predictions, reasons, models, urls, strict=True), 1
         )
-    ]
-
-
-def _own(labels: LabelSet) -> dict[str, Any]:
-    return {"uri": labels.uri, "width": labels.width, "height": labels.height}
-
-
-def _results(prediction: Prediction) -> list[dict[str, Any]]:
-    """Regions with the score of their instance; keypoints have none of their own."""
-    scores = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(prediction.scores)}
-    return [
-        result | ({"score": scores[result["id"]]} if result["id"] in scores else {})
-        for result in label_studio_export.results(prediction.set)
     ]

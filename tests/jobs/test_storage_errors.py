@@ -72,6 +72,8 @@ COMMANDS = [
     Command("labels check {b}/lake"),
     Command("labels check {lake} --model {b}/model"),
     Command("labels export {b}/lake {new}"),
+    Command("export {b}/lake --format coco --out {new}"),
+    Command("export {lake} --format coco-results --like {b}/labels.json --out {new}"),
     Command("labels export {lake} {b}/out.json", writes=True, reads=False),
     Command("train {b}/lake --backbone tiny", writes=True),
     Command("train {b}/lake --resume last"),

@@ -6,7 +6,7 @@ source, so that file names need not be guessed when the file comes back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,22 +22,27 @@ def to_coco(sets: Sequence[LabelSet]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, labels in enumerate(sets, 1):
-        width, height = frame(labels)
-        images.append({
-            "id": image_id,
-            "file_name": labels.uri[len(folder) :],
-            "width": width,
-            "height": height,
-            "masklake": own_fields(labels),
-            **_searched(labels, ids),
-        })  # fmt: skip
+        images.append(image_entry(labels, image_id, labels.uri[len(folder) :], ids))
         for instance in labels.instances:
-            annotations.append(_annotation(instance, len(annotations) + 1, image_id, ids, keypoints))
+            annotations.append(annotation(instance, len(annotations) + 1, image_id, ids, keypoints))
     return {
         "info": {"description": "labels of a Masklake lake"},
         "images": images,
         "annotations": annotations,
-        "categories": _categories(ids, keypoints),
+        "categories": categories(ids, keypoints),
+    }
+
+
+def image_entry(labels: LabelSet, id_: int, file_name: str, ids: Mapping[str, int]) -> dict[str, Any]:
+    """An entry of `images`; `ids` are those of the classes."""
+    width, height = frame(labels)
+    return {
+        "id": id_,
+        "file_name": file_name,
+        "width": width,
+        "height": height,
+        "masklake": own_fields(labels),
+        **_searched(labels, ids),
     }
 
 
@@ -84,7 +89,7 @@ def class_ids(sets: Sequence[LabelSet]) -> dict[str, int]:
     )
 
 
-def _searched(labels: LabelSet, ids: dict[str, int]) -> dict[str, list[int]]:
+def _searched(labels: LabelSet, ids: Mapping[str, int]) -> dict[str, list[int]]:
     """LVIS' fields: for which classes the image was searched, where not for all."""
     fields = {
         "neg_category_ids": labels.absent,
@@ -111,9 +116,14 @@ def plain(value: float) -> float:
     return short if np.float32(short) == np.float32(value) else value
 
 
-def _annotation(
-    instance: Instance, id_: int, image_id: int, ids: dict[str, int], keypoints: dict[str, tuple[str, ...]]
+def annotation(
+    instance: Instance,
+    id_: int,
+    image_id: int,
+    ids: Mapping[str, int],
+    keypoints: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Any]:
+    """An entry of `annotations`; `ids` and `keypoints` are those of the classes."""
     mask = instance.mask
     fields: dict[str, Any] = {
         "id": id_,
@@ -140,13 +150,14 @@ def _annotation(
     return fields
 
 
-def _categories(ids: dict[str, int], keypoints: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
-    categories: list[dict[str, Any]] = [
-        {"id": ids[name], "name": name} for name in sorted(ids, key=ids.__getitem__)
+def categories(ids: Mapping[str, int], keypoints: Mapping[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+    """The content of `categories`."""
+    entries: list[dict[str, Any]] = [
+        {"id": ids[name], "name": name} for name in sorted(ids, key=lambda name: ids[name])
     ]
-    for category in categories:
+    for category in entries:
         if names := keypoints.get(category["name"]):
             category["keypoints"] = list(names)
             # COCO's limbs count from 1. For other keypoints no skeleton is known.
             category["skeleton"] = [[a + 1, b + 1] for a, b in SKELETON] if names == KEYPOINT_NAMES else []
-    return categories
+    return entries

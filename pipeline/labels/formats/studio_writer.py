@@ -18,23 +18,45 @@ from masklake.pipeline.labels.sets import Instance, LabelSet
 
 _POINT_PERCENT = 0.5
 """Drawn size of a key point, percent of the image's width."""
+_DIGITS = 4
+"""Of scores."""
 
 
 def to_label_studio(sets: Sequence[LabelSet]) -> list[dict[str, Any]]:
     """One task per image, its labels as an annotation."""
-    return [
-        {
-            "id": i,
-            "data": {"image": label_set.uri, "masklake": own_fields(label_set) | _size(label_set) | _search(label_set)},
-            "annotations": [{
-                "id": i,
-                "was_cancelled": False,
-                "ground_truth": False,
-                "result": results(label_set),
-            }],
-        }
-        for i, label_set in enumerate(sets, 1)
-    ]  # fmt: skip
+    return [task(label_set, i) for i, label_set in enumerate(sets, 1)]
+
+
+def task(label_set: LabelSet, id_: int) -> dict[str, Any]:
+    """The task of an image, its labels as an annotation."""
+    return {
+        "id": id_,
+        "data": {
+            "image": label_set.uri,
+            "masklake": own_fields(label_set) | _size(label_set) | _search(label_set),
+        },
+        "annotations": [
+            {"id": id_, "was_cancelled": False, "ground_truth": False, "result": results(label_set)}
+        ],
+    }
+
+
+def prediction(label_set: LabelSet, scores: Sequence[float], model: str) -> dict[str, Any]:
+    """What `model` detected, as a prediction of a task: regions with the score of their instance."""
+    by_region = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(scores)}
+    return {
+        "model_version": model,
+        "score": round(sum(scores) / max(len(scores), 1), _DIGITS),
+        "result": [
+            result | ({"score": by_region[result["id"]]} if result["id"] in by_region else {})
+            for result in results(label_set)
+        ],
+    }
+
+
+def identity(label_set: LabelSet) -> dict[str, Any]:
+    """`data.masklake` of a task that claims no labels: which image it is."""
+    return {"uri": label_set.uri, "width": label_set.width, "height": label_set.height}
 
 
 def results(label_set: LabelSet) -> list[dict[str, Any]]:
@@ -51,8 +73,13 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
 
     Keypoints are numbered (model_index), which label-studio-sdk's converter needs to write COCO and YOLO.
     """
-    labels = sorted({instance.label for label_set in sets for instance in label_set.instances}.union(classes))
-    keypoints = list(dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names))
+    labels = {instance.label for label_set in sets for instance in label_set.instances}.union(classes)
+    keypoints = dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names)
+    return interface(sorted(labels), list(keypoints))
+
+
+def interface(labels: Sequence[str], keypoints: Sequence[str]) -> str:
+    """The XML of an interface with these classes and keypoints."""
     lines = ["<View>", '  <Image name="image" value="$image"/>']
     for tag, name, values in (
         ("BrushLabels", "brush", labels),
