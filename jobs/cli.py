@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TextIO
 
 from masklake.jobs.exit_codes import MEANINGS, ExitCode
-from masklake.jobs.options.command import Command, Group, Line, understand
+from masklake.jobs.options.command import Command, Group, Line, filled_parser, understand
 from masklake.jobs.options.parser import Parser
+from masklake.jobs.terminal.manners import be_quiet
 from masklake.jobs.terminal.suggestions import did_you_mean
 
 COMMANDS = {
@@ -33,6 +34,7 @@ COMMANDS = {
     "schedule": "masklake.jobs.schedule.command",
     "scenes": "masklake.jobs.scenes",
     "demo": "masklake.jobs.demo.command",
+    "completion": "masklake.jobs.completion",
 }
 ALIASES = {"run": "runs"}
 """Older names of commands, which still work."""
@@ -46,7 +48,8 @@ A bucket of images in, a lake of instance masks, boxes and keypoints out.
 """
 
 
-def _top_level() -> argparse.ArgumentParser:
+def top_level(filled: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands: by their names and summaries, or, filled, with all their actions and options."""
     parser = Parser(
         prog="masklake",
         description=_INTRO,
@@ -56,7 +59,9 @@ def _top_level() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands (masklake COMMAND --help tells more)")
     for name in COMMANDS:
-        commands.add_parser(name, help=command_named(name).summary)
+        command = command_named(name)
+        parents = [filled_parser(name, command)] if filled else []
+        commands.add_parser(name, help=command.summary, parents=parents, add_help=not filled)
     return parser
 
 
@@ -75,7 +80,7 @@ def understood(arguments: Sequence[str], folder: str | None = None) -> Line:
     name, *rest = arguments
     name = ALIASES.get(name, name)
     if name not in COMMANDS:
-        _top_level().error(
+        top_level().error(
             f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}"
         )
     return understand(name, command_named(name), rest, folder)
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"masklake {version('masklake')}")  # noqa: T201  # what was asked for
         return ExitCode.DONE
     if not argv or argv[0] in ("-h", "--help", "help"):
-        _top_level().print_help()
+        top_level().print_help()
         return ExitCode.DONE
     return _run(argv)
 
@@ -105,6 +110,7 @@ def _run(argv: list[str]) -> int:
 
     try:
         line = understood(argv)
+        be_quiet(line.quiet)
         code = line.command.run(line.options)
         sys.stdout.flush()  # an error of writing has to show here, and not when Python ends
         return code

@@ -63,10 +63,10 @@ class DemoOptions(Options):
 
 def run(options: DemoOptions) -> int:
     """Run the demo; the exit code of its first step that fails."""
+    from masklake.jobs.terminal.manners import progress_console
     from masklake.pipeline.storage.store import Storage
-    from rich.console import Console
 
-    console, started = Console(), time.monotonic()
+    console, started = progress_console(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, _bucket(options.bucket, Path(scratch)) as (source, where):
         storage = Storage()
         _say(console, f"1. a bucket of {options.images:,} synthetic scenes and two broken files {where}")

@@ -131,16 +131,16 @@ def _run_over(
     import pyarrow as pa
     from masklake.jobs.segment.command import segment
     from masklake.jobs.segment.options import SegmentOptions
+    from masklake.jobs.terminal.manners import progress_console
     from masklake.pipeline.storage import parquet
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import join
-    from rich.console import Console
 
     digest = hashlib.sha256("\0".join(uris).encode("utf-8", "surrogatepass")).hexdigest()[:12]
     source = join(lake.uri, "eval", f"images-{digest}.parquet")
     with explaining(source, "write the list of images"):
         lake.storage.write(source, parquet.encode(pa.table({"uri": uris})))
-    console = Console(stderr=True)  # standard output is for the figures
+    console = progress_console(stderr=True)  # standard output is for the figures
     console.print(
         f"{len(uris):,} of {labelled_count:,} labelled images have no row of {detector.model} with default options yet: running it over them",
         highlight=False, markup=False, soft_wrap=True,

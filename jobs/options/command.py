@@ -52,6 +52,8 @@ class Line:
     """None where the command has no actions, or none was named and the usual one runs."""
     config: str | None = None
     """The file of --config, from which some of the options come."""
+    quiet: bool = False
+    """Whether only the result and errors are to be said."""
 
 
 def understand(
@@ -71,9 +73,10 @@ def understand(
     kept = {} if file is None else job_file.read(file, command.options, name, folder)
     explicit = vars(parser_of(name, command, kept).parse_args(arguments))
     explicit.pop("debug", None)
+    quiet = explicit.pop("quiet", False)
     config = explicit.pop("config", None)
     values = explicit | _not_contradicted(command.options, kept, explicit)
-    return Line(command=command, options=build(command.options, values), config=config)
+    return Line(command=command, options=build(command.options, values), config=config, quiet=quiet)
 
 
 def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None) -> Parser:
@@ -95,7 +98,22 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
             help="take options from this TOML file, by their names without dashes (batch-size = 32); what is given here "
             "as well counts. A run leaves the options it used as such a file",
         )
+    common.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress and no remarks: only the result, and errors"
+    )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def filled_parser(name: str, command: Command | Group) -> argparse.ArgumentParser:
+    """A parser that knows the command's actions and options, for tools that read parsers."""
+    if isinstance(command, Command):
+        return parser_of(name, command)
+    parser = Parser(prog=f"masklake {name}")
+    actions = parser.add_subparsers(metavar="ACTION")
+    for action, inner in command.actions.items():
+        parents = [parser_of(f"{name} {action}", inner)]
+        actions.add_parser(action, help=inner.summary, parents=parents, add_help=False)
     return parser
 
 

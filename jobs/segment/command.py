@@ -67,11 +67,11 @@ EXIT_CODES = {
 
 def run(options: SegmentOptions) -> int:
     """Segment a source. Raises UserError or ModelError for a mistake; the exit code otherwise."""
-    from rich.console import Console
+    from masklake.jobs.terminal.manners import progress_console
 
     lock = None if options.dry_run else options.lock
     return under_lock(
-        options.lake, lock, options.storage.open(), lambda: segment(options, Console(stderr=False))
+        options.lake, lock, options.storage.open(), lambda: segment(options, progress_console())
     )
 
 

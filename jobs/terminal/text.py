@@ -8,6 +8,8 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING
 
+from masklake.jobs.terminal.manners import is_quiet
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,7 +47,9 @@ def one_line(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """A line for people on standard error, beside a command's output."""
+    """A line for people on standard error, beside a command's output; none after -q."""
+    if is_quiet():
+        return
     with contextlib.suppress(OSError):  # standard error is closed; the work goes on
         sys.stderr.write(f"masklake: {one_line(text)}\n")
         sys.stderr.flush()

@@ -79,12 +79,12 @@ COMMAND = Command(
 
 def _run(options: TrainOptions) -> ExitCode:
     from masklake.jobs.cluster.cluster import ray_cluster
+    from masklake.jobs.terminal.manners import progress_console
     from masklake.jobs.train import run as train_run
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.train import dataset as training_set
-    from rich.console import Console
 
-    storage, console = options.storage.open(), Console()
+    storage, console = options.storage.open(), progress_console()
     lake = Lake(options.lake, storage)
     lake.require()
     lake.require_writable()
