@@ -105,7 +105,7 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
     return parser
 
 
-def filled_parser(name: str, command: Command | Group) -> argparse.ArgumentParser:
+def filled_parser(name: str, command: Command | Group) -> Parser:
     """A parser that knows the command's actions and options, for tools that read parsers."""
     if isinstance(command, Command):
         return parser_of(name, command)
