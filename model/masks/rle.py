@@ -53,6 +53,18 @@ def encode_masks(probs: NDArray[Any], boxes: NDArray[Any], size: tuple[int, int]
     return compress(changes, n, height, width)
 
 
+def rectangles(boxes: NDArray[Any], size: tuple[int, int]) -> list[Rle]:
+    """COCO RLE of whole boxes: (N, 4), x1 y1 x2 y2 in pixels of a frame of `size` (height, width), rounded to pixels.
+
+    A mask of ones that is pasted into a box (`encode_masks`) has its corners rounded.
+    """
+    boxes_R4 = np.asarray(boxes, np.float64).reshape(-1, 4)
+    if not len(boxes_R4):
+        return []
+    extents = np.concatenate([boxes_R4[:, :2], boxes_R4[:, 2:] - boxes_R4[:, :2]], axis=1)
+    return list(coco_mask.frPyObjects(extents, *size))
+
+
 def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:
     """(N, H, W) uint8 masks, 0 or 1, of N RLEs of one size; (0, 0, 0) for none."""
     if not rles:

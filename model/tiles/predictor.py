@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from masklake.model.detections import Detections, PredictFailure
 from masklake.model.errors import ModelError
-from masklake.model.masks.rle import encode_masks
+from masklake.model.masks.rle import encode_masks, rectangles
 from masklake.model.tiles.seams import Sightings, joined, merge
 from masklake.model.tiles.tiling import Tiling, View
 from numpy.typing import NDArray
@@ -114,27 +114,26 @@ class TiledPredictor:
         return dataclasses.replace(merged, frame=(height, width), spec=getattr(self._predictor, "spec", None))
 
     def _sightings(self, detections: Detections, number: int, view: View, size: tuple[int, int]) -> Sightings:
-        """Detections of view `number`, moved to pixels of the image; without those that a lower level has seen whole."""
+        """Detections of view `number`, moved to pixels of the image."""
         if not np.isfinite(detections.boxes).all() or not np.isfinite(detections.scores).all():
             raise ModelError("boxes or scores have values that are not finite")
         sides = (detections.boxes[:, 2:] - detections.boxes[:, :2]).max(axis=1, initial=0)
-        kept = sides > self.tiling.whole(view.level - 1)
         shift = np.asarray([view.x1, view.y1] * 2, np.float32)
-        boxes = np.minimum(detections.boxes[kept] + shift, np.asarray([size[1], size[0]] * 2, np.float32))
+        boxes = np.minimum(detections.boxes + shift, np.asarray([size[1], size[0]] * 2, np.float32))
         keypoints = None
         if detections.keypoints is not None:
-            keypoints = detections.keypoints[kept] + np.asarray([view.x1, view.y1, 0], np.float32)
-        # One mask pixel fills its box: without masks the boxes are what is merged.
-        masks = (
-            np.ones((len(boxes), 1, 1), np.float32) if detections.masks is None else detections.masks[kept]
-        )
+            keypoints = detections.keypoints + np.asarray([view.x1, view.y1, 0], np.float32)
         return Sightings(
             boxes=boxes,
-            labels=detections.labels[kept],
-            scores=detections.scores[kept],
-            rles=encode_masks(masks, boxes, size),
+            labels=detections.labels,
+            scores=detections.scores,
+            # Without masks the boxes are what is merged.
+            rles=rectangles(boxes, size)
+            if detections.masks is None
+            else encode_masks(detections.masks, boxes, size),
             keypoints=keypoints,
             views=np.full(len(boxes), number),
+            small=sides <= self.tiling.whole(view.level - 1),
             masked=detections.masks is not None,
         )
 

@@ -3,7 +3,8 @@
 A thing that goes over a tile's border is *cut* there. The tiles overlap and come in levels (`model.tiles.tiling`), so that
 some other tile mostly has it *whole*. In three steps:
 
-1. Of whole instances that agree, the best one is kept: non-maximum suppression, but by masks.
+1. Of whole instances that agree, the best one is kept: non-maximum suppression, but by masks. Where a view
+   shows a thing and another inside it, both stay.
 2. A cut instance is dropped where a whole one explains it.
 3. The cut instances that remain are joined where they agree in what both tiles show: together they are a thing that no
    tile has seen whole.
@@ -16,14 +17,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from masklake.model.detections import Detections
-from masklake.model.masks.rle import area, encode_masks, iou
+from masklake.model.masks.rle import area, iou, rectangles
 from masklake.model.masks.rle_text import Rle
 from masklake.model.tiles.tiling import Tiling, View
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 _SAME_IOU = 0.5
-"""Masks of one thing agree at least so far, where both tiles show it: COCO's loosest match."""
+"""Masks of one thing agree at least so far: COCO's loosest match."""
+_SAME_SHOWN_IOU = 0.35
+"""And so far in what both tiles show, where one has cut the thing: it is outlined worse without the rest of it."""
 _COVERED = 0.7
 """The share of a mask that lies in another, from which it is a piece of that one."""
 _REPLACED = 0.5
@@ -35,8 +38,9 @@ class Sightings:
     """N instances as tiles saw them, in pixels of the image.
 
     boxes (N, 4) float32, labels (N,) int32, scores (N,) float32, keypoints (N, K, 3) float32 or None: as in
-    `Detections`; rles: of the whole image; views: (N,) positions among the views; masked: whether the rles are masks,
-    and not boxes.
+    `Detections`; rles: of the whole image; views: (N,) positions among the views; small: (N,) whether a lower level
+    has seen such a thing whole, so that this one only tells things apart; masked: whether the rles are masks, and not
+    boxes.
     """
 
     boxes: NDArray[np.float32]
@@ -45,6 +49,7 @@ class Sightings:
     rles: list[Rle]
     keypoints: NDArray[np.float32] | None
     views: NDArray[np.int64]
+    small: NDArray[np.bool_]
     masked: bool
 
 
@@ -64,12 +69,11 @@ def joined(parts: Sequence[Sightings]) -> Sightings:
 
 def merge(sightings: Sightings, views: Sequence[View], tiling: Tiling, size: tuple[int, int]) -> Detections:
     """One instance for each thing, highest score first. size: the image's height and width, pixels."""
-    compare = _Comparison(sightings, views, size)
     cut, whole_elsewhere = _cut(sightings, views, tiling, size)
-    wholes = _best(compare, np.flatnonzero(~cut))
-    pieces = [
-        i for i in np.flatnonzero(cut & ~whole_elsewhere).tolist() if not _accounted_for(compare, i, wholes)
-    ]
+    compare = _Comparison(sightings, views, np.flatnonzero(~cut), size)
+    wholes = _best(compare, np.flatnonzero(~cut & ~sightings.small))
+    left = np.flatnonzero(cut & ~whole_elsewhere & ~sightings.small)
+    pieces = [i for i in left.tolist() if not _accounted_for(compare, i, wholes)]
     groups = [[i] for i in wholes] + _groups(compare, pieces)
     order = np.argsort([-max(sightings.scores[group]) for group in groups], kind="stable")
     return _detections(sightings, [groups[i] for i in order])
@@ -78,12 +82,14 @@ def merge(sightings: Sightings, views: Sequence[View], tiling: Tiling, size: tup
 class _Comparison:
     """How far masks agree; lists of positions in, arrays of shares out."""
 
-    def __init__(self, sightings: Sightings, views: Sequence[View], size: tuple[int, int]) -> None:
+    def __init__(
+        self, sightings: Sightings, views: Sequence[View], uncut: NDArray[np.int64], size: tuple[int, int]
+    ) -> None:
         self.sightings = sightings
+        self._uncut = uncut
         self.areas = area(sightings.rles).astype(np.float64)
         self.levels = np.asarray([view.level for view in views])[sightings.views]
-        rectangles = np.asarray([view[:4] for view in views], np.float32)
-        self._rectangles = encode_masks(np.ones((len(views), 1, 1)), rectangles, size)
+        self._rectangles = rectangles([view[:4] for view in views], size)
         self._shown: dict[tuple[int, int], float] = {}
 
     def near(self, i: int, among: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,7 +112,15 @@ class _Comparison:
     def agree(self, i: int, j: int, shared: float) -> bool:
         """Whether the two masks are the same where both views show them; `shared` is what they have in common."""
         both = self.shown(i, self.sightings.views[j]) + self.shown(j, self.sightings.views[i]) - shared
-        return shared >= _SAME_IOU * max(both, 1.0)
+        return shared >= _SAME_SHOWN_IOU * max(both, 1.0)
+
+    def beside(self, i: int, j: int) -> bool:
+        """Whether the view of j shows, beside j, the thing i too, uncut."""
+        views, labels, uncut = self.sightings.views, self.sightings.labels, self._uncut
+        others = uncut[(views[uncut] == views[j]) & (labels[uncut] == labels[i]) & (uncut != j)]
+        near = self.near(i, others)
+        shared = self.shared(i, near)
+        return bool((shared >= _SAME_IOU * (self.areas[i] + self.areas[near] - shared)).any())
 
 
 def _cut(
@@ -136,11 +150,11 @@ def _cut(
 def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
     """Of uncut instances that agree, the best by score.
 
-    Two of one class are the same thing, or one is a part of the other, where their masks overlap much: boxes of two
-    things do, masks hardly. Not so two that one view shows, which the network has told apart, as a thing and one inside
-    it; nor the inner one where its own view shows that thing too. Two classes of one level are left alone, as the network
-    leaves them; between levels a thing that has become another class, for being too large or too small, is still the
-    same thing.
+    Two are the same thing where their masks overlap much: boxes of two things do, masks hardly. Two classes of one level
+    are left alone, as the network leaves them; between levels a thing that has become another class, for being too large
+    or too small, is still the same thing. Of one view the network has compared the boxes: two whose boxes overlap much
+    are left alone too, and two stay unless their masks agree where the boxes did not. Instances of one class from two
+    views are compared further, by `_repeats`.
     """
     sightings, levels, areas = compare.sightings, compare.levels, compare.areas
     remaining = wholes[np.argsort(-sightings.scores[wholes], kind="stable")]
@@ -149,18 +163,38 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
         i, remaining = int(remaining[0]), remaining[1:]
         best.append(i)
         near = compare.near(i, remaining)
-        same_class = sightings.labels[near] == sightings.labels[i]
         shared = compare.shared(i, near)
-        same = (shared >= _SAME_IOU * (areas[i] + areas[near] - shared)) & (
-            same_class | (levels[near] != levels[i])
-        )
+        same_class = sightings.labels[near] == sightings.labels[i]
+        same = shared >= _SAME_IOU * (areas[i] + areas[near] - shared)
+        same &= same_class | (levels[near] != levels[i])
         apart = sightings.views[near] != sightings.views[i]
-        same &= apart
-        # whether its view shows the thing i too
-        both = np.isin(sightings.views[near], sightings.views[near[same & same_class]])
-        part = (shared >= _COVERED * np.minimum(areas[i], areas[near])) & same_class & apart & ~both
-        remaining = remaining[~np.isin(remaining, near[same | part])]
+        same &= apart | (_box_iou(sightings.boxes[i], sightings.boxes[near]) < _SAME_IOU)
+        for row in np.flatnonzero(same_class & ~same & apart):
+            same[row] = _repeats(compare, int(near[row]), i, float(shared[row]))
+        remaining = remaining[~np.isin(remaining, near[same])]
     return [i for i in best if not _is_several_others(compare, i, np.asarray(best))]
+
+
+def _box_iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) IoU of a box with N that overlap it."""
+    shared = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).prod(axis=1)
+    extents = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return np.asarray(shared / ((box[2:] - box[:2]).prod() + extents - shared))
+
+
+def _repeats(compare: _Comparison, j: int, i: int, shared: float) -> bool:
+    """Whether j is what another view made of the thing i: one is a part of the other, or the view of j has cut it,
+    unknown to the network.
+
+    Not so where a view has told the two apart, as a thing and one inside it.
+    """
+    areas, views = compare.areas, compare.sightings.views
+    part = shared >= _COVERED * min(areas[i], areas[j])
+    # Of two that agree where both views show them, the one that goes on behind the other's border is whole.
+    within = compare.shown(j, views[i]) * areas[i] >= compare.shown(i, views[j]) * areas[j]
+    if not part and not (within and compare.agree(i, j, shared)):
+        return False
+    return not (compare.beside(i, j) or compare.beside(j, i))
 
 
 def _is_several_others(compare: _Comparison, i: int, among: NDArray[np.int64]) -> bool:

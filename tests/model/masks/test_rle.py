@@ -166,6 +166,22 @@ def test_decode_area_box_and_iou() -> None:
     assert rle.iou(rles[:1], [whole])[0, 0] == pytest.approx(masks[0].sum() / 4800)
 
 
+def test_rectangles() -> None:
+    boxes = [
+        [0, 0, 30, 20],
+        [3, 4, 7, 9],
+        [2.4, 3.6, 5.6, 6.4],
+        [29, 19, 30, 20],
+        [5, 5, 5, 9],
+        [-3, -2, 4, 3],
+    ]
+    expected = np.zeros((len(boxes), 20, 30), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(expected, np.rint(boxes).astype(int).clip(0), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    np.testing.assert_array_equal(rle.decode(rle.rectangles(np.asarray(boxes), (20, 30))), expected)
+    assert rle.rectangles(np.empty((0, 4)), (20, 30)) == []
+
+
 def test_nothing_in_nothing_out() -> None:
     assert rle.encode_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (10, 10)) == []
     assert rle.decode([]).shape == (0, 0, 0)

@@ -253,6 +253,22 @@ def test_a_model_without_masks_is_merged_by_boxes() -> None:
     assert sorted(detections.labels.tolist()) == [1, 1, 2]
 
 
+@pytest.mark.parametrize("corner", [(30, 30), (150, 90), (230, 170), (370, 310)])
+@pytest.mark.parametrize("side", [60, 180, 390])
+def test_a_thing_inside_another_of_its_class_stays(corner: tuple[int, int], side: int) -> None:
+    """The outer one is whole in tiles of the first, second and third level; the inner ones in the first, off the middle.
+    What the model gives are boxes, so that the inner ones lie in the outer one entirely."""
+    x, y = corner
+    boxes = [(x, y, x + side, y + side), (x + 6, y + 8, x + 36, y + 36)]
+    if side > 60:
+        boxes.append((x + side - 50, y + side - 40, x + side - 10, y + side - 6))
+    image, _ = picture(800, 1000, *((*box, 1) for box in boxes))
+    detections = predict_one(TiledPredictor(Reader(masks=False), SMALL), image)
+    found = sorted(tuple(box) for box in detections.boxes.tolist())
+    assert len(found) == len(boxes)
+    np.testing.assert_allclose(found, sorted(boxes), atol=5)
+
+
 @pytest.mark.parametrize(("height", "width"), [(3, 4000), (4000, 300), (257, 256)])
 def test_long_and_thin(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
@@ -451,9 +467,9 @@ def composed(source: Iterator[scenes.Scene]) -> tuple[NDArray[np.uint8], list[di
 @pytest.mark.slow
 def test_an_8000_pixel_scene_with_known_truth() -> None:
     """Tiles of 1024 with an overlap of 256. The model finds everything once at the scenes' own size; here, where tile
-    borders go through eight things in ten: recall 0.978, mask AP50 0.974. Six of 135 have a second, badly outlined
-    figure over them, which the model saw as a limb of a figure or from too far. Where one view shows both, both stay, as
-    the network leaves them in an image without tiles: a thing within another of its class is not lost.
+    borders go through eight things in ten: recall 0.978, mask AP50 0.974. Two of 135 have a second, badly outlined
+    figure over them. (Of the 1,972 things of 15 other seeds 51: limbs that a tile took for figures, and what one view
+    shows as two. These stay, as in an image without tiles, so that a thing within another of its class is not lost.)
     """
     predictor = Predictor(presets.load_model("demo"), device="cpu", precision="float32")
     image, truth = composed(right_alone(predictor, seed=5))
@@ -483,7 +499,7 @@ def test_an_8000_pixel_scene_with_known_truth() -> None:
     assert on_seams > 0.5
     assert recall >= 0.93
     assert ap50 >= 0.9
-    assert (times > 1).sum() <= 6
+    assert (times > 1).sum() <= 4
 
 
 def on_a_border(box: Sequence[float]) -> bool:
