@@ -89,7 +89,7 @@ class _Comparison:
         self._uncut = uncut
         self.areas = area(sightings.rles).astype(np.float64)
         self.levels = np.asarray([view.level for view in views])[sightings.views]
-        self._rectangles = rectangles([view[:4] for view in views], size)
+        self._rectangles = rectangles(np.asarray([view[:4] for view in views]), size)
         self._shown: dict[tuple[int, int], float] = {}
 
     def near(self, i: int, among: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from masklake.model.coco import KEYPOINT_NAMES
 from masklake.pipeline.labels import masks as label_masks
 from masklake.pipeline.labels.formats.node import Node, UnreadableError, kind, plain_number
 from masklake.pipeline.labels.masks import LabelMask
@@ -46,7 +47,7 @@ class Annotation:
         """The instance. Raises UnreadableError where the annotation has no box, mask or keypoints."""
         node = self.node
         mask = self._try("mask", self._mask)
-        keypoints = self._try("keypoints", lambda: _keypoints(node, self.category)) or ()
+        keypoints = self._try("keypoints", self._keypoints) or ()
         crowd = "iscrowd" in node and node.flag("iscrowd")
         box = self._box(mask, keypoints)
         if cvat:
@@ -65,7 +66,7 @@ class Annotation:
             label_id=self.category.id,
             box=box,
             mask=mask,
-            keypoints=keypoints if self.category.keypoint_names else (),
+            keypoints=keypoints,
             iscrowd=crowd,
             ignore=ignore,
             given_area=self._area(),
@@ -113,6 +114,40 @@ class Annotation:
                 return label_masks.from_polygons([few], height, width)  # raises, and says why
             self.notes["polygons of fewer than 3 points, or of half a point, left out beside others"] += 1
         return label_masks.from_polygons(drawn, height, width) if drawn else None
+
+    def _keypoints(self) -> tuple[Keypoint, ...]:
+        node = self.node
+        if node.value.get("keypoints") in (None, []):
+            return ()
+        values = node.numbers("keypoints")
+        names = self.category.keypoint_names
+        if not names:
+            if not any(values):
+                return ()
+            names = self._proposed(len(values))
+        values = node.numbers("keypoints", count=3 * len(names))
+        if not set(values[2::3]) <= {0, 1, 2}:
+            raise node.fail("keypoints has a visibility that is not 0, 1 or 2")
+        triples = zip(names, values[::3], values[1::3], values[2::3], strict=True)
+        return tuple(Keypoint(name, x, y, int(v)) for name, x, y, v in triples)
+
+    def _proposed(self, values: int) -> tuple[str, ...]:
+        """Names for the keypoints of a category that names none: those that COCO's person has, or numbers."""
+        count, rest = divmod(values, 3)
+        if rest:
+            raise self.node.fail(
+                f"keypoints is a list of {values}, not three numbers (x, y, visibility) for each"
+            )
+        if count == len(KEYPOINT_NAMES) and self.category.name.casefold() == "person":
+            names, called = KEYPOINT_NAMES, "the 17 of COCO's persons"
+        else:
+            names = tuple(f"keypoint_{number}" for number in range(1, count + 1))
+            called = f"keypoint_1 to keypoint_{count}" if count > 1 else "keypoint_1"
+        self.notes[
+            f"keypoints that their category, {self.category.name!r}, does not name: named {called} (other names: as "
+            "`keypoints` of the category, in the file)"
+        ] += 1
+        return names
 
     def _box(self, mask: LabelMask | None, keypoints: Sequence[Keypoint]) -> Box:
         bbox = self.node.value.get("bbox")
@@ -244,23 +279,6 @@ def _as_pycocotools_wrote(counts: str) -> str | list[str]:
     if any(c in counts for c in " ,"):
         return counts.strip("[] ").replace(",", " ").split()
     return counts
-
-
-def _keypoints(node: Node, category: Category) -> tuple[Keypoint, ...]:
-    own_values = node.value.get("keypoints")
-    if own_values in (None, []):
-        return ()
-    values = node.numbers("keypoints")
-    names = category.keypoint_names
-    if not names:
-        if any(values):
-            raise node.fail("its category names no keypoints")
-        return ()
-    values = node.numbers("keypoints", count=3 * len(names))
-    if not set(values[2::3]) <= {0, 1, 2}:
-        raise node.fail("keypoints has a visibility that is not 0, 1 or 2")
-    triples = zip(names, values[::3], values[1::3], values[2::3], strict=True)
-    return tuple(Keypoint(name, x, y, int(v)) for name, x, y, v in triples)
 
 
 def _count(text: Any) -> int | None:

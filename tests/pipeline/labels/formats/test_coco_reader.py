@@ -132,6 +132,48 @@ def test_crowds_and_images_without_annotations() -> None:
     assert (second.name, second.instances) == ("8.jpg", [])
 
 
+PERSON_NAMES = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", *(f"{side}_{part}" for part in (
+    "shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")))  # fmt: skip
+
+
+@pytest.mark.parametrize(("category", "count", "names", "called"), [
+    ({"name": "person"}, 17, PERSON_NAMES, "the 17 of COCO's persons"),
+    ({"name": "Person", "keypoints": []}, 17, PERSON_NAMES, "the 17 of COCO's persons"),
+    ({"name": "person", "keypoints": ["a", "a"]}, 17, PERSON_NAMES, "the 17 of COCO's persons"),
+    ({"name": "person"}, 3, ("keypoint_1", "keypoint_2", "keypoint_3"), "keypoint_1 to keypoint_3"),
+    ({"name": "dog"}, 17, tuple(f"keypoint_{n}" for n in range(1, 18)), "keypoint_1 to keypoint_17"),
+    ({"name": "corner", "keypoints": None}, 1, ("keypoint_1",), "named keypoint_1 ("),
+])  # fmt: skip
+def test_keypoints_that_their_category_does_not_name(
+    category: dict[str, Any], count: int, names: tuple[str, ...], called: str
+) -> None:
+    values = [value for n in range(count) for value in (n + 1, n + 2, 1 + n % 2)]
+    categories = [{"id": 1} | category]
+    label_file = parsed(
+        coco(
+            annotation(1, category_id=1, keypoints=values),
+            annotation(2, category_id=1, keypoints=[0] * 3 * count),
+            annotation(3, category_id=1, keypoints=values, bbox=..., segmentation=[]),
+            categories=categories,
+        )
+    )
+    assert not label_file.skipped
+    first, unlabelled, without_box = label_file.images[0].instances
+    expected = tuple(Keypoint(name, n + 1, n + 2, 1 + n % 2) for n, name in enumerate(names))
+    assert first.keypoints == without_box.keypoints == expected
+    assert unlabelled.keypoints == ()
+    assert without_box.box == (1, 2, count - 1, count - 1)
+    [note] = [note for note in label_file.notes if "does not name" in note]
+    assert called in note
+    assert label_file.notes[note] == 2
+    exported = [
+        LabelSet(uri="s3://b/a.jpg", width=64, height=48, instances=(first,), source="import", split="train")
+    ]
+    content = to_coco(exported)
+    assert content["categories"][0]["keypoints"] == list(names)
+    assert returned(exported, content)[0].instances[0].keypoints == expected
+
+
 def test_masks_and_keypoints_of_two_files_become_one_instance() -> None:
     keypoints = [12, 14, 2, 0, 0, 0, 20, 30, 1]
     masks = coco(
@@ -215,7 +257,7 @@ SIZE = {"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}
     (coco(annotation(1, bbox=[1, 1, 2], segmentation=[])), "bbox is a list of 3, not a list of 4 numbers"),
     (coco(annotation(1, bbox=[1, 1, "wide", 2], segmentation=[])), "bbox holds a text where a number belongs"),
     (coco(annotation(1, bbox=[1, 1, -2, 2], segmentation=[])), "bbox has a negative width or height: [1, 1, -2, 2]"),
-    (coco(annotation(1, bbox=..., segmentation=[], keypoints=[1, 1, 2])), "its category names no keypoints"),
+    (coco(annotation(1, bbox=..., segmentation=[], keypoints=[1, 1, 2, 3])), "keypoints is a list of 4, not three numbers (x, y, visibility) for each"),
     (coco(annotation(1, image_id=8)), "annotation 1: its image_id 8 is not among the images"),
     (coco(annotation(1, image_id="7"), annotation(2)), "annotation 1: its image_id '7' is not among the images"),
     (coco(annotation(1, image_id=[7])), "image_id is a list, not a number or a text"),
@@ -263,7 +305,8 @@ def test_what_cannot_be_read_is_left_out_and_told(content: Any, problem: str) ->
     ({"segmentation": {"size": [48, 64], "counts": "\U0001f600"}}, "not COCO's compressed text"),
     ({"keypoints": [1, 1, 2] * 4} | PERSON, "keypoints is a list of 12, not a list of 9 numbers"),
     ({"keypoints": [1, 1, 3] * 3} | PERSON, "visibility that is not 0, 1 or 2"),
-    ({"keypoints": [1, 1, 2]}, "its category names no keypoints"),
+    ({"keypoints": [1, 1, 2, 3]}, "keypoints is a list of 4, not three numbers"),
+    ({"keypoints": [1, 1, 3]}, "visibility that is not 0, 1 or 2"),
     ({"bbox": [1, 1, -2, 2]}, "bbox has a negative width or height: [1, 1, -2, 2]"),
     ({"bbox": [1, 1, 2]}, "bbox is a list of 3, not a list of 4 numbers"),
 ])  # fmt: skip
