@@ -23,6 +23,9 @@ DECODED = (
 """RGB bytes (pixel_height, pixel_width, 3); width and height are those of the original frame, after EXIF
 orientation, which are larger where a JPEG was decoded at a fraction of its size."""
 
+DECODING_KEEPS = (64 * 2**20, 128 * 2**20)
+"""Memory that a process which decodes keeps when it is freed, for `keep_freed_memory`: enough for the coefficients of a
+progressive JPEG of 12 megapixels, which are 36 MB; so much more stays with each such process."""
 _LARGEST_SIDE = 2**31 - 1
 _PART_BYTES = 256 * 2**20
 

@@ -1,4 +1,4 @@
-"""Let a process that predicts keep the memory that it frees."""
+"""Let a process that predicts, or decodes, keep the memory that it frees."""
 
 import ctypes
 import sys
@@ -6,8 +6,10 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(block: int = 2**30, free: int = 2**31 - 1) -> bool:
     """Make glibc's malloc reuse large blocks instead of returning them to the kernel. False where that cannot be.
+
+    block: bytes of the largest block that is reused. free: bytes at the end of the heap that are not returned.
 
     Feature maps are tens of megabytes; by default each is mapped anew, and its pages are faulted in and cleared, for
     every layer of every image. For the whole process, and for good: to be called by who owns the process.
@@ -18,4 +20,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_M_MMAP_THRESHOLD, block)) and bool(mallopt(_M_TRIM_THRESHOLD, free))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from masklake.model.decode import DecodeOptions
-from masklake.pipeline.decode import DECODED, decode_rows, parts
+from masklake.model.engine.allocator import keep_freed_memory
+from masklake.pipeline.decode import DECODED, DECODING_KEEPS, decode_rows, parts
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.encode import Vocabulary, encode_rows
@@ -98,6 +99,8 @@ def dataset(plan: Plan, ledger: Any) -> Dataset:
         )
 
     def decode_packet(packet: pa.Table) -> Iterator[pa.Table]:
+        keep_freed_memory(*DECODING_KEEPS)
+
         def decoded(rows: pa.Table) -> pa.Table:
             return guarded(ledger, "decode", rows, lambda rows: decode_rows(rows, plan.decode), _undecoded)
 
