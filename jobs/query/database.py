@@ -8,6 +8,7 @@ not end ok) and `runs`; the newest run of each image, and the newest label set, 
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from collections.abc import Iterable
 from types import TracebackType
@@ -19,6 +20,7 @@ from masklake.jobs.query.lake_files import ROOT, LakeFiles
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
+from masklake.pipeline.lake.part_summary import PartSummary
 from masklake.pipeline.lake.run_summary import RunSummary
 from masklake.pipeline.schema import VERSION_KEY
 from masklake.pipeline.storage.explain import explain
@@ -30,6 +32,9 @@ MEMORY = "60%"
 REMOTE_THREADS = 32
 """Footers and columns of a remote lake are read by the query's threads, which then mostly wait. At 20 ms a request,
 a query over 200 parts took 5.2 s with 2 threads and 0.6 s with 32."""
+
+FOOTERS_KEPT = 20_000
+"""Up to so many parts of images their footers are kept, at 23 kB each; of 100,000 parts they would take 2.3 GB a table."""
 
 # What each view is made from.
 _SOURCES = {
@@ -46,12 +51,17 @@ _RUNS_COLUMNS = """
     failures bigint, instances bigint, seconds double, attempt integer, created_at timestamptz,
     updated_at timestamptz, finished_at timestamptz, error varchar, record json
 """
-_INSERT_RUN = "insert into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RUNS = "insert into runs values "
+_ROWS_AN_INSERT = 256
+"""One row a statement would take 1.2 ms each."""
 
-_VERSIONS = "select decode(value), min(file_name) from own.footers where key = ? group by 1"
+_VERSIONS = "select decode(value), min(file_name) from parquet_kv_metadata({}) where key = ? group by 1"
+UriRange = tuple[str, str | None, str | None]
+"""A run, and the smallest and the largest URI of its images; None where they are not known."""
 _URI_RANGES = """
-    select split_part(split_part(file_name, '/run=', 2), '/', 1) as run, min(stats_min_value), max(stats_max_value),
-        count(*) > count(stats_min_value) or count(*) > count(stats_max_value)
+    select split_part(split_part(file_name, '/run=', 2), '/', 1) as run,
+        if(count(*) > count(stats_min_value), null, min(stats_min_value)),
+        if(count(*) > count(stats_max_value), null, max(stats_max_value))
     from own.statistics where path_in_schema = 'uri' and row_group_num_rows > 0 group by run
 """
 _REPLACED = """
@@ -86,7 +96,8 @@ class Database:
             self.connection.execute("set threads = ?", [REMOTE_THREADS])
         self.connection.execute("set timezone = 'UTC'")
         # Footers are read once, for the version check, the pruning of runs and the query itself.
-        self.connection.execute("set parquet_metadata_cache = true")
+        kept = len(lake.parts("images")) <= FOOTERS_KEPT
+        self.connection.execute(f"set parquet_metadata_cache = {kept}")
         self.connection.execute("create schema own")
         self.connection.execute("set allowed_directories = ['masklake://lake/']")
         self.connection.execute("set enable_external_access = false")
@@ -193,20 +204,32 @@ class Database:
     def _scan(self, view: str, table: str, parts: list[Part]) -> None:
         """Make `view` from the files of `parts`. The run is taken from the path, so that files prune by it."""
         uris = self._uris(table, parts)
-        self._execute(f"create or replace view own.footers as from parquet_kv_metadata({uris})")
-        for version, path in self._execute(_VERSIONS, VERSION_KEY):
-            require_version(version, join(self.lake.uri, path.removeprefix(ROOT)))
+        self._require_versions(table, parts)
         hive = "true, hive_types_autocast = false" if parts and table != "labels" else "false"
         self._execute(
             f"create view {view} as from read_parquet({uris}, hive_partitioning = {hive}, union_by_name = {table == 'labels'})"
         )
 
+    def _require_versions(self, table: str, parts: list[Part]) -> None:
+        """Raises UserError when a newer Masklake wrote one of `parts`; the records of finished runs speak for theirs."""
+        unknown = [part for part in parts if part.run not in self._summaries]
+        if not unknown:
+            return
+        for version, path in self._execute(_VERSIONS.format(self._uris(table, unknown)), VERSION_KEY):
+            require_version(version, join(self.lake.uri, path.removeprefix(ROOT)))
+
+    @functools.cached_property
+    def _summaries(self) -> dict[str, PartSummary]:
+        return self.lake.summaries(None if self._run is None else [self._run])
+
     def _make_runs(self) -> None:
         """Make `runs` from every run.json."""
-        runs = self.lake.runs(None if self._run is None else [self._run])
+        rows = [_run_row(run) for run in self.lake.runs(None if self._run is None else [self._run])]
         self._execute(f"create table runs ({_RUNS_COLUMNS})")
-        for run in runs:
-            self._execute(_INSERT_RUN, *_run_row(run))
+        for start in range(0, len(rows), _ROWS_AN_INSERT):
+            some = rows[start : start + _ROWS_AN_INSERT]
+            insertion = _INSERT_RUNS + ", ".join("({})".format(", ".join("?" * len(row))) for row in some)
+            self._execute(insertion, *itertools.chain.from_iterable(some))
 
     def _make_newest(self, view: str) -> None:
         """Make `images` or `instances`: what no later run has replaced.
@@ -245,16 +268,32 @@ class Database:
         """
         if len({part.run for part in parts}) < 2:
             return []
-        self._execute(f"create view own.statistics as from parquet_metadata({self._uris('images', parts)})")
-        ranges = self._execute(_URI_RANGES)
-        return [
-            run
-            for run, low, high, unknown in ranges
-            if any(
-                other_run != run and (unknown or other_unknown or (low <= other_high and other_low <= high))
-                for other_run, other_low, other_high, other_unknown in ranges
-            )
+        ranges: list[UriRange] = [
+            (run, summary.first_uri, summary.last_uri)
+            for run, summary in self._summaries.items()
+            if summary.first_uri is not None
         ]
+        unknown = [part for part in parts if part.run not in self._summaries]
+        if unknown:
+            self._execute(
+                f"create view own.statistics as from parquet_metadata({self._uris('images', unknown)})"
+            )
+            ranges += self._execute(_URI_RANGES)
+        return overlapping(ranges)
+
+
+def overlapping(ranges: list[UriRange]) -> list[str]:
+    """The runs whose range of URIs overlaps another one's; one without ends overlaps all."""
+    if any(first is None or last is None for _, first, last in ranges):
+        return [run for run, *_ in ranges] if len(ranges) > 1 else []
+    runs = set()
+    furthest, furthest_run = "", ""
+    for run, first, last in sorted(ranges, key=lambda uri_range: uri_range[1] or ""):
+        if furthest_run and (first or "") <= furthest:
+            runs |= {run, furthest_run}
+        if not furthest_run or (last or "") > furthest:
+            furthest, furthest_run = last or "", run
+    return sorted(runs)
 
 
 def _run_row(run: Run) -> list[Any]:

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.part_summary import PartSummary
+from masklake.pipeline.lake.record_pack import PACK, RecordReader
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.explain import explain, explaining
+from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage, join, normalise_folder
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ _LABEL_PART = re.compile(r"()/(part-[\w.-]+\.parquet)")
 _RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
 _TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
 
+_RECORD_NAMES = ("/run.json", "/train.json")
 _READS_AT_ONCE = 16
 _FIRST_LOOK = 1000
 
@@ -65,6 +69,9 @@ class Lake:
         self.uri = normalise_folder(uri)
         self.storage = storage
         self._parts: dict[str, list[Part]] = {}
+        self._finished: dict[str, Run] = {}
+        self._unfinished: dict[str, Run] = {}
+        self._reader = RecordReader(join(self.uri, "runs", PACK), storage)
 
     def parts(self, table: str) -> list[Part]:
         """The part files of `table` (images, instances, labels), sorted. Uncommitted ones are left out.
@@ -88,26 +95,33 @@ class Lake:
 
     def run_ids(self) -> list[str]:
         """Runs, newest first: those with a record, and those that left images."""
-        return sorted({*self._records, *(part.run for part in self.parts("images"))}, reverse=True)
+        return sorted({*self._records, *self.parts_by_run}, reverse=True)
 
     def training_ids(self) -> list[str]:
         """Trainings with a record, newest first."""
         return sorted(self._matching(_TRAINING), reverse=True)
 
     @functools.cached_property
-    def _records(self) -> dict[str, str]:
-        return self._matching(_RECORD)
-
-    def _matching(self, record: re.Pattern[str]) -> dict[str, str]:
-        """URIs of the records by run."""
-        root, uris = self._run_files
-        return {m[1]: uri for uri in uris if (m := record.fullmatch(uri.removeprefix(root)))}
+    def parts_by_run(self) -> dict[str, list[Part]]:
+        """The parts of images by run."""
+        parts = self.parts("images")
+        return {run: list(of_run) for run, of_run in itertools.groupby(parts, lambda part: part.run)}
 
     @functools.cached_property
-    def _run_files(self) -> tuple[str, list[str]]:
+    def _records(self) -> dict[str, ObjectInfo]:
+        return self._matching(_RECORD)
+
+    def _matching(self, record: re.Pattern[str]) -> dict[str, ObjectInfo]:
+        """The records by run, as they are listed."""
+        root, infos = self._run_files
+        return {m[1]: info for info in infos if (m := record.fullmatch(info.uri.removeprefix(root)))}
+
+    @functools.cached_property
+    def _run_files(self) -> tuple[str, list[ObjectInfo]]:
         root = join(self.uri, "runs")
         with explaining(self.uri, "list runs"):
-            return root, list(self.storage.list(root))
+            listed = self.storage.walk(root)
+            return root, [info for info in listed if info.uri.endswith(_RECORD_NAMES)]
 
     def looks_like_one(self) -> bool:
         """Whether the first objects here are a lake's: for callers that must not take a lake for a folder of photos."""
@@ -157,21 +171,38 @@ class Lake:
         newer Masklake wrote.
         """
         wanted = self.run_ids() if ids is None else list(ids)
-        uris = [self._records[id_] for id_ in wanted if id_ in self._records]
+        self._read([id_ for id_ in wanted if id_ not in self._finished])
+        return [self._finished.get(id_) or self._unfinished[id_] for id_ in wanted]
+
+    def _read(self, ids: list[str]) -> None:
+        """Read the runs `ids` into `_finished`, whose records change no more, and `_unfinished`."""
         with explaining(self.uri, "read the runs"):
-            data = dict(zip(uris, self.storage.get_many(uris), strict=True))
-        runs = []
-        for id_ in wanted:
-            uri = self._records.get(id_)
-            if uri is None:
-                runs.append(Run(id=id_, record=None, problem="it has no run.json"))
-                continue
-            fetched = data[uri]
-            if isinstance(fetched, Exception):
-                runs.append(Run(id=id_, record=None, problem=str(explain(fetched, uri, "read the run"))))
+            contents = self._reader.read({id_: self._records[id_] for id_ in ids if id_ in self._records})
+        for id_ in ids:
+            uri, content = join(self.uri, "runs", id_, "run.json"), contents.get(id_)
+            if content is None:
+                run = Run(id=id_, record=None, problem="it has no run.json")
+            elif isinstance(content, Exception):
+                run = Run(id=id_, record=None, problem=str(explain(content, uri, "read the run")))
             else:
-                runs.append(_read_record(id_, fetched.data, uri))
-        return runs
+                run = _read_record(id_, content, uri)
+            finished = run.record is not None and run.record.state == "complete"
+            (self._finished if finished else self._unfinished)[id_] = run
+
+    def pack_records(self) -> None:
+        """Keep the records of runs together in the lake, if many were read one by one. Raises OSError."""
+        self._reader.write(self._records)
+
+    def summaries(self, ids: Iterable[str] | None = None) -> dict[str, PartSummary]:
+        """What the records of finished runs say of their images parts, by run, where it holds for the parts that are listed."""
+        summaries = {}
+        for run in self.runs(self.parts_by_run if ids is None else ids):
+            parts = self.parts_by_run.get(run.id, ())
+            if run.record is not None and run.record.state == "complete":
+                summary = PartSummary.of_record(run.record.parts, ((part.name, part.size) for part in parts))
+                if summary is not None:
+                    summaries[run.id] = summary
+        return summaries
 
     def require_readable(self, ids: Iterable[str]) -> None:
         """Raises UserError when one of these runs was written by a newer Masklake."""
@@ -240,7 +271,7 @@ def _read_record(id_: str, data: bytes, uri: str) -> Run:
         return Run(id=id_, record=None, problem=str(error))
     wrong = [
         f"{name} is {type(getattr(record, name)).__name__}"
-        for name, type_ in typing.get_type_hints(RunRecord).items()
+        for name, type_ in _field_types().items()
         if not isinstance(getattr(record, name), _runtime(type_))
     ]
     if wrong:
@@ -248,6 +279,12 @@ def _read_record(id_: str, data: bytes, uri: str) -> Run:
     return Run(id=id_, record=record)
 
 
+@functools.cache
+def _field_types() -> dict[str, Any]:
+    return typing.get_type_hints(RunRecord)
+
+
+@functools.cache
 def _runtime(type_: Any) -> Any:
     """What isinstance can check of a field's type: the container, and int where float is asked."""
     if args := [arg for arg in typing.get_args(type_) if typing.get_origin(type_) not in (dict, list)]:

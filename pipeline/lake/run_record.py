@@ -48,6 +48,8 @@ class RunRecord(Record):
     verification: dict[str, Any] | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     """batch_size and commit_images where they were given: a resumed run keeps them."""
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Of a complete run: what its images parts hold (pipeline/lake/part_summary.py)."""
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.lists import is_list, lines_of, read_inventory, read_list
 from masklake.pipeline.storage.clouds import CloudStore
 from masklake.pipeline.storage.explain import explaining
-from masklake.pipeline.storage.files import FsspecStore, LocalStore
+from masklake.pipeline.storage.files import FsspecStore, LocalStore, spelled
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
 from masklake.pipeline.storage.store import Storage
@@ -78,6 +78,15 @@ class Listing:
     after_line: int | None = None
     ignored: int = field(default=0, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def prefix(self) -> str:
+        """A text with which every listed URI begins; "" where none is known."""
+        if is_list(self.source) or self.source.endswith("/manifest.json"):
+            return ""
+        if not isinstance(self.storage.store(self.source), S3Store | LocalStore):
+            return ""  # drivers of other storage write URIs in their own way
+        return spelled(_MAGIC.split(self.source)[0].rstrip("/"))
 
     def __iter__(self) -> Iterator[ObjectInfo]:
         if is_list(self.source):

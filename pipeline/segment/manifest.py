@@ -6,6 +6,7 @@ while part n + 1 is still being listed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.schema import MANIFEST
+from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.parquet import encode, read_table
 from masklake.pipeline.storage.store import Storage, join
@@ -61,10 +63,12 @@ class Manifest:
         if self.storage.exists(self._complete_uri):
             return ManifestTotals(**json.loads(self.storage.read(self._complete_uri)))
         totals = ManifestTotals()
-        for table in self.parts():
+        for sizes in ahead(self._sizes, itertools.count()):
+            if sizes is None:
+                break
             totals.parts += 1
-            totals.images += len(table)
-            totals.bytes += pc.sum(table["size_bytes"]).as_py() or 0
+            totals.images += len(sizes)
+            totals.bytes += pc.sum(sizes).as_py() or 0
         return totals
 
     def parts(self) -> Iterator[pa.Table]:
@@ -73,6 +77,13 @@ class Manifest:
         while self.storage.exists(self.part_uri(number)):
             yield read_table(self.part_uri(number), self.storage)
             number += 1
+
+    def _sizes(self, number: int) -> pa.ChunkedArray | None:
+        """The objects' sizes in a part, or None where there is no such part."""
+        try:
+            return read_table(self.part_uri(number), self.storage, ["size_bytes"])["size_bytes"]
+        except FileNotFoundError:
+            return None
 
     def last(self, totals: ManifestTotals) -> tuple[str, int | None]:
         """The last URI of a manifest that was not finished, "" when it has none, and the line of the list that names it.

@@ -8,14 +8,15 @@ has two rows, which `verify` finds and mends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.write import part_attempt, part_name
+from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.parquet import read_table, write_table
 from masklake.pipeline.storage.store import join
 
@@ -51,7 +52,12 @@ def done_ids(folder: RunFolder, before_attempt: int) -> np.ndarray:
     Later attempts are left out, so that a source that is restarted gives out the same images again.
     """
     names = [n for n in CommittedParts.listed(folder).images if (part_attempt(n) or 0) < before_attempt]
-    return np.unique(_ids(folder, "images", names))
+    done = np.zeros(0, bool)
+    for ids in ahead(partial(_ids, folder, "images"), sorted(names)):
+        if len(ids) and ids.max() >= len(done):
+            done = np.pad(done, (0, max(len(done), ids.max() + 1 - len(done))))
+        done[ids] = True
+    return np.flatnonzero(done)
 
 
 @dataclass
@@ -61,22 +67,30 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     instances: int = 0
 
+    def add(self, rows: pa.Table) -> None:
+        """Count `rows` of images: their columns status and n_instances."""
+        statuses = rows["status"].cast(pa.string()).value_counts().to_pylist()
+        self.counts.update({status["values"]: status["counts"] for status in statuses})
+        self.instances += pc.sum(rows["n_instances"]).as_py() or 0
+
 
 def tally(folder: RunFolder) -> Tally:
     """Count what the run has in the lake."""
     result = Tally()
-    for name in sorted(CommittedParts.listed(folder).images):
-        uri = join(folder.table_uri("images"), name)
-        table = read_table(uri, folder.storage, ["status", "n_instances"])
-        result.counts.update(table["status"].to_pylist())
-        result.instances += pc.sum(table["n_instances"]).as_py() or 0
+    columns = ["status", "n_instances"]
+    for rows in ahead(
+        partial(_read, folder, "images", columns), sorted(CommittedParts.listed(folder).images)
+    ):
+        result.add(rows)
     return result
 
 
-def _ids(folder: RunFolder, table: str, names: Iterable[str]) -> np.ndarray:
-    uris = [join(folder.table_uri(table), name) for name in sorted(names)]
-    chunks = [read_table(uri, folder.storage, ["image_id"])["image_id"].to_numpy() for uri in uris]
-    return np.concatenate([np.empty(0, np.int64), *chunks])
+def _read(folder: RunFolder, table: str, columns: list[str], name: str) -> pa.Table:
+    return read_table(join(folder.table_uri(table), name), folder.storage, columns)
+
+
+def _ids(folder: RunFolder, table: str, name: str) -> np.ndarray:
+    return _read(folder, table, ["image_id"], name)["image_id"].to_numpy()
 
 
 @dataclass
@@ -101,35 +115,46 @@ def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
     """Check that every image 0 … n_images - 1 has one row, with as many instances as it says.
 
     Where an image has two rows, the newest part's row is kept. Parts whose instances do not add up are deleted, so
-    that a resume writes them again. Memory: 12 bytes an image.
+    that a resume writes them again. Memory: a byte an image.
     """
     result = Verification(images=n_images)
-    rows = np.zeros(n_images, np.int32)
-    for name in sorted(CommittedParts.listed(folder).images, reverse=True):
-        images = read_table(
-            join(folder.table_uri("images"), name), folder.storage, ["image_id", "n_instances"]
-        )
-        ids, expected = images["image_id"].to_numpy(), images["n_instances"].to_numpy()
-        instances = _instance_counts(folder, name, ids)
-        wrong = int((instances != expected).sum()) if instances is not None else len(ids)
-        if wrong:
-            result.mismatched += wrong
+    proven = np.zeros(n_images, bool)
+    names = sorted(CommittedParts.listed(folder).images, reverse=True)
+    for name, part in zip(names, ahead(partial(_counted, folder), names), strict=True):
+        ids = part.image_ids
+        if part.mismatched:
+            result.mismatched += part.mismatched
             _remove(folder, name)
             continue
-        doubled = rows[ids] > 0
+        doubled = proven[ids]
         if doubled.any():
             result.doubled += int(doubled.sum())
             _keep_only(folder, name, ids[~doubled], attempt)
-        rows[ids] = 1
+        proven[ids] = True
     sweep(folder)
-    result.missing = int((rows == 0).sum())
+    result.missing = int((~proven).sum())
     return result
+
+
+@dataclass(frozen=True)
+class _CountedPart:
+    image_ids: np.ndarray
+    mismatched: int
+    """Images whose n_instances does not add up; all of them, where the part has no instances part."""
+
+
+def _counted(folder: RunFolder, name: str) -> _CountedPart:
+    images = _read(folder, "images", ["image_id", "n_instances"], name)
+    ids = images["image_id"].to_numpy()
+    instances = _instance_counts(folder, name, ids)
+    wrong = len(ids) if instances is None else int((instances != images["n_instances"].to_numpy()).sum())
+    return _CountedPart(ids, wrong)
 
 
 def _instance_counts(folder: RunFolder, name: str, ids: np.ndarray) -> np.ndarray | None:
     """Instances per image of `ids` in the part, or None when the part is gone."""
     try:
-        owners = _ids(folder, "instances", [name])
+        owners = _ids(folder, "instances", name)
     except FileNotFoundError:
         return None
     order = np.argsort(ids)

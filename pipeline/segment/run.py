@@ -18,7 +18,7 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
-from masklake.pipeline.segment.covered import Covered
+from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
 from masklake.pipeline.segment.encode import Vocabulary
 from masklake.pipeline.segment.infer import PredictorFactory
 from masklake.pipeline.segment.ledger import Ledger
@@ -30,7 +30,7 @@ from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.stages import Plan, dataset
 from masklake.pipeline.storage.explain import explaining, of_storage
 from masklake.pipeline.storage.objects import ObjectInfo
-from masklake.pipeline.storage.store import Storage, join, redact
+from masklake.pipeline.storage.store import Storage, redact
 from masklake.pipeline.streams.driver_actor import beside_driver
 
 
@@ -75,6 +75,7 @@ class Planned:
 
     def __init__(self, job: Job) -> None:
         record = job.record
+        self.lake = Lake(record.lake, job.storage)
         self.totals = ManifestTotals()
         self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
         stopped: tuple[str, int | None] = ("", None)
@@ -84,9 +85,8 @@ class Planned:
                 if not self.totals.complete:
                     stopped = self._manifest.last(self.totals)
         self.listing = gone_on(record.source, job.storage, job.every_object, *stopped)
-        covering = [] if self.totals.complete else _covering_parts(job)
         with explaining(record.lake, "read what finished runs cover"):
-            self._covered = Covered(covering, job.storage)
+            self._covered = Covered(self._covering(job), job.storage)
         self._left = None if job.limit is None else job.limit - self.totals.images
         self._objects = iter(()) if self.totals.complete else self._wanted()
         with explaining(record.source, "list the source"):
@@ -98,11 +98,16 @@ class Planned:
                 f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}{left_out}; check the prefix"
             )
 
+    def _covering(self, job: Job) -> list[CoveringRun]:
+        if job.redo_all or self.totals.complete:
+            return []
+        return covering_runs(self.lake, job.record.covers, self.listing.prefix)
+
     def _wanted(self) -> Iterator[ObjectInfo]:
-        for info in self._covered.versioned(self.listing):
+        for info, covered in self._covered.marked(self.listing):
             if self._left is not None and self._left <= 0:
                 return
-            if info in self._covered:
+            if covered:
                 self.totals.covered += 1
                 continue
             if self._left is not None:
@@ -127,20 +132,6 @@ class Planned:
 
     def _count_left_out(self) -> None:
         self.totals.ignored, self.totals.left_out = self.listing.ignored, dict(self.listing.left_out)
-
-
-def _covering_parts(job: Job) -> list[str]:
-    if job.redo_all:
-        return []
-    lake = Lake(job.record.lake, job.storage)
-    equal = {
-        run.id
-        for run in lake.runs()
-        if run.record is not None
-        and run.record.state == "complete"
-        and run.record.covers == job.record.covers
-    }
-    return [join(lake.uri, part.path) for part in lake.parts("images") if part.run in equal]
 
 
 def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:
@@ -185,6 +176,7 @@ class _Driver:
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
             self.record = replace(self.record, attempt=attempt)
             self.folder.save(self.record)
+            self.planned.lake.pack_records()
             sweep(self.folder)
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
@@ -327,7 +319,11 @@ class _Driver:
             record = self._current(state, error)
             if self._verification is not None:
                 record = replace(record, verification=asdict(self._verification))
-            committed = tally(self.folder)
+            if state == "complete":
+                committed, summary = summarise(self.folder)
+                record = replace(record, parts=asdict(summary))
+            else:
+                committed = tally(self.folder)
             record = replace(record, counts=dict(committed.counts), instances=committed.instances)
             self.folder.save(record)
         return record

@@ -28,4 +28,5 @@ def write_table(table: pa.Table, uri: str, storage: Storage) -> int:
 
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
     """The table at `uri`, or some of its columns."""
-    return pq.read_table(io.BytesIO(storage.read(uri)), columns=columns)
+    # `pq.read_table` goes by way of a dataset, which takes four times as long for a small part.
+    return pq.ParquetFile(pa.BufferReader(storage.read(uri))).read(columns)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.pipeline.storage.endpoint import require_endpoint
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
 from masklake.pipeline.storage.s3_answers import decoded, true_error
+from masklake.pipeline.storage.s3_pages import parse_fast, read_page
 
 if TYPE_CHECKING:
     import s3fs
@@ -230,15 +231,10 @@ class S3Store:
             arguments["StartAfter"] = start_after
         if delimiter:
             arguments["Delimiter"] = delimiter
+        parse_fast(self.fs.s3)
         while True:
-            page = self._call("list_objects_v2", **arguments)
-            yield (
-                [
-                    ObjectInfo(f"s3://{bucket}/{o['Key']}", _etag(o), o["Size"], o["LastModified"])
-                    for o in page.get("Contents", ())
-                ],
-                [p["Prefix"] for p in page.get("CommonPrefixes", ())],
-            )
-            if not page.get("IsTruncated"):
+            objects, folders, token = read_page(self._call("list_objects_v2", **arguments), bucket)
+            yield objects, folders
+            if token is None:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["ContinuationToken"] = token

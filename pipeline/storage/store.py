@@ -22,6 +22,7 @@ from masklake.pipeline.storage.clouds import PROTOCOLS, CloudStore
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
+from masklake.pipeline.storage.s3_walk import walk
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -201,8 +202,7 @@ class Storage:
         store = self.store(uri)
         if isinstance(store, S3Store):
             bucket, prefix = split(uri)
-            for objects, _ in store.pages(bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""):
-                yield from objects
+            yield from walk(store, bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else "")
         else:
             try:
                 yield from store.walk(uri.rstrip("/") or "/")

@@ -1,0 +1,104 @@
+"""All objects below a prefix, from S3 servers with small pages: each once, in key order, by few requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from masklake.pipeline.storage.s3 import S3Store
+from masklake.pipeline.storage.s3_pages import read_page
+from masklake.pipeline.storage.store import Storage
+
+from tests.conftest import Bucket
+from tests.helpers.servers import simulated_s3
+from tests.helpers.servers.simulated_s3 import computed_etag, computed_key
+
+KEYS = sorted(
+    [
+        *(f"images/run={run:02d}/part-{part}.parquet" for run in range(40) for part in range(run % 5)),
+        *(f"images/run=07/deep/{part:03d}" for part in range(30)),
+        "images/run=07.parquet",
+        "images/run=07-extra/x",
+        "images/0",
+        "images/zz",
+        "images/run=20/",  # the marker of a folder, as consoles make it
+        "images/é/日本",
+        "image",
+        "images2/x",
+    ]
+)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The listing requests, each of which is answered with 5 keys at most."""
+    call = S3Store._call
+    made: list[dict[str, Any]] = []
+
+    def limited(store: S3Store, method: str, **arguments: Any) -> dict:
+        if method == "list_objects_v2":
+            made.append(arguments)
+            arguments = arguments | {"MaxKeys": 5}
+        return call(store, method, **arguments)
+
+    monkeypatch.setattr(S3Store, "_call", limited)
+    return made
+
+
+def test_every_object_once_in_key_order(s3_bucket: Bucket, requests: list[dict[str, Any]]) -> None:
+    for key in KEYS:
+        s3_bucket.put(key)
+    below = [f"{s3_bucket.uri}/{key}" for key in KEYS if key.startswith("images/")]
+    assert Storage().list(f"{s3_bucket.uri}/images") == below
+    assert sum("StartAfter" in request for request in requests) > 8  # ranges
+    assert Storage().list(s3_bucket.uri) == [f"{s3_bucket.uri}/{key}" for key in KEYS]
+    assert Storage().list(f"{s3_bucket.uri}/none") == []
+
+
+@pytest.fixture(scope="module")
+def big() -> Iterator[None]:
+    """A simulated bucket of 12,000 keys in 12 folders."""
+    with simulated_s3.running(12_000, per_folder=1000) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.mark.usefixtures("big")
+def test_a_large_prefix_is_listed_with_few_more_requests_than_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    call = S3Store._call
+
+    def counted(store: S3Store, method: str, **arguments: Any) -> dict:
+        nonlocal calls
+        calls += 1
+        return call(store, method, **arguments)
+
+    monkeypatch.setattr(S3Store, "_call", counted)
+    uris = Storage().list("s3://big/photos")
+    assert uris == [f"s3://big/{computed_key(number, 1000)}" for number in range(12_000)]
+    assert 12 <= calls <= 12 + 1 + 10  # pages; the folders; at each range's end the page that says so
+    calls = 0
+    assert len(Storage().list("s3://big/photos/00007")) == 1000
+    assert calls == 1
+
+
+@pytest.mark.usefixtures("big")
+def test_a_page_is_the_same_whoever_parses_it() -> None:
+    store = Storage().store("s3://big/")
+    assert isinstance(store, S3Store)
+    client = store.fs.s3
+    for arguments in (
+        {"Prefix": "photos/"},
+        {"Prefix": "photos/", "Delimiter": "/", "MaxKeys": 7},
+        {"Prefix": "x"},
+    ):
+        ours = next(store.pages("big", arguments["Prefix"], delimiter=arguments.get("Delimiter", "")))  # type: ignore[arg-type]
+        client.meta.events.unregister("before-parse.s3.ListObjectsV2", unique_id="MasklakePage")
+        answer = store._call("list_objects_v2", Bucket="big", **({"MaxKeys": 1000} | arguments))
+        assert "Prefix" in answer
+        theirs = read_page(answer, "big")
+        assert (ours[0], ours[1][: len(theirs[1])]) == theirs[:2]
+    first = next(store.pages("big", "photos/"))[0][0]
+    assert (first.etag, first.size) == (computed_etag(0), len(simulated_s3.jpeg()))
