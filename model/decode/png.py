@@ -5,7 +5,6 @@ Other chunks may be broken or enormous (a wrong CRC, a profile of megabytes); th
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,12 +14,18 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from masklake.model.decode.exif import orientation
 from masklake.model.decode.frame import Frame, Pixels, unreadable
-from masklake.model.decode.rgb import from_channels, from_pillow
+from masklake.model.decode.rgb import from_channels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _TRANSPARENT_BYTES = {0: 2, 2: 6}
 """Length of tRNS by colour type; of a palette any length up to its own."""
+_INTERLACED = 12
+"""Where IHDR says it."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""x, y, dx, dy of the pixels of each pass: PNG specification, 8.2."""
 
 
 class _Chunk(NamedTuple):
@@ -57,13 +62,7 @@ class PngFrame(Frame):
         header = self.header
         if self.place:
             header = struct.pack(">II", self.place.width, self.place.height) + header[8:]
-        chunks = [(b"IHDR", header)]
-        if self.palette:
-            chunks.append((b"PLTE", self.palette))
-        if self.transparent is not None:
-            chunks.append((b"tRNS", self.transparent))
-        chunks += [(b"IDAT", self.image), (b"IEND", b"")]
-        rgb = _decoded(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks), header, self.transparent)
+        rgb = self._decoded(header)
         if self.place is None or self.place == (self.width, self.height, 0, 0):
             return rgb
         page = np.full((self.height, self.width, 3), 255, np.uint8)
@@ -71,21 +70,55 @@ class PngFrame(Frame):
         page[y : y + height, x : x + width] = rgb
         return page
 
+    def _decoded(self, header: bytes) -> Pixels:
+        width, height = struct.unpack(">II", header[:8])
+        if not header[_INTERLACED]:
+            values = self._values(header, self.image)
+        else:
+            # libpng would write a line to standard error for each interlaced file that imagecodecs gives to it.
+            passes = [
+                ((slice(y, None, dy), slice(x, None, dx)), self._values(size + header[8:-1] + b"\0", rows))
+                for (x, y, dx, dy), size, rows in _passes(header, self.image)
+            ]
+            first = passes[0][1]
+            values = np.empty((height, width, *first.shape[2:]), first.dtype)
+            for place, part in passes:
+                values[place] = part
+        return from_channels(values, int(np.iinfo(values.dtype).max))
 
-def _decoded(data: bytes, header: bytes, transparent: bytes | None) -> Pixels:
-    depth, colour, interlaced = header[8], header[9], header[12]
-    if interlaced and depth < 16 and (transparent is None or colour == 3):
-        # imagecodecs writes a line to stderr for each interlaced file. Pillow knows neither 16 bits nor what is
-        # transparent at less than 8.
-        from PIL import PngImagePlugin
+    def _values(self, header: bytes, image: bytes) -> np.ndarray:
+        """What libpng makes of the compressed `image`: (height, width) or (height, width, channels), uint8 or uint16."""
+        import imagecodecs
 
-        image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-        image.load()
-        return from_pillow(image)
-    import imagecodecs
+        chunks = [(b"IHDR", header)]
+        if self.palette:
+            chunks.append((b"PLTE", self.palette))
+        if self.transparent is not None:
+            chunks.append((b"tRNS", self.transparent))
+        chunks += [(b"IDAT", image), (b"IEND", b"")]
+        values: np.ndarray = imagecodecs.png_decode(SIGNATURE + b"".join(_packed(*chunk) for chunk in chunks))
+        return values
 
-    values = imagecodecs.png_decode(data)
-    return from_channels(values, int(np.iinfo(values.dtype).max))
+
+def _passes(header: bytes, image: bytes) -> Iterator[tuple[tuple[int, int, int, int], bytes, bytes]]:
+    """The pictures of which an interlaced one consists: (x, y, dx, dy) of its pixels, its size as IHDR has it, its image.
+
+    Raises UndecodableError, or zlib.error, where pixels are missing.
+    """
+    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
+    bits = depth * _CHANNELS.get(colour, 1)
+    unpacked = zlib.decompressobj()
+    rest = image
+    for x, y, dx, dy in _ADAM7:
+        wide, high = -(-(width - x) // dx), -(-(height - y) // dy)
+        if wide <= 0 or high <= 0:
+            continue
+        wanted = high * (1 + (wide * bits + 7) // 8)
+        rows = unpacked.decompress(rest, wanted)
+        rest = unpacked.unconsumed_tail
+        if len(rows) < wanted:
+            raise unreadable("broken PNG content: pixels are missing")
+        yield (x, y, dx, dy), struct.pack(">II", wide, high), zlib.compress(rows, 1)
 
 
 def open_png(data: bytes) -> PngFrame:

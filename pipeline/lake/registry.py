@@ -5,7 +5,7 @@
 
 A version is complete when its model.json is there, which is written last. Aliases change by compare-and-set: of two
 processes that move one at the same time, one succeeds and the other gets an error. An alias is the lake's: one model
-has it at a time, so that it means a model by itself. The lake's rows name their model as `name@version`.
+has it at a time, so that it means a model by itself: see `alias_owner`. The lake's rows name their model as `name@version`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.alias_owner import AliasOwner
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.schema import SCHEMA_VERSION
 from masklake.pipeline.storage.conditions import require_conditions
@@ -173,8 +174,24 @@ class Registry:
     def promote(self, version: Version, alias: str, seen: Aliases) -> None:
         """Point `alias` at `version`, if the aliases are still as they were `seen`. Raises UserError if not, and where
         another model has the alias."""
+        versions = [*seen.versions.get(alias, []), version.version]
+        if seen.version(alias):
+            self._move(version.name, alias, versions, seen)
+            return
+        check_name(alias, "alias")
+        owner = AliasOwner(lake=self.lake, alias=alias, storage=self._storage)
+        before = owner.read()  # first: who gets the alias after this look has changed it, and the claim fails
         self.require_alias(version.name, alias)
-        self._move(version.name, alias, [*seen.versions.get(alias, []), version.version], seen)
+        claim = owner.claim(version.name, before)
+        if claim is not None:
+            self._move(version.name, alias, versions, seen)
+            if owner.settle(version.name, claim):
+                return
+            self._move(version.name, alias, [], self.aliases(version.name))
+        raise UserError(
+            f"{self.lake}: the alias {alias} was claimed by someone else just now; `masklake models list {self.lake}` "
+            "shows what it means, run this again if it is still wanted"
+        )
 
     def rollback(self, name: str, alias: str, seen: Aliases) -> str:
         """Point `alias` to the version before, and return that. Raises UserError if there is none, or if it was moved."""

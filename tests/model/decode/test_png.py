@@ -66,9 +66,14 @@ def _png(
     ],
 )
 def test_depths_and_colour_types(
-    depth: int, colour: int, count: int, transparent: bool, interlaced: bool
+    depth: int,
+    colour: int,
+    count: int,
+    transparent: bool,
+    interlaced: bool,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """tRNS names one level or colour, in the samples' own depth."""
+    """tRNS names one level or colour, in the samples' own depth. libpng says nothing of it."""
     values = np.random.default_rng(depth).integers(0, 2**depth, (7, 11, count))
     shares = values / (2**depth - 1)
     seen = shares[..., :-1] if colour in (4, 6) else shares
@@ -81,6 +86,20 @@ def test_depths_and_colour_types(
     expected = 255 * (seen.repeat(3 // seen.shape[2], axis=2) * alpha + 1 - alpha)
     data = _png(values, depth, colour, *before, interlaced=interlaced)
     assert np.abs(_pixels(data) - expected).max() < 1.1
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 1), (9, 17)])
+def test_interlaced_pictures_of_every_size(size: tuple[int, int]) -> None:
+    """Narrow ones have fewer than seven passes. What lacks pixels is refused."""
+    values = np.random.default_rng(0).integers(0, 2**16, (*size, 3))
+    data = _png(values, 16, 2, interlaced=True)
+    assert np.array_equal(_pixels(data), _pixels(_png(values, 16, 2)))
+    less = _png(values, 16, 2, interlaced=True).replace(
+        png_chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 16, 2, 0, 0, 1)),
+        png_chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0] + 8, 16, 2, 0, 0, 1)),
+    )
+    assert _refused(less)[0] == Fault.UNREADABLE
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.registry import Registry
+from masklake.pipeline.lake.alias_owner import AliasOwner
+from masklake.pipeline.lake.registry import Aliases, Registry
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
@@ -204,6 +205,68 @@ def _race(registry: Registry) -> None:
         for thread in threads:
             thread.join()
         [winner] = [text.removeprefix("won ") for text in outcomes if text.startswith("won ")]
-        assert sum("were moved by someone else just now (production is" in text for text in outcomes) == 3
+        lost = ("were moved by someone else just now (production is", "was claimed by someone else just now")
+        assert sum(any(words in text for words in lost) for text in outcomes) == 3
         after = registry.aliases("photos")
         assert (after.version("production"), len(after.log)) == (winner, round_)
+
+
+def test_of_two_models_one_gets_an_alias_that_neither_has(tmp_path: Path, s3_bucket: Bucket) -> None:
+    for round_, lake in enumerate(
+        [*(str(tmp_path / f"lake-{n}") for n in range(8)), f"{s3_bucket.uri}/lake"]
+    ):
+        registry = Registry(lake, Storage())
+        for name in ("photos", "scans", "drawings"):
+            registry.add(name, V1, FILES)
+        start, outcomes = threading.Barrier(3), dict[str, str]()
+
+        def promote(
+            name: str,
+            registry: Registry = registry,
+            start: threading.Barrier = start,
+            outcomes: dict[str, str] = outcomes,
+        ) -> None:
+            seen, version = registry.aliases(name), registry.find(f"{name}@{V1}")
+            assert version is not None
+            start.wait()
+            try:
+                registry.promote(version, "production", seen)
+                outcomes[name] = "won"
+            except UserError as error:
+                outcomes[name] = str(error)
+
+        threads = [threading.Thread(target=promote, args=(name,)) for name in ("photos", "scans", "drawings")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        having = [name for name in outcomes if registry.aliases(name).version("production")]
+        assert having == [name for name, text in outcomes.items() if text == "won"], (round_, outcomes)
+        assert len(having) == 1, (round_, outcomes)
+        assert str(registry.find("production")) == f"{having[0]}@{V1}"
+
+
+def test_a_promoter_that_died_holds_up_nobody_and_one_that_is_late_takes_its_move_back(
+    registry: Registry,
+) -> None:
+    registry.add("scans", V1, FILES)
+    owner = AliasOwner(lake=registry.lake, alias="production", storage=Storage())
+    dead = owner.claim("scans", owner.read())  # and nothing more
+    assert dead is not None
+    promoted(registry, f"photos@{V1}")
+    assert not owner.settle("scans", dead)
+    registry.unalias("photos", "production", registry.aliases("photos"))
+
+    class Overtaken(Registry):
+        """Between its move and its settling someone else claims the alias."""
+
+        def _move(self, name: str, alias: str, versions: list[str], seen: Aliases) -> None:
+            super()._move(name, alias, versions, seen)
+            if versions:
+                assert owner.claim("photos", owner.read())
+
+    late = Overtaken(registry.lake, Storage())
+    with pytest.raises(UserError, match="the alias production was claimed by someone else just now"):
+        promoted(late, f"scans@{V1}")
+    assert registry.aliases("scans").version("production") is None
+    promoted(registry, f"photos@{V2}")
