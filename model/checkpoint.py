@@ -66,13 +66,13 @@ def save(
     half: store convolution and linear weights as float16, half the size; norms and biases stay float32.
     Raises ModelError where the module is not the network that `spec` describes, or a weight is not finite.
     """
-    import torch
     from masklake.model.networks.build import build
+    from masklake.model.networks.empty import without_weights
     from safetensors.torch import save_file
 
     spec = replace(spec, architecture=parse(spec.architecture).to_dict())
     tensors = {key: t.detach().cpu().contiguous() for key, t in module.state_dict().items()}
-    with torch.device("meta"):
+    with without_weights():
         expected = build(spec).state_dict()
     source = f"model {spec.name!r}"
     _check_keys(source, expected, tensors)
@@ -99,12 +99,12 @@ def load(directory: str | os.PathLike[str]) -> LoadedModel:
     Raises ModelError, in one line that names the file: a pickle, a missing or damaged file, a newer format, an
     unknown architecture, keys or shapes that do not fit it, weights that are not finite.
     """
-    import torch
     from masklake.model.networks.build import build
+    from masklake.model.networks.empty import without_weights
 
     spec = read_spec(directory)
     path = Path(directory) / WEIGHTS
-    with torch.device("meta"):  # no time spent on random weights that are replaced at once
+    with without_weights():  # no time spent on random weights that are replaced at once
         module = build(spec)
     fill(module, read_tensors(path), path)
     return LoadedModel(spec, module)

@@ -12,6 +12,7 @@ from masklake.model import checkpoint, coco
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.errors import ModelError, first_line
 from masklake.model.networks.config import PUBLISHED_V1, V2, Composed, Network
+from masklake.model.networks.torchvision_import import import_torchvision
 from masklake.model.spec import ClassInfo, ModelSpec
 
 if TYPE_CHECKING:
@@ -75,13 +76,14 @@ def load_model(name_or_dir: Source, *, weights_dir: Source | None = None) -> Loa
     `coco` without `weights_dir` takes its weights from torchvision's download cache, or downloads them.
     Raises ModelError as `describe` does, and for weights that cannot be loaded, or do not fit the network.
     """
+    import_torchvision()
     spec = describe(name_or_dir, weights_dir=weights_dir)
     if name_or_dir != "coco":
         return checkpoint.load(_directory(name_or_dir))
-    import torch
     from masklake.model.networks.composed import UNUSED, ComposedRCNN
+    from masklake.model.networks.empty import without_weights
 
-    with torch.device("meta"):
+    with without_weights():
         module = ComposedRCNN(_COCO, spec)
     for part, name in ((module.detector, DETECTOR_WEIGHTS), (module.joints, KEYPOINTS_WEIGHTS)):
         tensors = _published(name, None if weights_dir is None else Path(weights_dir))

@@ -12,6 +12,7 @@ from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.model import presets
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.errors import ModelError
+from masklake.model.networks.torchvision_import import import_torchvision
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.segment.encode import Vocabulary
@@ -159,6 +160,7 @@ class PredictorFactory:
     tiling: Tiling | None = None
 
     def __call__(self) -> Predictor | TiledPredictor:
+        import_torchvision()
         import torch
         from masklake.model.engine.allocator import keep_freed_memory
         from masklake.model.predictor import Predictor

@@ -8,12 +8,15 @@ import platform
 from typing import TYPE_CHECKING
 
 from masklake.jobs.cluster.cluster import Cluster, ray_cluster
+from masklake.jobs.cluster.machine import machine
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.lock import under_lock
 from masklake.jobs.models import resolve as models
 from masklake.jobs.options import job_file
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.parser import resuming, typed
+from masklake.jobs.segment.dry_run import dry_run
+from masklake.jobs.segment.engine import local_resources
 from masklake.jobs.segment.options import RowOptions, SegmentOptions
 from masklake.jobs.terminal import log_lines
 from masklake.jobs.terminal.suggestions import did_you_mean
@@ -25,7 +28,9 @@ from masklake.pipeline.storage.store import Storage, join, normalise, normalise_
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
-    from masklake.pipeline.segment.run import Job, Planned, Progress
+    from masklake.pipeline.segment.job import Job, Progress
+    from masklake.pipeline.segment.resources import Resources
+    from masklake.pipeline.segment.run import Planned
     from rich.console import Console
 
 SUMMARY = "run a model over a bucket of images and write masks, boxes and keypoints to a lake"
@@ -100,7 +105,7 @@ def segment(options: SegmentOptions, console: Console) -> ExitCode:
     job, model = resumed_job(options) if options.resume else new_job(options)
     planned = Planned(job)
     if options.dry_run:
-        return _dry_run(planned, job, model, console)
+        return dry_run(planned, job, model, console)
     if planned.first is None and not planned.totals.complete:
         console.print(
             f"nothing to do: finished runs with this model cover all {planned.totals.covered:,} images "
@@ -109,9 +114,12 @@ def segment(options: SegmentOptions, console: Console) -> ExitCode:
         return ExitCode.DONE
     _check_weights(model)
     Lake(job.record.lake, job.storage).require_writable()
+    if not options.resume:
+        _leave_options(options, job)
+    here = machine(options.cluster.gpus)
+    if resources := local_resources(options, planned, here, _task_sizes(options, job)):
+        return execute(options, job, planned, model, here, console, resources)
     with ray_cluster(options.cluster.address, options.cluster.gpus) as cluster:
-        if not options.resume:
-            _leave_options(options, job)
         return execute(options, job, planned, model, cluster, console)
 
 
@@ -201,6 +209,13 @@ def _sizes(options: SegmentOptions) -> dict[str, int]:
     return {name: size for name in SIZES if (size := getattr(options, name)) is not None}
 
 
+def _task_sizes(options: SegmentOptions, job: Job) -> dict[str, int]:
+    """The sizes of the stages' tasks, where they are given now or were when the run began."""
+    sizes = job.record.sizes | _sizes(options)
+    names = {"batch_size": "packet_images", "commit_images": "commit_images"}
+    return {names[name]: size for name, size in sizes.items() if name in names}
+
+
 def _model(options: SegmentOptions, name: str) -> models.Resolved:
     return models.resolve(
         name,
@@ -213,7 +228,7 @@ def _model(options: SegmentOptions, name: str) -> models.Resolved:
 
 def _job(record: RunRecord, model: models.Resolved, storage: Storage, *, resume: bool) -> Job:
     from masklake.model.decode import DecodeOptions
-    from masklake.pipeline.segment.run import Job
+    from masklake.pipeline.segment.job import Job
 
     rows = RowOptions.of_record(record.all_options)
     known = [c.name for c in model.spec.classes]
@@ -261,35 +276,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def _dry_run(planned: Planned, job: Job, model: models.Resolved, console: Console) -> ExitCode:
-    images = size = 0
-    for info in planned.objects():
-        images += 1
-        size += info.size or 0
-    left = " more" if job.resume else ""
-    console.print(
-        f"would run {model.spec.name}@{model.fingerprint} over {images:,}{left} images, {size:,} bytes",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if planned.totals.covered:
-        console.print(
-            f"would skip {planned.totals.covered:,} that finished runs cover (--all redoes them)",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if planned.listing.ignored:
-        console.print(
-            f"would ignore {planned.listing.ignored:,} objects that do not look like images (--every-object takes them)",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for reason, lines in planned.listing.left_out.items():
-        console.print(f"would leave out {lines:,} {reason}", highlight=False, soft_wrap=True, markup=False)
-    console.print("nothing was written", highlight=False, soft_wrap=True)
-    return ExitCode.DONE
-
-
 def _check_weights(model: models.Resolved) -> None:
     """Load a model that does not ship with Masklake once before anything is written: this finds wrong shapes
     and NaN in time, and downloads published weights once instead of in every worker."""
@@ -311,22 +297,24 @@ def execute(
     model: models.Resolved,
     cluster: Cluster,
     console: Console,
+    local: Resources | None = None,
 ) -> ExitCode:
-    """Run a planned job on the Ray that is running; the exit code."""
+    """Run a planned job on the Ray that is running, or in `local` workers of this machine; the exit code."""
     from masklake.jobs.cluster.waiting import telling
     from masklake.jobs.segment.progress import shown
     from masklake.jobs.segment.summary import summarise
+    from masklake.pipeline.segment.local_engine import LocalEngine
+    from masklake.pipeline.segment.ray_engine import RayEngine
     from masklake.pipeline.segment.resources import Resources
     from masklake.pipeline.segment.run import run as run_job
 
-    resources = Resources.fitted(
+    resources = local or Resources.fitted(
         cluster.cpus,
         cluster.gpus,
         memory=cluster.memory,
         node_cpus=cluster.node_cpus,
         actors=options.actors,
-        packet_images=options.batch_size or job.record.sizes.get("batch_size"),
-        commit_images=options.commit_images or job.record.sizes.get("commit_images"),
+        **_task_sizes(options, job),
     )
     if not cluster.gpus:
         threads = max(1, cluster.cpus // resources.actors[1])
@@ -340,8 +328,9 @@ def execute(
     )
     needed = {"CPU": resources.infer_cpus, "GPU": resources.infer_gpus}
     with shown(console) as watch:
-        watching = telling(watch, _predicts, "a predictor", needed, console)
-        record, progress = run_job(job, planned, resources, watching)
+        watching = watch if local else telling(watch, _predicts, "a predictor", needed, console)
+        engine = LocalEngine if local else RayEngine
+        record, progress = run_job(job, planned, resources, watching, engine)
     again = ["segment", *resuming(options, "--resume", record.run)]
     summarise(record, progress, log_lines.go_on(again), console)
     return EXIT_CODES[record.state]

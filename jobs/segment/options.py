@@ -10,6 +10,9 @@ from masklake.jobs.options.kinds import fraction, names, one_of, positive, span,
 from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, lake_argument, lock_option
 from masklake.model.tiles.tiling import Tiling
 
+ENGINES = ("auto", "ray", "local")
+LOCAL_IMAGES = 512
+"""Up to so many images, `--engine auto` is local."""
 _UNTOLD = Tiling()
 """How images are cut where no option says otherwise."""
 MODEL = Section("model")
@@ -148,6 +151,11 @@ class SegmentOptions(Options):
         section=WHICH, kept=False, help="print how many images and bytes there are to do; write nothing"
     )
     cluster: ClusterOptions = included(ClusterOptions)
+    engine: str = option(
+        one_of(*ENGINES), "{auto,ray,local}", default="auto", section=HOW, kept=False,
+        help=f"ray, or local: processes of this machine without Ray, which are done sooner where there is little to do; auto (default) "
+        f"is local for at most {LOCAL_IMAGES} images without --address, on at most one GPU. The rows are the same",
+    )  # fmt: skip
     lock: str | None = lock_option("segment")
     actors: tuple[int, int] | None = option(
         span, "MIN:MAX", section=HOW,

@@ -12,7 +12,7 @@ from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.ledger import STAGES
 
 if TYPE_CHECKING:
-    from masklake.pipeline.segment.run import Progress, Watch
+    from masklake.pipeline.segment.job import Progress, Watch
     from rich.console import Console
 
 _LINE_EVERY_S = 10.0

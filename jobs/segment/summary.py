@@ -11,7 +11,7 @@ from masklake.pipeline.segment.ledger import STAGES
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
-    from masklake.pipeline.segment.run import Progress
+    from masklake.pipeline.segment.job import Progress
     from rich.console import Console
 
 

@@ -4,6 +4,7 @@ Mask R-CNN: He et al. 2017. State-dict keys are torchvision's: weights published
 strictly into the same network built here. `model.networks.config` says which keys make which network.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -150,12 +151,10 @@ def _box_head(network: Network) -> nn.Module:
 
 def _strides(backbone: nn.Module) -> dict[str, int]:
     """Pixels of the input a cell of each pyramid level covers, by level name."""
-    device = next(backbone.parameters()).device
-    was_training = backbone.training
-    backbone.eval()  # batch norm must not learn from the probe
+    # A copy with any weights: on "meta", where nothing would be computed, torch would import its compiler.
+    probe = copy.deepcopy(backbone).to_empty(device="cpu").eval()
     with torch.no_grad():
-        levels = backbone(torch.zeros(1, 3, _PROBE, _PROBE, device=device))
-    backbone.train(was_training)
+        levels = probe(torch.zeros(1, 3, _PROBE, _PROBE, device="cpu"))
     return {name: _PROBE // feature_NCHW.shape[-1] for name, feature_NCHW in levels.items()}
 
 

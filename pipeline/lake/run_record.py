@@ -50,6 +50,8 @@ class RunRecord(Record):
     """batch_size and commit_images where they were given: a resumed run keeps them."""
     parts: dict[str, Any] = field(default_factory=dict)
     """Of a complete run: what its images parts hold (pipeline/lake/part_summary.py)."""
+    engine: str = "ray"
+    """What carried the images from stage to stage in the last attempt: ray, or local (processes of this machine)."""
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:

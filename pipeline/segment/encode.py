@@ -41,101 +41,133 @@ class Vocabulary:
     keypoint_names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Instances:
+    """The instances of one image."""
+
+    labels: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    size: tuple[int, int]
+    counts: list[str | None]
+    """Run lengths of the masks; None for a model without masks."""
+    keypoints: np.ndarray | None
+
+
 def encode_rows(rows: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     """Inferred `rows` as rows of IMAGES (less run and model) with a column `instances`, a list of structs of
     INSTANCES (less run, image_id, uri, model). One row per image, in order.
 
     An image whose detections are not finite numbers (the model overflowed) becomes a failed row.
     """
-    counts, groups = [], []
+    counts, groups = np.zeros(len(rows), np.int64), []
     statuses, errors = rows["status"].to_pylist(), rows["error"].to_pylist()
-    for i, row in enumerate(rows.select([
-        "status", "width", "height", "boxes", "label_ids", "scores", "masks", "keypoints", "rles"
-    ]).to_pylist()):  # fmt: skip
-        image_instances = None
-        if row["status"] == Status.OK:
-            try:
-                image_instances = _instances(row, vocabulary)
-            except ModelError as error:
-                statuses[i], errors[i] = str(Status.FAILED), f"the model's detections are unusable: {error}"
-        counts.append(len(image_instances) if image_instances is not None else 0)
-        if image_instances is not None and len(image_instances):
-            groups.append(image_instances)
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    empty = pa.StructArray.from_arrays(
-        [pa.array([], f.type) for f in _INSTANCE_FIELDS], fields=_INSTANCE_FIELDS
-    )
-    instances = pa.LargeListArray.from_arrays(offsets, pa.concat_arrays([empty, *groups]))
+    for i, status in enumerate(statuses):
+        if status != Status.OK:
+            continue
+        try:
+            instances = _instances({name: rows[name][i] for name in _DETECTED}, vocabulary)
+        except ModelError as error:
+            statuses[i], errors[i] = str(Status.FAILED), f"the model's detections are unusable: {error}"
+            continue
+        counts[i] = len(instances.scores)
+        if counts[i]:
+            groups.append(instances)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
     table = with_outcomes(
         rows.select([f.name for f in IMAGES if f.name in rows.schema.names]), statuses, errors
     )
     table = table.append_column("n_instances", pa.array(counts, pa.int32()))
     time = datetime.datetime.now(datetime.UTC)
     table = table.append_column("processed_at", pa.array([time] * len(rows), pa.timestamp("us", tz="UTC")))
-    return table.append_column("instances", instances)
+    return table.append_column(
+        "instances", pa.LargeListArray.from_arrays(offsets, _structs(groups, vocabulary))
+    )
 
 
-def _instances(row: dict, vocabulary: Vocabulary) -> pa.StructArray:
-    scores = np.frombuffer(row["scores"], "<f4")
-    labels = np.frombuffer(row["label_ids"], "<i4")
-    boxes = np.frombuffer(row["boxes"], "<f4").reshape(-1, 4)
+_DETECTED = ("width", "height", "boxes", "label_ids", "scores", "masks", "keypoints", "rles")
+
+
+def _instances(row: dict[str, pa.Scalar], vocabulary: Vocabulary) -> _Instances:
+    """The instances of one image, without a copy of what is large."""
+    scores = np.frombuffer(row["scores"].as_buffer(), "<f4")
+    boxes = np.frombuffer(row["boxes"].as_buffer(), "<f4").reshape(-1, 4)
     if not np.isfinite(boxes).all() or not np.isfinite(scores).all():
         raise ModelError("boxes or scores have values that are not finite")
-    size = (row["height"], row["width"])
-    extents = boxes[:, 2:] - boxes[:, :2]
-    if row["masks"] is None and row["rles"] is None:
-        masks = pa.nulls(len(scores), RLE)
-        areas = np.rint(extents.prod(axis=1)).astype(np.int32)
+    n, size = len(scores), (row["height"].as_py(), row["width"].as_py())
+    counts: list[str | None] = [None] * n
+    if not n or (not row["masks"].is_valid and not row["rles"].is_valid):
+        areas = np.rint((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).astype(np.int32)
     else:
-        if row["rles"] is None:
-            probs = np.frombuffer(row["masks"], "<f4")
-            side = math.isqrt(len(probs) // len(scores)) if len(scores) else 1
-            encoded = rle.encode_masks(probs.reshape(len(scores), side, side), boxes, size)
+        if row["masks"].is_valid:
+            probs = np.frombuffer(row["masks"].as_buffer(), "<f4")
+            side = math.isqrt(len(probs) // n)
+            encoded = rle.encode_masks(probs.reshape(n, side, side), boxes, size)
         else:
-            encoded = [{"size": list(size), "counts": counts} for counts in row["rles"]]
-        masks = _rle_array([encoded_mask["counts"].decode("ascii") for encoded_mask in encoded], size)
+            encoded = [{"size": list(size), "counts": text} for text in row["rles"].as_py()]
+        counts = [encoded_mask["counts"].decode("ascii") for encoded_mask in encoded]
         areas = rle.area(encoded).astype(np.int32)
-    keypoints = (
-        None
-        if row["keypoints"] is None
-        else np.frombuffer(row["keypoints"], "<f4").reshape(len(scores), len(vocabulary.keypoint_names), 3)
+    return _Instances(
+        labels=np.frombuffer(row["label_ids"].as_buffer(), "<i4"),
+        scores=scores,
+        boxes=boxes,
+        areas=areas,
+        size=size,
+        counts=counts,
+        keypoints=np.frombuffer(row["keypoints"].as_buffer(), "<f4").reshape(
+            n, len(vocabulary.keypoint_names), 3
+        )
+        if row["keypoints"].is_valid
+        else None,
     )
+
+
+def _structs(groups: list[_Instances], vocabulary: Vocabulary) -> pa.StructArray:
+    """The instances of all images, one after another."""
+    if not groups:
+        return pa.StructArray.from_arrays(
+            [pa.array([], f.type) for f in _INSTANCE_FIELDS], fields=_INSTANCE_FIELDS
+        )
+    boxes = np.concatenate([group.boxes for group in groups])
+    extents = boxes[:, 2:] - boxes[:, :2]
+    labels = np.concatenate([group.labels for group in groups])
     columns = [
-        pa.array(np.arange(len(scores), dtype=np.int32)),
+        pa.array(np.concatenate([np.arange(len(group.scores), dtype=np.int32) for group in groups])),
         pa.array(labels),
         pa.array([vocabulary.classes[i] for i in labels.tolist()], pa.string()),
-        pa.array(scores),
-        pa.array(areas),
-        pa.array(np.ascontiguousarray(boxes[:, 0])),
-        pa.array(np.ascontiguousarray(boxes[:, 1])),
-        pa.array(np.ascontiguousarray(extents[:, 0])),
-        pa.array(np.ascontiguousarray(extents[:, 1])),
-        masks,
-        _keypoints_array(keypoints, labels, vocabulary),
+        pa.array(np.concatenate([group.scores for group in groups])),
+        pa.array(np.concatenate([group.areas for group in groups])),
+        *(pa.array(np.ascontiguousarray(column)) for column in (*boxes[:, :2].T, *extents.T)),
+        _masks_array(groups),
+        _keypoints_array(groups, labels, vocabulary),
     ]
     return pa.StructArray.from_arrays(columns, fields=_INSTANCE_FIELDS)
 
 
-def _rle_array(counts: list[str], size: tuple[int, int]) -> pa.StructArray:
-    sizes = pa.array(np.tile(np.asarray(size, np.int32), len(counts)))
-    pairs = pa.FixedSizeListArray.from_arrays(sizes, type=RLE.field("size").type)
-    return pa.StructArray.from_arrays([pairs, pa.array(counts, pa.string())], fields=list(RLE))
-
-
-def _keypoints_array(
-    keypoints: np.ndarray | None, labels: np.ndarray, vocabulary: Vocabulary
-) -> pa.ListArray:
-    """Keypoints of the instances whose class has them, null for the others."""
-    has = (
-        np.isin(labels, list(vocabulary.with_keypoints))
-        if keypoints is not None
-        else np.zeros(len(labels), bool)
+def _masks_array(groups: list[_Instances]) -> pa.StructArray:
+    counts = pa.array([text for group in groups for text in group.counts], pa.string())
+    sizes = np.repeat([group.size for group in groups], [len(group.scores) for group in groups], axis=0)
+    pairs = pa.FixedSizeListArray.from_arrays(
+        pa.array(sizes.reshape(-1), pa.int32()), type=RLE.field("size").type
     )
-    kept = keypoints[has].reshape(-1, 3) if keypoints is not None else np.empty((0, 3), np.float32)
-    columns = [pa.array(list(vocabulary.keypoint_names) * int(has.sum()), pa.string())]
+    return pa.StructArray.from_arrays([pairs, counts], fields=list(RLE), mask=counts.is_null())
+
+
+def _keypoints_array(groups: list[_Instances], labels: np.ndarray, vocabulary: Vocabulary) -> pa.ListArray:
+    """Keypoints of the instances whose class has them, null for the others."""
+    names, lengths = vocabulary.keypoint_names, [len(group.scores) for group in groups]
+    has = np.isin(labels, list(vocabulary.with_keypoints))
+    has &= np.repeat([group.keypoints is not None for group in groups], lengths)
+    keypoints = [
+        np.zeros((n, len(names), 3), np.float32) if group.keypoints is None else group.keypoints
+        for group, n in zip(groups, lengths, strict=True)
+    ]
+    kept = np.concatenate(keypoints)[has].reshape(-1, 3)
+    columns = [pa.array(list(names) * int(has.sum()), pa.string())]
     columns += [pa.array(np.ascontiguousarray(kept[:, i])) for i in range(3)]
     values = pa.StructArray.from_arrays(columns, fields=list(_NAMES))
-    offsets = np.concatenate([[0], np.cumsum(has * len(vocabulary.keypoint_names))]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(has * len(names))]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets),
         values,

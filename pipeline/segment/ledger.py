@@ -1,4 +1,4 @@
-"""The ledger of a run: one small Ray actor that every stage reports to.
+"""The ledger of a run, to which every stage reports: a small Ray actor, or an object of the driver.
 
 It keeps the per-stage accounting for the progress display and the run record, and remembers what each worker
 was doing, so that an image that kills its worker is recognised instead of being retried for ever.
@@ -6,11 +6,12 @@ was doing, so that an image that kills its worker is recognised instead of being
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -19,9 +20,29 @@ _DEATHS_ALONE = 2
 """After so many workers that died over an image alone, the image is given up."""
 
 
+class StageLedger(Protocol):
+    """The ledger as the stages call it, from whichever process they are in."""
+
+    def report(self, stage: str, figures: dict[str, float]) -> None:
+        """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; for infer also idle_seconds, workers,
+        <precision>_workers, and redone_images (predicted again in float32, because a lower precision overflowed)."""
+
+    def committed(self, counts: dict[str, int], instances: int) -> None:
+        """Count rows that are in the lake, by status."""
+
+    def begin(self, stage: str, ids: tuple[int, ...]) -> int:
+        """A worker begins with these images. Returns how many workers began with exactly these before and never ended."""
+
+    def end(self, stage: str, ids: tuple[int, ...]) -> None:
+        """The worker is done with these images."""
+
+    def stopping(self) -> bool:
+        """Whether the run is to end: no new image is begun, and images already predicted are written."""
+
+
 @dataclass
-class Ledger:
-    """The actor's state; `ray.remote(Ledger)` makes the actor."""
+class Ledger(StageLedger):
+    """The ledger itself. Several threads may call it."""
 
     stages: dict[str, Counter] = field(default_factory=lambda: {stage: Counter() for stage in STAGES})
     counts: Counter = field(default_factory=Counter)
@@ -29,70 +50,71 @@ class Ledger:
     _held: Counter = field(default_factory=Counter)
     _inferred: int = 0
     _stopping: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
-        """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; for infer also idle_seconds, workers,
-        <precision>_workers, and redone_images (predicted again in float32, because a lower precision overflowed)."""
-        self.stages[stage].update(figures)
-
-    def add_inferred(self, load: int) -> None:
-        """Count images whose prediction is done, by their load (`pipeline.segment.source.load`)."""
-        self._inferred += load
-
-    def inferred(self) -> int:
-        """The load of all images whose prediction is done."""
-        return self._inferred
-
-    def stop(self) -> None:
-        """From now on no new image is begun: images already predicted are written, and the run ends."""
-        self._stopping = True
-
-    def stopping(self) -> bool:
-        """Whether the run is to end."""
-        return self._stopping
+        with self._lock:
+            self.stages[stage].update(figures)
 
     def committed(self, counts: dict[str, int], instances: int) -> None:
-        """Count rows that are in the lake, by status."""
-        self.counts.update(counts)
-        self.instances += instances
+        with self._lock:
+            self.counts.update(counts)
+            self.instances += instances
 
     def begin(self, stage: str, ids: tuple[int, ...]) -> int:
-        """A worker begins with these images. Returns how many workers began with exactly these before and never ended."""
-        deaths = self._held[stage, ids]
-        self._held[stage, ids] += 1
+        with self._lock:
+            deaths = self._held[stage, ids]
+            self._held[stage, ids] += 1
         return deaths
 
     def end(self, stage: str, ids: tuple[int, ...]) -> None:
-        """The worker is done with these images."""
         del self._held[stage, ids]
+
+    def stop(self) -> None:
+        """From now on the run is `stopping`."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def add_inferred(self, load: int) -> None:
+        """Count images whose prediction is done, by their load (`pipeline.segment.source.load`)."""
+        with self._lock:
+            self._inferred += load
+
+    def pace(self) -> tuple[int, bool]:
+        """The load of all images whose prediction is done, and whether the run is stopping."""
+        return self._inferred, self._stopping
 
     def snapshot(self) -> dict[str, Any]:
         """The figures that the driver shows and records."""
-        return {
-            "stages": {stage: dict(figures) for stage, figures in self.stages.items()},
-            "counts": dict(self.counts),
-            "instances": self.instances,
-        }
+        with self._lock:
+            return {
+                "stages": {stage: dict(figures) for stage, figures in self.stages.items()},
+                "counts": dict(self.counts),
+                "instances": self.instances,
+            }
 
 
 class Meter:
-    """Times one call of a stage: wall seconds, and CPU seconds of this process."""
+    """Times one call of a stage: wall seconds, and CPU seconds of this process, or of another `clock`."""
 
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self._clock = clock
+        self._wall, self._cpu = time.perf_counter(), clock()
 
     def figures(self, images: int, **others: float) -> dict[str, float]:
         return {
             "images": images,
             "batches": 1,
             "seconds": time.perf_counter() - self._wall,
-            "cpu_seconds": time.process_time() - self._cpu,
+            "cpu_seconds": self._clock() - self._cpu,
             **others,
         }
 
 
 def guarded(
-    ledger: Any,
+    ledger: StageLedger,
     stage: str,
     rows: pa.Table,
     work: Callable[[pa.Table], pa.Table],
@@ -100,26 +122,24 @@ def guarded(
 ) -> pa.Table:
     """`work(rows)`, unless a worker died over these rows: then one row at a time, giving up the row that kills.
 
-    Ray retries a task whose worker died; `ledger` (the actor) knows a retry from a first try.
+    The engine tries the rows of a dead worker again; `ledger` knows a retry from a first try.
     `give_up(row, reason)` makes the row of an image that has killed two workers which worked on it alone.
     """
-    import ray
-
     ids = tuple(rows["image_id"].to_pylist())
     alone, given_up = (
         f"{stage} alone",
         [],
     )  # a name of its own: else a death over a packet of one image would count twice
-    if not ray.get(ledger.begin.remote(stage, ids)):
+    if not ledger.begin(stage, ids):
         result = work(rows)
     else:
         results = []
         for i, image in enumerate(ids):
-            deaths = ray.get(ledger.begin.remote(alone, (image,)))
+            deaths = ledger.begin(alone, (image,))
             row = rows.slice(i, 1)
             if deaths < _DEATHS_ALONE:
                 results.append(work(row))
-                ledger.end.remote(alone, (image,))
+                ledger.end(alone, (image,))
             else:
                 results.append(
                     give_up(row, f"its {stage} worker was killed {_DEATHS_ALONE} times over it alone")
@@ -128,6 +148,6 @@ def guarded(
         result = pa.concat_tables(results)
     # Only now: another image of the packet could have killed this worker, and then all would be tried again.
     for image in given_up:
-        ledger.end.remote(alone, (image,))
-    ledger.end.remote(stage, ids)
+        ledger.end(alone, (image,))
+    ledger.end(stage, ids)
     return result

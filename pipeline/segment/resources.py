@@ -9,8 +9,8 @@ _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 READ_CPUS = 0.05
 """CPUs of the task that reads the manifest."""
-_LARGE_SHARES = {"fetch_cpus": 0.5, "decode_cpus": 0.96, "encode_cpus": 0.91, "write_cpus": 0.4}
-"""CPUs per task on machines with 8 CPUs or more."""
+_LARGE_SHARES = {"load_cpus": 0.48, "encode_cpus": 0.91, "write_cpus": 0.41}
+"""CPUs per task on machines with 8 CPUs or more. A task that loads waits for storage about half of its time."""
 _ACTORS_AT_ONCE = 4
 """The number of CPU actors with which a run starts; more are started when there is enough work."""
 _ACTOR_BYTES = 3 * 2**30
@@ -23,14 +23,13 @@ class Resources:
 
     actors: the smallest and largest number of predictor actors. infer_gpus, infer_cpus: per actor. The other shares are
     logical CPUs per task: small on a small machine, where they only have to leave room for the actors. The shares of
-    neighbouring stages must differ, or Ray fuses the stages: an actor's share is a multiple of 0.05 or less than that, decode's and encode's are neither.
+    neighbouring stages must differ, or Ray fuses the stages: an actor's share is a multiple of 0.05 or less than that; load's, encode's and write's are neither.
     """
 
     actors: tuple[int, int] = (1, 1)
     infer_gpus: float = 0.0
     infer_cpus: float = 1.0
-    fetch_cpus: float = 0.2
-    decode_cpus: float = 0.31
+    load_cpus: float = 0.31
     encode_cpus: float = 0.21
     write_cpus: float = 0.11
     packet_images: int = 16
@@ -69,9 +68,8 @@ class Resources:
         actors = actors or (1 if gpus else min(most, _ACTORS_AT_ONCE), most)
         share = min(0.5 if gpus else 1.0, cpus / 2 / actors[1])
         if not gpus:  # which keep their actors apart
-            share = min(
-                share, (node_cpus - tasks.get("decode_cpus", cls.decode_cpus) - READ_CPUS) / actors[1]
-            )
+            largest = max(tasks.values(), default=cls.load_cpus)
+            share = min(share, (node_cpus - largest - READ_CPUS) / actors[1])
         return cls(
             actors=actors,
             infer_gpus=1.0 if gpus else 0.0,

@@ -3,67 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
-from masklake.model.decode import DecodeOptions
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
-from masklake.pipeline.segment.encode import Vocabulary
-from masklake.pipeline.segment.infer import PredictorFactory
-from masklake.pipeline.segment.ledger import Ledger
+from masklake.pipeline.segment.engine import StageEngine, StartEngine
+from masklake.pipeline.segment.job import Job, Progress, Watch
 from masklake.pipeline.segment.listing import gone_on
 from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
-from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
+from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.stages import Plan, dataset
+from masklake.pipeline.segment.steps import Plan
 from masklake.pipeline.storage.explain import explaining, of_storage
 from masklake.pipeline.storage.objects import ObjectInfo
-from masklake.pipeline.storage.store import Storage, redact
-from masklake.pipeline.streams.driver_actor import beside_driver
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to run. `record` is a new one, or that of the run to resume; its options decide the rows."""
-
-    record: RunRecord
-    storage: Storage
-    predictor: PredictorFactory
-    vocabulary: Vocabulary
-    decode: DecodeOptions
-    max_bytes: int
-    limit: int | None = None
-    every_object: bool = False
-    redo_all: bool = False
-    resume: bool = False
-
-
-@dataclass
-class Progress:
-    """What the driver knows about a run at one moment, for `watch`."""
-
-    totals: ManifestTotals = field(default_factory=ManifestTotals)
-    skipped: int = 0
-    """Images that earlier attempts of this run have committed."""
-    snapshot: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    stopping: bool = False
-    """After the first Ctrl-C: no new image is begun, and images already predicted are written."""
-
-
-Watch = Callable[[Progress], None]
+from masklake.pipeline.storage.store import redact
 
 
 class Planned:
@@ -88,6 +53,8 @@ class Planned:
         with explaining(record.lake, "read what finished runs cover"):
             self._covered = Covered(self._covering(job), job.storage)
         self._left = None if job.limit is None else job.limit - self.totals.images
+        self._counting_until = math.inf
+        self._listed: list[ObjectInfo] = []
         self._objects = iter(()) if self.totals.complete else self._wanted()
         with explaining(record.source, "list the source"):
             self.first = next(self._objects, None)
@@ -103,8 +70,12 @@ class Planned:
             return []
         return covering_runs(self.lake, job.record.covers, self.listing.prefix)
 
-    def _wanted(self) -> Iterator[ObjectInfo]:
+    def _wanted(self) -> Iterator[ObjectInfo | None]:
+        """The objects to process. None comes between them once, when `count` has no more time."""
         for info, covered in self._covered.marked(self.listing):
+            if time.monotonic() > self._counting_until:
+                self._counting_until = math.inf
+                yield None
             if self._left is not None and self._left <= 0:
                 return
             if covered:
@@ -114,11 +85,25 @@ class Planned:
                 self._left -= 1
             yield info
 
+    def count(self, most: int, seconds: float) -> int | None:
+        """How many images the manifest will hold; None when they are more than `most`, or not listed in so many seconds."""
+        self._counting_until = time.monotonic() + seconds
+        with explaining(self.listing.source, "list the source"):
+            for info in self._objects:
+                if info is None:
+                    return None
+                self._listed.append(info)
+                if self.totals.images + 1 + len(self._listed) > most:
+                    return None
+        images = self.totals.images + (self.first is not None) + len(self._listed)
+        return images if images <= most else None
+
     def objects(self) -> Iterator[ObjectInfo]:
         """The objects to process, `first` included, as they are listed."""
         if self.first is not None:
             yield self.first
-        yield from self._objects
+        yield from self._listed
+        yield from filter(None, self._objects)
 
     def write(self) -> Iterator[ManifestTotals]:
         """Write the manifest. Yields the totals after each part."""
@@ -134,15 +119,17 @@ class Planned:
         self.totals.ignored, self.totals.left_out = self.listing.ignored, dict(self.listing.left_out)
 
 
-def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple[RunRecord, Progress]:
-    """Run `job` to its end on the Ray that is initialised. Returns the final record, which is also in the lake, and
-    the last progress. Call it in the main thread.
+def run(
+    job: Job, planned: Planned, resources: Resources, watch: Watch, engine: StartEngine = RayEngine
+) -> tuple[RunRecord, Progress]:
+    """Run `job` to its end, on the Ray that is initialised or another `engine`. Returns the final record, which is also
+    in the lake, and the last progress. Call it in the main thread.
 
     The record's state is complete, incomplete (the proof failed: resume), stopped (Ctrl-C, SIGTERM, or a
     later attempt took over) or failed (`error` says why). Raises UserError when the lake cannot be written or
     another driver has the run; then nothing was changed.
     """
-    driver = _Driver(job, planned, resources, watch)
+    driver = _Driver(job, planned, resources, watch, engine)
     before = signal.signal(
         signal.SIGTERM, driver.terminated
     )  # Ray's handler would leave the record at "running"
@@ -157,8 +144,13 @@ def run(job: Job, planned: Planned, resources: Resources, watch: Watch) -> tuple
 
 
 class _Driver:
-    def __init__(self, job: Job, planned: Planned, resources: Resources, watch: Watch) -> None:
+    engine: StageEngine
+
+    def __init__(
+        self, job: Job, planned: Planned, resources: Resources, watch: Watch, start_engine: StartEngine
+    ) -> None:
         self.job, self.planned, self.resources, self.watch = job, planned, resources, watch
+        self._start_engine = start_engine
         self.record = resumed(job.record, process_alive) if job.resume else job.record
         self.folder = RunFolder(self.record.lake, self.record.run, job.storage)
         self.progress = Progress(totals=planned.totals)
@@ -174,14 +166,13 @@ class _Driver:
     def run(self) -> RunRecord:
         with explaining(self.record.lake, "write to the lake"):
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
-            self.record = replace(self.record, attempt=attempt)
+            self.record = replace(self.record, attempt=attempt, engine=self._start_engine.name)
             self.folder.save(self.record)
             self.planned.lake.pack_records()
             sweep(self.folder)
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
-        self.ledger = beside_driver(Ledger)
-        self._metrics = RunMetrics(self.record.run, self._model)
+        self.engine = self._start_engine(self.record.run, self._model)
         threads = [threading.Thread(target=body, daemon=True) for body in (self._plan, self._pulse)]
         state, error = "failed", None
         try:
@@ -197,29 +188,29 @@ class _Driver:
             else:
                 state = "stopped"
         except Exception as failure:  # noqa: BLE001  # any error that ends a run is recorded, and the caller reports it
-            error = _cause(failure)
+            error = _cause(self.engine.cause(failure))
         finally:
             self._over.set()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
         record = self._finish(state, error)
-        self._metrics.ended(record.state)
+        self.engine.ended(record.state)
         return record
 
     def _stream(self) -> None:
-        plan = Plan(
-            folder=self.folder,
-            attempt=self.record.attempt,
-            model=self._model,
-            predictor=self.job.predictor,
-            vocabulary=self.job.vocabulary,
-            decode=self.job.decode,
-            max_bytes=self.job.max_bytes,
-            resources=self.resources,
+        self.engine.stream(
+            Plan(
+                folder=self.folder,
+                attempt=self.record.attempt,
+                model=self._model,
+                predictor=self.job.predictor,
+                vocabulary=self.job.vocabulary,
+                decode=self.job.decode,
+                max_bytes=self.job.max_bytes,
+                resources=self.resources,
+            )
         )
-        for _ in dataset(plan, self.ledger).iter_batches(batch_size=None, batch_format="pyarrow"):
-            pass
 
     def _plan(self) -> None:
         """List the source into the manifest, in a thread of its own, while the stages work on it."""
@@ -262,7 +253,7 @@ class _Driver:
         while not self._over.wait(0.5):
             self._refresh()
             if self.progress.stopping:
-                self.ledger.stop.remote()  # repeatedly: the ledger may be killed too, and then forgets it
+                self.engine.ledger.stop()  # repeatedly: the ledger may be killed too, and then forgets it
             if time.monotonic() - saved < HEARTBEAT_S:
                 continue
             saved = time.monotonic()
@@ -276,11 +267,8 @@ class _Driver:
                     raise
 
     def _refresh(self) -> None:
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):  # Ray may be shutting down under a Ctrl-C
-            self.progress.snapshot = ray.get(self.ledger.snapshot.remote(), timeout=5)
-        self._metrics.update(self.progress.snapshot, self.progress.totals.images, self._before.counts)
+        self.progress.snapshot = self.engine.snapshot() or self.progress.snapshot
+        self.engine.observe(self.progress.snapshot, self.progress.totals.images, self._before.counts)
         self.progress.seconds = time.monotonic() - self._started
         with contextlib.suppress(OSError):  # the terminal or the pipe is gone; the run is not
             self.watch(self.progress)
@@ -329,17 +317,9 @@ class _Driver:
         return record
 
 
-def _cause(failure: BaseException) -> str:
-    """The innermost reason in one line: Ray wraps what a stage raised, and Ray Data adds advice below it."""
-    import ray
-
-    while isinstance(failure, ray.exceptions.RayTaskError) and failure.cause is not None:
-        failure = failure.cause
-    if isinstance(failure, UserError):
+def _cause(failure: BaseException | str) -> str:
+    """The reason in one line: Ray Data adds advice below it."""
+    if isinstance(failure, UserError | str):
         return str(failure)
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-    if isinstance(failure, ray.exceptions.ActorDiedError) and lines:
-        # An error of an actor's constructor is only in the last line of the text, below its traceback.
-        raised, _, reason = lines[-1].partition(": ")
-        return reason if raised.endswith(".UserError") else lines[-1]
     return f"{type(failure).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -1,4 +1,4 @@
-"""The Ray Data source: packets of manifest rows, while the manifest is still being written."""
+"""Packets of manifest rows, while the manifest is still being written; and as a source of Ray Data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.proof import done_ids
-from masklake.pipeline.streams.packet import pack
 
 if TYPE_CHECKING:
     from ray.data import Datasource
@@ -47,7 +46,7 @@ def packets(
         here = done[np.searchsorted(done, ids[0]) : np.searchsorted(done, ids[-1], side="right")]
         todo = part.filter(pa.array(~np.isin(ids, here)))
         for start, stop in _cuts(todo["size_bytes"].to_pylist(), packet_images):
-            yield pack(todo.slice(start, stop - start).combine_chunks())
+            yield todo.slice(start, stop - start).combine_chunks()
 
 
 def _cuts(sizes: list[int | None], packet_images: int) -> Iterator[tuple[int, int]]:

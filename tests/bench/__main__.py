@@ -16,7 +16,9 @@ BENCHMARKS = {
     "decode": "files to pixels: Pillow beside model.decode, 640 × 480 and 4000 × 3000",
     "device": "from JPEG bytes to RLE on a GPU where there is one: batches, stages, memory",
     "compile": "whether torch.compile would pay: the backbone as modules, fused, compiled",
-    "job": "the whole job beside the bare predictor loop on the same images; CPU time an image by stage",
+    "job": "the whole job beside the bare predictor loop on the same images, steady and with its start; CPU time an image by stage",
+    "start": "ten images from the command to its end: seconds, CPU by kind of process, parts of a predictor's start",
+    "overhead": "CPU time an image of everything around the model, by kind of process, beside one GET and one decode",
     "train": "training beside a plain torchvision loop: seconds a step, AP after the same minutes",
     "memory": "peak memory of the job at 1,000 and at 10,000 images",
 }

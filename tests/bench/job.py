@@ -1,13 +1,16 @@
 """The whole job beside the bare predictor loop on the same images.
 
 The loop has everything its way: images decoded beforehand, no storage, no RLE, no Parquet, all CPUs. What the
-job gives up against it is what fetching, decoding, encoding, writing and Ray cost.
+job gives up against it is what its start, fetching, decoding, encoding, writing and Ray cost. The steady state is what
+the further images of the larger of two jobs take.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import statistics
+import subprocess
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from masklake.jobs.cluster.cluster import ray_cluster
 from masklake.jobs.models import resolve as models
 from masklake.model import scenes
-from masklake.model.decode import DecodeOptions
-from masklake.pipeline.lake.record import new_run_id
-from masklake.pipeline.lake.run_record import RunRecord
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord
 from masklake.pipeline.segment.ledger import STAGES
-from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Job, Planned, run
 from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
-IMAGES = 800
+from tests.bench.start import command
+
+SIZES = (200, 800)
+ENGINES = ("local", "ray")
 BATCH = 16
 
 
@@ -59,20 +61,17 @@ def loop_rate(files: list[Path], factory: models.PredictorFactory, processes: in
         return done / (time.perf_counter() - started)
 
 
-def job_record(source: str, lake: str, factory: models.PredictorFactory, model: models.Resolved) -> RunRecord:
-    """The record of a run over `source`, on a Ray started for it."""
-    record = RunRecord(
-        run=new_run_id(), lake=lake, source=source, command=["bench"], options={}, selection={},
-        model=model.record(), versions={},
-    )  # fmt: skip
-    job = Job(
-        record=record, storage=Storage(), predictor=factory, vocabulary=model.vocabulary(),
-        decode=DecodeOptions(), max_bytes=10**9,
-    )  # fmt: skip
-    with ray_cluster(None, 0) as cluster:
-        return run(
-            job, Planned(job), Resources.fitted(cluster.cpus, 0, memory=cluster.memory), lambda _: None
-        )[0]
+def job_seconds(source: Path, lake: str, images: int, engine: str) -> float:
+    """Seconds of `masklake segment` over so many images, from its start to its end."""
+    began = time.perf_counter()
+    options = ["--limit", str(images), "--engine", engine, "--precision", "float32"]
+    subprocess.run(command(source, lake, *options), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def last_record(lake: str) -> RunRecord:
+    (run,) = Lake(lake, Storage()).run_ids()
+    return RunFolder(lake, run, Storage()).load()
 
 
 def main() -> None:
@@ -82,31 +81,39 @@ def main() -> None:
         source=model.source, fingerprint=model.fingerprint, score_threshold=0.05, max_detections=100,
         classes=None, precision="float32", threads=1,
     )  # fmt: skip
+    few, many = SIZES
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "scenes")
-        scenes.write(source, IMAGES, seed=11)
-        (source / "annotations.json").unlink()
-        files = sorted(source.iterdir())
-        before = loop_rate(files, factory, cpus)
-        record = job_record(f"{source}/", f"{scratch}/lake", factory, model)
-        after = loop_rate(files, factory, cpus)
+        scenes.write(source, many, seed=11)
+        files = sorted(source.glob("*.jpg"))
+        loops = [loop_rate(files, factory, cpus)]
+        took = {}
+        for engine in ENGINES:
+            took[engine] = [
+                job_seconds(source, f"{scratch}/lake-{engine}-{images}", images, engine) for images in SIZES
+            ]
+            loops.append(loop_rate(files, factory, cpus))
         threaded = loop_rate(files, replace(factory, threads=cpus), 1)
-    if record.state != "complete":
-        raise RuntimeError(f"the job ended {record.state}: {record.error}")
-    loop, job = (before + after) / 2, IMAGES / record.seconds
-    print(f"  {IMAGES} scenes, demo model, {cpus} CPUs")
+        stages = {engine: last_record(f"{scratch}/lake-{engine}-{many}").stages for engine in ENGINES}
+    loop = statistics.median(loops)
+    print(f"  {few} and {many} scenes, demo model in float32, {cpus} CPUs")
+    each = ", ".join(f"{rate:.1f}" for rate in loops)
     print(
-        f"  bare loop, a process a CPU        {loop:6.1f} images/s   (before the job {before:.1f}, after it {after:.1f})"
+        f"  bare loop, a process a CPU        {loop:6.1f} images/s   (before, between, after the jobs: {each})"
     )
     print(f"  bare loop, one process, {cpus} threads {threaded:6.1f} images/s")
-    print(f"  the job                           {job:6.1f} images/s   from first listing to verified lake")
-    print(f"  job / loop of a process a CPU     {job / loop:6.2f}")
-    print("  stage     CPU ms/image   worker ms/image")
-    for stage in STAGES:
-        figures = record.stages[stage]
-        cpu, wall = (1000 * figures[kind] / figures["images"] for kind in ("cpu_seconds", "seconds"))
-        print(f"  {stage:<8} {cpu:12.2f} {wall:17.2f}")
-    waited = record.stages["infer"]["idle_seconds"]
-    print(
-        f"  the predictors waited {waited:.1f} s for images; the job took {record.seconds:.1f} s, the actors' start included"
-    )
+    for engine, (short, long) in took.items():
+        steady, whole = (many - few) / (long - short), many / long
+        print(
+            f"  the job, --engine {engine:<5}           {whole:6.1f} images/s   {long:.1f} s from command to end: "
+            f"job / loop {whole / loop:.2f}"
+        )
+        print(
+            f"    steady, by both sizes           {steady:6.1f} images/s   job / loop {steady / loop:.2f}; "
+            f"the start costs {long - many / steady:.1f} s"
+        )
+        print("    stage     CPU ms/image   worker ms/image")
+        for stage in STAGES:
+            figures = stages[engine][stage]
+            cpu, wall = (1000 * figures[kind] / figures["images"] for kind in ("cpu_seconds", "seconds"))
+            print(f"    {stage:<8} {cpu:12.2f} {wall:17.2f}")

@@ -39,12 +39,14 @@ def peak_bytes(process: subprocess.Popen[bytes]) -> int:
 
 
 def measured(n: int, source: Path, lake: Path) -> tuple[int, float]:
-    """(peak bytes, seconds) of a run over the first `n` entries of a list of the files in `source`."""
-    listing = lake.with_suffix(".txt")
+    """(peak bytes, seconds) of a run over `n` images, which are links to the files in `source`."""
+    folder = lake.with_suffix(".images")
+    folder.mkdir()
     files = sorted(source.glob("*.jpg"))
-    listing.write_text("".join(f"{files[i % len(files)]}\n" for i in range(n)))
+    for i in range(n):
+        (folder / f"{i:06d}.jpg").hardlink_to(files[i % len(files)])
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.null_job", str(listing), str(lake)])
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.null_job", f"{folder}/", str(lake)])
     peak = peak_bytes(process)
     if process.returncode:
         raise RuntimeError(f"the job over {n} images ended with exit code {process.returncode}")

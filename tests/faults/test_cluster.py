@@ -32,7 +32,7 @@ def used(cluster: RayNodes) -> Counter[str]:
     names = cluster.node_ids()
     return Counter(
         names.get(task["node_id"], "?")
-        for name in ("MapBatches(fetch_packet)", "MapBatches(decode_packet)", "MapBatches(encode_packet)")
+        for name in ("MapBatches(load_packet)", "MapBatches(write_packets)")
         for task in cluster.listed("tasks", name=name)
         if task["state"] == "FINISHED"
     )

@@ -14,8 +14,11 @@ import pyarrow as pa
 from masklake.model.decode import DecodeOptions
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord
+from masklake.pipeline.segment.engine import StartEngine
+from masklake.pipeline.segment.job import Job, Progress
+from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Job, Planned, Progress, run
+from masklake.pipeline.segment.run import Planned, run
 from masklake.pipeline.storage.parquet import read_table
 from masklake.pipeline.storage.store import Storage, join
 
@@ -67,9 +70,11 @@ def _job(record: RunRecord, seconds: float, **fields: Any) -> Job:
     )
 
 
-def execute(job: Job, resources: Resources = SMALL) -> tuple[RunRecord, Progress]:
-    """Run it on the Ray that is initialised."""
-    return run(job, Planned(job), resources, lambda progress: None)
+def execute(
+    job: Job, resources: Resources = SMALL, engine: StartEngine = RayEngine
+) -> tuple[RunRecord, Progress]:
+    """Run it on the Ray that is initialised, or another engine."""
+    return run(job, Planned(job), resources, lambda progress: None, engine)
 
 
 def with_source(job: Job, **changes: Any) -> Job:

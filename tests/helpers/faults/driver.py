@@ -1,6 +1,6 @@
 """A driver to be killed: one run, or one attempt at one, of the content predictor in a process of its own.
 
-    python -m tests.helpers.faults.driver SOURCE LAKE RUN [--resume] [--seconds S] [--list-seconds S]
+    python -m tests.helpers.faults.driver SOURCE LAKE RUN [--resume] [--seconds S] [--list-seconds S] [--local]
 
 Prints one line of JSON at its end; exits as `masklake segment` does.
 """
@@ -19,6 +19,7 @@ from masklake.jobs.segment.command import EXIT_CODES
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment import manifest, run
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.local_engine import LocalEngine
 from masklake.pipeline.storage.objects import ObjectInfo
 
 from tests.helpers.runs import SMALL, execute, make_job, resume_job
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--list-seconds", type=float, default=0.0)
+    parser.add_argument("--local", action="store_true")
     args = parser.parse_args()
     signal.signal(
         signal.SIGINT, signal.default_int_handler
@@ -56,8 +58,11 @@ def main() -> int:
             job = resume_job(args.lake, args.run, seconds=args.seconds)
         else:
             job = make_job(args.source, args.lake, run_id=args.run, seconds=args.seconds)
-        with ray_cluster(None, 0):
-            record, progress = execute(job, SMALL)
+        if args.local:
+            record, progress = execute(job, SMALL, LocalEngine)
+        else:
+            with ray_cluster(None, 0):
+                record, progress = execute(job, SMALL)
     except UserError as error:
         print(json.dumps({"state": None, "error": str(error)}))
         return 2

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from masklake.pipeline.segment.ledger import Ledger, Meter, guarded
 
 
-class Local:
-    """A ledger that answers like the actor, in this process."""
-
-    def __init__(self) -> None:
-        self.ledger = Ledger()
-
-    def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(remote=getattr(self.ledger, name))
-
-
 @pytest.fixture
-def ledger(monkeypatch: pytest.MonkeyPatch) -> Local:
-    import ray
-
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    return Local()
+def ledger() -> Ledger:
+    return Ledger()
 
 
 class WorkerDiedError(BaseException):
@@ -55,7 +40,7 @@ def _deadly(*poison: int) -> Callable[[pa.Table], pa.Table]:
 
 
 def _retried(
-    ledger: Local, rows: pa.Table, work: Callable[[pa.Table], pa.Table], tries: int = 20
+    ledger: Ledger, rows: pa.Table, work: Callable[[pa.Table], pa.Table], tries: int = 20
 ) -> tuple[dict, int]:
     """What comes of it when Ray retries for ever, and how many workers died."""
     for deaths in range(tries):
@@ -68,13 +53,13 @@ def _retried(
     raise AssertionError("retried for ever")
 
 
-def test_nothing_dies(ledger: Local) -> None:
+def test_nothing_dies(ledger: Ledger) -> None:
     out, deaths = _retried(ledger, _rows(3, 1, 2), _done)
     assert (set(out.values()), deaths) == ({"done"}, 0)
 
 
 @pytest.mark.parametrize("poison", [(1,), (5,), (9,), (1, 9), (1, 5, 9)])
-def test_only_the_images_that_kill_are_given_up(ledger: Local, poison: tuple[int, ...]) -> None:
+def test_only_the_images_that_kill_are_given_up(ledger: Ledger, poison: tuple[int, ...]) -> None:
     out, deaths = _retried(ledger, _rows(1, 5, 7, 9), _deadly(*poison))
     for image, said in out.items():
         assert said == ("its infer worker was killed 2 times over it alone" if image in poison else "done")
@@ -82,7 +67,7 @@ def test_only_the_images_that_kill_are_given_up(ledger: Local, poison: tuple[int
 
 
 @pytest.mark.parametrize("ids", [(4,), (4, 5, 6)])
-def test_a_worker_that_is_killed_from_outside_costs_no_image(ledger: Local, ids: tuple[int, ...]) -> None:
+def test_a_worker_that_is_killed_from_outside_costs_no_image(ledger: Ledger, ids: tuple[int, ...]) -> None:
     """The kernel, a lost node: once or twice is no proof against an image, not even one that was alone."""
     killed = 0
 
@@ -97,19 +82,19 @@ def test_a_worker_that_is_killed_from_outside_costs_no_image(ledger: Local, ids:
     assert (set(out.values()), deaths) == ({"done"}, 2)
 
 
-def test_a_poison_that_is_alone_in_its_packet(ledger: Local) -> None:
+def test_a_poison_that_is_alone_in_its_packet(ledger: Ledger) -> None:
     out, deaths = _retried(ledger, _rows(4), _deadly(4))
     assert (out, deaths) == ({4: "its infer worker was killed 2 times over it alone"}, 3)
 
 
-def test_stages_and_packets_do_not_share_their_dead(ledger: Local) -> None:
+def test_stages_and_packets_do_not_share_their_dead(ledger: Ledger) -> None:
     with pytest.raises(WorkerDiedError):
         guarded(ledger, "decode", _rows(1, 2), _deadly(1), _given_up)
     assert guarded(ledger, "infer", _rows(1, 2), _done, _given_up)["out"].to_pylist() == ["done"] * 2
     assert guarded(ledger, "decode", _rows(3, 4), _done, _given_up)["out"].to_pylist() == ["done"] * 2
 
 
-def test_an_exception_is_no_death(ledger: Local) -> None:
+def test_an_exception_is_no_death(ledger: Ledger) -> None:
     """It ends the run by itself, with its reason."""
 
     def work(rows: pa.Table) -> pa.Table:
@@ -119,10 +104,10 @@ def test_an_exception_is_no_death(ledger: Local) -> None:
         guarded(ledger, "infer", _rows(1), work, _given_up)
 
 
-def test_nothing_is_remembered_of_work_that_is_done(ledger: Local) -> None:
+def test_nothing_is_remembered_of_work_that_is_done(ledger: Ledger) -> None:
     for first in range(0, 60, 3):
         _retried(ledger, _rows(first, first + 1, first + 2), _deadly(first + 1) if first % 2 else _done)
-    assert not ledger.ledger._held
+    assert not ledger._held
 
 
 def test_accounting() -> None:

@@ -21,9 +21,12 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, SupersededError
 from masklake.pipeline.segment import manifest as manifest_module
 from masklake.pipeline.segment import run as run_module
+from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.local_engine import LocalEngine
+from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, Progress, run
+from masklake.pipeline.segment.run import Planned, run
 from masklake.pipeline.segment.write import write
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
@@ -117,6 +120,26 @@ def test_every_image_gets_its_row(tmp_path: Path, lake: str) -> None:
     assert record.manifest["images"] == 68
     assert record.manifest["ignored"] == 1
     assert _loaded(lake, record.run) == record
+
+
+def test_both_engines_write_the_same_rows(photos: Path, lake: str) -> None:
+    for name, (data, _) in BROKEN.items():
+        (photos / name).write_bytes(data)
+    rows: dict[str, list[Any]] = {}
+    for engine in (RayEngine, LocalEngine):
+        record = _done(execute(make_job(str(photos), lake, redo_all=True), SMALL, engine))
+        assert record.engine == _loaded(lake, record.run).engine == engine.name
+        assert_exactly_once(lake, record.run, _uris(photos))
+        assert set(record.stages) == {"fetch", "decode", "infer", "encode", "write"}
+        assert all(figures["images"] == 48 for figures in record.stages.values())
+        assert record.stages["fetch"]["bytes"] > 0
+        for name, keys in (("images", ["image_id"]), ("instances", ["image_id", "instance"])):
+            written = table(lake, name, record.run).sort_by([(key, "ascending") for key in keys])
+            changing = [c for c in ("run", "processed_at") if c in written.schema.names]
+            rows.setdefault(name, []).append(written.drop_columns(changing))
+    assert rows["images"][0].equals(rows["images"][1])
+    assert rows["instances"][0].equals(rows["instances"][1])
+    assert len(rows["instances"][0]) > 40
 
 
 @pytest.mark.slow

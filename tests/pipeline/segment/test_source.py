@@ -15,7 +15,6 @@ from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
 from masklake.pipeline.segment.source import load, packets
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.streams.packet import unpack
 
 from tests.pipeline.segment.test_manifest import write_all
 from tests.pipeline.segment.test_proof import _commit
@@ -37,7 +36,7 @@ def _listed(folder: RunFolder, n: int, *, close: bool = True) -> Manifest:
 
 
 def _cut(manifest: Manifest, folder: RunFolder, attempt: int, size: int) -> list[list[int]]:
-    return [unpack(packet)["image_id"].to_pylist() for packet in packets(manifest, folder, attempt, size)]
+    return [packet["image_id"].to_pylist() for packet in packets(manifest, folder, attempt, size)]
 
 
 def test_load_is_one_an_image_and_more_for_a_large_one() -> None:
@@ -109,10 +108,10 @@ def test_packets_come_while_the_listing_goes_on(folder: RunFolder, monkeypatch: 
     writer = threading.Thread(target=write)
     writer.start()
     source = packets(manifest, folder, 1, 4)
-    assert unpack(next(source))["image_id"].to_pylist() == [0, 1, 2, 3]
+    assert next(source)["image_id"].to_pylist() == [0, 1, 2, 3]
     assert not manifest.totals().complete
     go_on.set()
-    assert [unpack(p)["image_id"].to_pylist() for p in source] == [[4, 5, 6, 7]]
+    assert [p["image_id"].to_pylist() for p in source] == [[4, 5, 6, 7]]
     writer.join()
 
 

@@ -15,12 +15,15 @@ from masklake.pipeline.decode import DECODED, decode_rows
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment import manifest as manifest_module
+from masklake.pipeline.segment.actor_ledger import ActorLedger
 from masklake.pipeline.segment.fetch import FETCHED
 from masklake.pipeline.segment.infer import infer_rows
+from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, Progress, run
-from masklake.pipeline.segment.stages import Plan, _undecoded, _undetected, dataset
+from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.stages import dataset
+from masklake.pipeline.segment.steps import Plan, _undecoded, _undetected
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
 
@@ -83,10 +86,9 @@ def _operators(ds: Any) -> list[str]:
     return names[::-1]
 
 
-STAGES = [
+OPERATORS = [
     "ReadManifest",
-    "MapBatches(fetch_packet)",
-    "MapBatches(decode_packet)",
+    "MapBatches(load_packet)",
     "MapBatches(Infer)",
     "MapBatches(encode_packet)",
     "MapBatches(write_packets)",
@@ -95,11 +97,12 @@ STAGES = [
 
 @pytest.mark.parametrize(("cpus", "gpus"), MACHINES)
 @pytest.mark.parametrize("actors", [None, (1, 1), (1, 5), (8, 8)])
-def test_no_stage_is_fused_with_another(
+def test_no_operator_is_fused_with_another(
     tmp_path: Path, cpus: int, gpus: int, actors: tuple[int, int] | None
 ) -> None:
     resources = Resources.fitted(cpus, gpus, actors=actors)
-    assert _operators(dataset(_plan(tmp_path, resources), None)) == STAGES
+    operators = [name for name in OPERATORS if gpus or "encode" not in name]  # without GPUs, it is in Infer
+    assert _operators(dataset(_plan(tmp_path, resources), ActorLedger(None))) == operators
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), MACHINES)
@@ -112,7 +115,7 @@ def test_every_stage_finds_a_cpu_beside_the_actors(
     left = cpus - r.actors[1] * r.infer_cpus
     reading = 0.05
     if r.actors[1] <= 5 * cpus:  # Ray counts shares in hundredths of a CPU here; below that there is no room
-        assert left >= reading + max(r.fetch_cpus, r.decode_cpus, r.encode_cpus, r.write_cpus)
+        assert left >= reading + max(r.load_cpus, r.encode_cpus, r.write_cpus)
 
 
 @pytest.mark.parametrize(("nodes", "node_cpus"), [(2, 1), (3, 2), (16, 1), (16, 4), (4, 8), (32, 16)])
@@ -124,7 +127,7 @@ def test_when_nodes_go_the_last_has_room_for_all_actors_and_a_task(
     r = Resources.fitted(nodes * node_cpus, 0, node_cpus=node_cpus, actors=actors)
     left = node_cpus - r.actors[1] * r.infer_cpus
     reading = 0.05
-    assert left >= reading + max(r.fetch_cpus, r.decode_cpus, r.encode_cpus, r.write_cpus)
+    assert left >= reading + max(r.load_cpus, r.encode_cpus, r.write_cpus)
 
 
 def test_given_sizes_are_kept() -> None:
