@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from masklake.jobs.exit_codes import MEANINGS, ExitCode
 from masklake.jobs.options.command import Command, Group, Line, filled_parser, understand
@@ -103,6 +104,28 @@ def main(argv: list[str] | None = None) -> int:
     return _run(argv)
 
 
+def program() -> NoReturn:
+    """The command line as a process of its own: `main`, under our handling of Ctrl-C, to the very end of the process."""
+    _interrupt_once()
+    sys.exit(main())
+
+
+def _interrupt_once() -> None:
+    """Let the first Ctrl-C interrupt what runs, and no further one what cleans up after it, such as Ray's start.
+
+    A second KeyboardInterrupt, raised while the first one passes, would end the process by the signal, without a line.
+    Commands that do more at a Ctrl-C have their own handler for that time.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # the caller ignores it, as shells do for what they start in the background
+
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+
+
 def _run(argv: list[str]) -> int:
     from masklake.model.errors import ModelError
     from masklake.pipeline.errors import OutageError, UserError
@@ -143,4 +166,4 @@ def _nowhere() -> TextIO:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

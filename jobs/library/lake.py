@@ -16,11 +16,20 @@ def open_lake(
     endpoint_url: str | None = None,
     profile: str | None = None,
     anonymous: bool = False,
+    requester_pays: bool = False,
+    kms_key: str | None = None,
 ) -> LakeReader:
     """Open the lake at `uri`: a folder, s3://BUCKET/PREFIX, or what else fsspec opens.
 
     run: only what this run wrote: its id, or `last`. Without it, each image's newest run counts.
-    endpoint_url, profile, anonymous: another S3 service than AWS, a profile of ~/.aws/config, a public bucket.
+    The others mean what the options of all commands mean, and are for S3. Credentials come from the standard AWS environment,
+    a bucket's region from the bucket.
+    endpoint_url: the address of another service than AWS, such as http://minio:9000 (or set AWS_ENDPOINT_URL).
+    profile: a profile of ~/.aws/config.
+    anonymous: send no credentials, for public buckets (gs:// and az:// too).
+    requester_pays: agree to pay for reading, where a bucket's owner asks for that.
+    kms_key: the key with which S3 encrypts what is written. A lake that is read needs none: it is here so that the options
+        of a command can be passed on as they are.
 
     Raises UserError, with the remedy in one line, when there is no lake, or it cannot be read.
     """
@@ -28,7 +37,13 @@ def open_lake(
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.store import Storage
 
-    storage = Storage(endpoint_url=endpoint_url, profile=profile, anonymous=anonymous)
+    storage = Storage(
+        endpoint_url=endpoint_url,
+        profile=profile,
+        anonymous=anonymous,
+        requester_pays=requester_pays,
+        kms_key=kms_key,
+    )
     return LakeReader(Database(Lake(uri, storage), run=run))
 
 

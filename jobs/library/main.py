@@ -6,6 +6,6 @@ if __name__ == "__main__":
     if not sys.flags.safe_path:
         del sys.path[0]  # the folder that it is run in, which may hold anybody's code
 
-    from masklake.jobs.cli import main
+    from masklake.jobs.cli import program
 
-    sys.exit(main())
+    program()

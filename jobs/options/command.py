@@ -11,6 +11,7 @@ from masklake.jobs.options import job_file
 from masklake.jobs.options.declare import Options, build, entries
 from masklake.jobs.options.parser import Parser, add_options
 from masklake.jobs.terminal.suggestions import did_you_mean
+from masklake.pipeline.storage.store import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ def understand(
         named = f"{name} {action}" if action else name
         line = understand(named, command.actions[action or command.usual or ""], rest, folder)
         return replace(line, action=action)
-    file = _config_in(arguments) if command.from_file else None
-    kept = {} if file is None else job_file.read(file, command.options, name, folder)
+    file, storage = _config_in(arguments) if command.from_file else (None, Storage())
+    kept = {} if file is None else job_file.read(file, command.options, name, folder, storage)
     explicit = vars(parser_of(name, command, kept).parse_args(arguments))
     explicit.pop("debug", None)
     quiet = explicit.pop("quiet", False)
@@ -95,7 +96,7 @@ def parser_of(name: str, command: Command, kept: Mapping[str, Any] | None = None
         common.add_argument(
             "--config",
             metavar="FILE",
-            help="take options from this TOML file, by their names without dashes (batch-size = 32); what is given here "
+            help="take options from this TOML file, a path or a URI (s3://…), by their names without dashes (batch-size = 32); what is given here "
             "as well counts. A run leaves the options it used as such a file",
         )
     common.add_argument(
@@ -170,15 +171,20 @@ def _group_parser(name: str, group: Group) -> Parser:
     return parser
 
 
-def _config_in(arguments: Sequence[str]) -> str | None:
-    """The file that --config names, read before the rest is parsed: arguments that it holds need not be given again."""
+def _config_in(arguments: Sequence[str]) -> tuple[str | None, Storage]:
+    """The file that --config names, and how the line reaches storage: it is read before the rest is parsed, since arguments
+    that it holds need not be given again."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config")
+    for name in ("endpoint-url", "profile"):
+        finder.add_argument(f"--{name}")
+    for name in ("anonymous", "requester-pays"):
+        finder.add_argument(f"--{name}", action="store_true")
     try:
-        file: str | None = finder.parse_known_args(list(arguments))[0].config
+        given = vars(finder.parse_known_args(list(arguments))[0])
     except argparse.ArgumentError:
-        return None  # the whole parser says what is wrong
-    return file
+        return None, Storage()  # the whole parser says what is wrong
+    return given.pop("config"), Storage(**given)
 
 
 def _not_contradicted(

@@ -18,23 +18,26 @@ from masklake.jobs.options.parser import shown
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import printable
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.storage.store import redact
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import Storage, redact
 
 NAME = "options.toml"
 """The file's name in the folder of a run."""
 
 
-def read(file: str, cls: type[Options], command: str, folder: str | None = None) -> dict[str, Any]:
-    """The values that a file gives to the options of `cls`, by name; a relative path is below `folder`.
+def read(
+    file: str, cls: type[Options], command: str, folder: str | None = None, storage: Storage | None = None
+) -> dict[str, Any]:
+    """The values that a file, a path or a URI, gives to the options of `cls`, by name; a relative path is below `folder`.
 
     Raises UserError, which names the key, for a file that cannot be read, keys that are no options, and values that
     these cannot have.
     """
-    path = Path(folder or "", Path(file).expanduser())
+    place = file if "://" in file else str(Path(folder or "", Path(file).expanduser()))
+    with explaining(place, "read the options (--config)"):
+        data = (storage or Storage()).read(place)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {file}: cannot be read: {error.strerror or error}") from error
+        content = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {file}: is not TOML: {error}") from error
     known = {entry.name: entry for entry in entries(cls)}

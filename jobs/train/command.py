@@ -10,6 +10,7 @@ from masklake.jobs.options import job_file
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.parser import resuming, shown, typed
 from masklake.jobs.terminal import log_lines
+from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import say
 from masklake.jobs.train.options import DEFAULT_EPOCHS, LearningOptions, TrainOptions
 from masklake.pipeline.errors import UserError
@@ -90,7 +91,10 @@ def _run(options: TrainOptions) -> ExitCode:
     lake.require_writable()
     record = _resumed(options, lake.uri, storage) if options.resume else None
     as_of, classes, shuffled = _selection(options, record)
-    labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)
+    try:
+        labels = training_set.gather(lake, classes=classes, as_of=as_of, shuffled=shuffled)
+    except training_set.UnknownClassesError as error:
+        raise UserError(f"{error}{did_you_mean(error.unknown[0], error.known)}") from error
     target = _held_out(lake, options, labels)
     if record is None:
         record = _new(options, lake.uri, storage, labels)

@@ -23,6 +23,14 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+class UnknownClassesError(UserError):
+    """Classes are asked for (`unknown`) that are not among those of the labels (`known`)."""
+
+    def __init__(self, message: str, unknown: list[str], known: list[str]) -> None:
+        super().__init__(message)
+        self.unknown, self.known = unknown, known
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
     """Label sets of one split. `rows` are rows of labels, with those of an image together; `starts` (images + 1,) is where the
@@ -97,12 +105,15 @@ def gather(
             "nothing to learn; label some objects"
         )
     if classes is not None:
-        single = single.filter(pc.is_in(single["label"], pa.array(list(classes), pa.string())))
-        if unknown := sorted(set(classes) - set(single["label"].to_pylist())):
-            raise UserError(
+        known = pc.unique(single["label"]).to_pylist()
+        if unknown := sorted(set(classes) - set(known)):
+            raise UnknownClassesError(
                 f"--classes {','.join(unknown)}: no instance of split {split} has such a class; `masklake labels stats "
-                f"{lake.uri}` tells which there are"
+                f"{lake.uri}` tells which there are",
+                unknown,
+                known,
             )
+        single = single.filter(pc.is_in(single["label"], pa.array(list(classes), pa.string())))
     if shuffled is not None:
         rows = _shuffled(rows, shuffled)
     encoded = pc.run_end_encode(rows["uri"]).combine_chunks()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from masklake.jobs.query.database import Database
@@ -110,6 +111,10 @@ def test_whole_tables_are_read_by_their_folders(builder: LakeBuilder) -> None:
         assert sorted(arrow["run"].to_pylist()) == sorted(frame["run"]) == runs
         assert sorted(pl.read_parquet(folder)["run"].to_list()) == runs
         assert pq.read_table(folder, filters=[("run", "=", R2)]).num_rows == runs.count(R2)
+        hive = ds.HivePartitioning.discover(infer_dictionary=True)
+        for data in (ds.dataset(folder), ds.dataset(folder, partitioning=hive)):
+            assert sorted(data.to_table()["run"].to_pylist()) == runs
+            assert data.count_rows(filter=ds.field("run") == R2) == runs.count(R2)
         relation = duckdb.sql(f"select run from '{folder}/*/*.parquet' order by 1")
         assert [run for (run,) in relation.fetchall()] == runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,3 +105,41 @@ def test_scenes_where_no_folder_can_be(tmp_path: Path, masklake: Callable[..., t
         f"masklake: error: {tmp_path}/file/scenes: cannot write the scenes: a file stands where a folder is needed; "
         "choose another name\n"
     )
+
+
+_SLOW_START = """
+import sys, time
+from masklake.jobs import cli
+from masklake.jobs.cluster import cluster
+
+def started_twice(start):
+    try:
+        print("starting", flush=True)
+        time.sleep(60)
+    finally:  # as where Ray's processes are ended
+        print("cleaning up", flush=True)
+        time.sleep(1)
+        print("clean", flush=True)
+
+cluster.started_twice = started_twice
+sys.argv = ["masklake", "segment", "photos", "lake", "--model", "demo"]
+cli.program()
+"""
+
+
+def test_two_ctrl_cs_while_ray_starts_are_one_line(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "photos").symlink_to(photos)
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW_START],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "starting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cleaning up\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "clean\n", "masklake: interrupted\n")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 from pathlib import Path
+from typing import Any
 
 import masklake
 import numpy as np
 import pyarrow as pa
 import pytest
+from masklake.jobs.library.lake import LakeReader
+from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.lakes import LakeBuilder, empty_label_row, instance, label_row, rle
 
@@ -77,3 +82,26 @@ def test_mistakes_are_told_in_one_line(lake: str, tmp_path: Path) -> None:
         masklake.open_lake(lake, run="r9")
     with pytest.raises(masklake.UserError):
         masklake.open_lake(lake).sql("copy (from images) to 'x.csv'")
+
+
+def test_how_storage_is_reached_is_said_as_on_the_command_line() -> None:
+    """Each storage option of the commands is a keyword, with the same default, and arrives."""
+    keywords = inspect.signature(masklake.open_lake).parameters
+    options = {field.name: field.default for field in dataclasses.fields(Storage)}
+    assert {name: keywords[name].default for name in options} == options
+    for name in options:
+        assert f"{name}" in str(masklake.open_lake.__doc__)
+
+
+def test_storage_options_reach_the_lake(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Storage] = []
+    monkeypatch.setattr(LakeReader, "__init__", lambda self, database: opened.append(database.lake.storage))
+    given: dict[str, Any] = {
+        "endpoint_url": "http://h",
+        "profile": "p",
+        "anonymous": True,
+        "requester_pays": True,
+        "kms_key": "k",
+    }
+    masklake.open_lake(lake, **given)
+    assert opened == [Storage(**given)]

@@ -12,7 +12,10 @@ from masklake.jobs.options.command import Command, Group, Line, understand
 from masklake.jobs.options.declare import Options, argument, flag, included, option
 from masklake.jobs.options.kinds import fraction, names, one_of, positive, span
 from masklake.jobs.options.parser import as_arguments, resuming, shown
+from masklake.jobs.segment.command import COMMAND as SEGMENT
 from masklake.pipeline.errors import UserError
+
+from tests.conftest import Bucket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +156,21 @@ def test_a_file_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no\.toml: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"no\.toml: cannot read the options \(--config\): it does not exist"):
         line("l", "--config", str(tmp_path / "no.toml"))
+
+
+def test_a_file_in_s3(s3_bucket: Bucket) -> None:
+    """Reached by the line's own storage options, and refused as all storage is."""
+    s3_bucket.put("jobs/job.toml", b'lake = "l"\nsteps = 9\n')
+    file = f"{s3_bucket.uri}/jobs/job.toml"
+    assert line("--config", file).options == Toy(lake="l", steps=9)
+    with pytest.raises(
+        UserError, match=r"jobs/no\.toml: cannot read the options \(--config\): it does not exist"
+    ):
+        line("--config", f"{s3_bucket.uri}/jobs/no.toml")
+    with pytest.raises(UserError, match=r"the endpoint does not answer .*--endpoint-url"):
+        understand("segment", SEGMENT, ["--config", file, "--endpoint-url", "http://127.0.0.1:9"])
 
 
 def test_what_was_used_is_written_and_read_again(tmp_path: Path) -> None:

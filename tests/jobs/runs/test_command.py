@@ -11,9 +11,11 @@ import pytest
 from masklake.pipeline.lake.lake import Lake, Run
 from masklake.pipeline.lake.run_summary import RunSummary, moment
 from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.train import record as training_record
 
 from tests.helpers.lakes import LakeBuilder, image, instance, record
 from tests.helpers.terminals import lines_without_styles, terminal
+from tests.helpers.trainings import a_record
 
 R1, R2, R3 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb", "20261103T000000-cccccc"
 STAGES = {
@@ -158,6 +160,14 @@ def test_a_run_is_shown_in_full(builder: LakeBuilder, masklake: Masklake) -> Non
     assert f"go on with:  masklake segment s3://photos/ {builder.uri} --resume {R1}" in out
     assert f"--lake {builder.uri} --run {R1}" in out
     assert "\x1b" not in out
+
+
+def test_last_is_the_newest_of_runs_and_trainings(builder: LakeBuilder, masklake: Masklake) -> None:
+    builder.record(R2)
+    for newest in (R1, R3):  # an older training, then a newer one
+        training_record.save(a_record(builder.uri, run=newest, state="complete"), Storage())
+        _, out, _ = masklake("runs", "show", builder.uri, "last", "--json")
+        assert json.loads(out)["record"]["run"] == max(R2, newest)
 
 
 def test_only_the_most_frequent_reasons_are_shown(builder: LakeBuilder, masklake: Masklake) -> None:

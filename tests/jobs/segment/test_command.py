@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,9 +15,13 @@ import pytest
 import torch
 from masklake.jobs.cli import understood
 from masklake.jobs.segment import command
+from masklake.jobs.segment.command import new_job, resumed_job
+from masklake.jobs.segment.options import SegmentOptions
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.engine.precision import fastest
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
 from tests.helpers.contract import check_lake
@@ -216,6 +221,20 @@ def test_a_lake_of_a_newer_schema_is_left_alone(source: Path, tmp_path: Path, ru
     (run / "run.json").write_text(json.dumps({"schema_version": 99, "run": run.name}))
     one_line(run_cli("segment", source, "lake", *DEMO), "99", "upgrade")
     assert [p.name for p in (tmp_path / "lake").iterdir()] == ["runs"]
+
+
+def test_resuming_keeps_the_sizes_that_were_given(source: Path, tmp_path: Path) -> None:
+    """As --commit-images: another size would not write other rows, but the user chose it for the whole run."""
+    builder = LakeBuilder(str(tmp_path / "lake"))
+    started, _ = new_job(SegmentOptions(source=str(source), lake=builder.uri, model="demo", commit_images=7))
+    assert started.record.sizes == {"commit_images": 7}
+    RunFolder(builder.uri, started.record.run, Storage()).save(
+        dataclasses.replace(started.record, state="stopped")
+    )
+    again = SegmentOptions(source=str(source), lake=builder.uri, resume="last")
+    assert resumed_job(again)[0].record.sizes == {"commit_images": 7}
+    more = dataclasses.replace(again, commit_images=9, batch_size=2)
+    assert resumed_job(more)[0].record.sizes == {"commit_images": 9, "batch_size": 2}
 
 
 def test_resuming_keeps_the_options_that_decide_the_rows(

@@ -73,6 +73,7 @@ def test_images_that_hold_nothing_and_crowds_teach_nothing(masklake: Masklake, t
         (["--backbone", "resnet18", "--backbone-weights", "no.pth"], "no.pth: no such file"),
         (["--backbone", "tiny", "--backbone-weights", "x.pth"], "but those of --model demo"),
         (["--backbone", "tiny", "--classes", "person,unicorn"], "--classes unicorn: no instance"),
+        (["--backbone", "tiny", "--classes", "persn"], "; did you mean 'person'?"),
         (["--backbone", "tiny", "--max-size", "300"], "--max-size 300: give --min-size too"),
         (["--backbone", "tiny", "--name", "../x"], "../x"),
         (["--model", "no-such-model"], "no-such-model"),
