@@ -55,9 +55,9 @@ def unreadable(reason: str) -> UndecodableError:
     return UndecodableError(Fault.UNREADABLE, reason)
 
 
-def unsupported(reason: str) -> UndecodableError:
+def unsupported(reason: str, size: tuple[int, int] | None = None) -> UndecodableError:
     """The error for a format, or a kind of it, that is not decoded."""
-    return UndecodableError(Fault.UNSUPPORTED, reason)
+    return UndecodableError(Fault.UNSUPPORTED, reason, size)
 
 
 class Cuts(Protocol):

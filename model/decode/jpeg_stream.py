@@ -20,8 +20,9 @@ _TABLES = frozenset({0xC4, _DAC, 0xDB, 0xDD})
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
-_MOST_SCANS = 500
-"""A scan of a few bytes costs a pass over all coefficients."""
+_MOST_SCANS, _ANY_SCANS, _MOST_PASSES = 500, 64, 2_000_000_000
+"""A scan of a few bytes costs a pass over all coefficients: as many as scans times pixels say, and in any picture those
+that encoders make."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def parse(data: bytes) -> Stream:
         raise unreadable("broken JPEG header: no frame and scan are in it")
     if stream.kind in (3, 7, 11, 15) or stream.kind in (5, 6, 13, 14):
         process = "lossless" if stream.kind in (3, 7, 11, 15) else "hierarchical"
-        raise unsupported(f"a {process} JPEG (SOF{stream.kind}) is not decoded here; convert it to PNG")
+        reason = f"a {process} JPEG (SOF{stream.kind}) is not decoded here; convert it to PNG"
+        raise unsupported(reason, (stream.width, stream.height))
     if stream.bits != 8:
-        raise unsupported(
-            f"a JPEG of {stream.bits} bits a sample is not decoded here; convert it to 16-bit PNG"
-        )
+        reason = f"a JPEG of {stream.bits} bits a sample is not decoded here; convert it to 16-bit PNG"
+        raise unsupported(reason, (stream.width, stream.height))
     if not stream.height:
         raise unsupported(
             "the JPEG tells its height only behind its pixels (DNL); write it anew with another program"
@@ -164,8 +165,9 @@ def check_scans(data: bytes, stream: Stream) -> None:
             bits = missing.get(component)
             if bits is not None:
                 bits[start : stop + 1] = [low] * len(bits[start : stop + 1])
-    if count > _MOST_SCANS:
-        raise unsupported(f"a JPEG of {count} scans; no more than {_MOST_SCANS} are decoded")
+    most = min(_MOST_SCANS, max(_ANY_SCANS, _MOST_PASSES // max(1, stream.width * stream.height)))
+    if count > most:
+        raise unsupported(f"a JPEG of {count} scans; no more than {most} are decoded at its size")
     if any(any(bits) for bits in missing.values()):
         raise unreadable("broken JPEG content: its last scans are missing")
 

@@ -5,6 +5,7 @@ Other chunks may be broken or enormous (a wrong CRC, a profile of megabytes); th
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """x, y, dx, dy of the pixels of each pass: PNG specification, 8.2."""
+_PICTURE = re.compile(b"PLTE|IDAT")
+_MOST_LOOKED_AT = 4
+"""How many times its own bytes a broken file is looked through for chunks that are sound."""
+
+
+@dataclass
+class _Budget:
+    """left: bytes of which checksums may still be computed."""
+
+    left: int
 
 
 class _Chunk(NamedTuple):
@@ -161,6 +172,7 @@ def _packed(kind: bytes, data: bytes) -> bytes:
 def _chunks(data: bytes) -> Iterator[_Chunk]:
     """Raises UndecodableError where a chunk of the picture is cut off."""
     position, seen = len(SIGNATURE), False
+    budget = _Budget(_MOST_LOOKED_AT * len(data))
     while position + 8 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         end = position + 12 + length
@@ -168,7 +180,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
             # A wrong length, in this chunk or the one before: go on at the next sound chunk of the picture.
             if kind in _CRITICAL and kind != b"IEND":
                 raise unreadable(f"broken PNG content: {kind.decode()} is cut off")
-            after = _next_sound(data, position + 4)
+            after = _next_sound(data, position + 4, budget)
             if after is None:
                 break
             position = after
@@ -176,7 +188,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         body, checksum = data[position + 8 : end - 4], int.from_bytes(data[end - 4 : end], "big")
         chunk = _Chunk(kind, body, zlib.crc32(data[position + 4 : end - 4]) == checksum)
         if not chunk.sound and kind not in _CRITICAL and not data[end + 4 : end + 8].isalpha() and not seen:
-            after = _next_sound(data, position + 4)
+            after = _next_sound(data, position + 4, budget)
             if after is not None:
                 position = after
                 continue
@@ -187,20 +199,20 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         position = end
 
 
-def _next_sound(data: bytes, start: int) -> int | None:
-    """Where the next sound PLTE or IDAT chunk stands."""
-    places = []
-    for kind in (b"PLTE", b"IDAT"):
-        position = data.find(kind, start)
-        while position >= 4:
-            end = position + 4 + int.from_bytes(data[position - 4 : position], "big")
-            if end + 4 <= len(data) and zlib.crc32(data[position:end]) == int.from_bytes(
-                data[end : end + 4], "big"
-            ):
-                places.append(position - 4)
-                break
-            position = data.find(kind, position + 1)
-    return min(places, default=None)
+def _next_sound(data: bytes, start: int, budget: _Budget) -> int | None:
+    """Where the next sound PLTE or IDAT chunk stands; None as well where the budget is spent."""
+    view = memoryview(data)
+    for match in _PICTURE.finditer(data, start):
+        position = match.start()
+        end = position + 4 + int.from_bytes(data[position - 4 : position], "big")
+        if end + 4 > len(data):
+            continue
+        budget.left -= end - position
+        if budget.left < 0:
+            break
+        if zlib.crc32(view[position:end]) == int.from_bytes(data[end : end + 4], "big"):
+            return position - 4
+    return None
 
 
 def _transparent(transparent: bytes | None, colour: int, palette: bytes) -> bytes | None:

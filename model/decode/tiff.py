@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -40,6 +41,11 @@ _WEBP = 50001
 _CODECS = {1, 2, 3, 4, _OLD_JPEG, _JPEG, 5, 8, 32773, 32946, 34925, 50000, _WEBP, *_JPEG2000}
 """None, CCITT, JPEG, LZW, deflate, packbits, LZMA, ZSTD, WebP, JPEG 2000: the others have sizes of their own, or
 need programs."""
+_NEEDED = frozenset({
+    *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347),
+    *(529, 530, 532),
+})  # fmt: skip
+"""Tags that say where the pixels are and what they mean, JPEG's tables and those of YCbCr among them."""
 _TELLING = {_JPEG, 5, 8, 32773, 32946, 50000, _WEBP, *_JPEG2000}
 """Those whose decoders raise where bytes are missing."""
 _SPARSE_TAGS = (33550, 34735, 42112, 42113)
@@ -62,9 +68,9 @@ class TiffFrame(Frame):
     def pixels(self, target: tuple[int, int] | None) -> Pixels:
         if self.page.photometric == _YCBCR and self.page.compression not in (_JPEG, _OLD_JPEG):
             return decode_ycbcr(self.page, self.data)
-        if self.page.compression == _JPEG:
+        if self.page.compression in (_JPEG, _OLD_JPEG):
             for segment in _segments(self.page, self.data):
-                _check_jpeg(segment, self.page.jpegtables)
+                _check_jpeg(segment, self.page)
         samples = self.page.asarray(squeeze=False, maxworkers=1)[:, 0]
         planes, height, width, count = samples.shape
         if planes > 1:
@@ -82,6 +88,7 @@ def open_tiff(data: bytes, max_pixels: int) -> TiffFrame:
         page = _picture(TiffFile(io.BytesIO(data)))
     except TypeError as error:  # tifffile's, of a sample format for each sample
         raise unsupported(f"a TIFF with tags that are not understood: {error}") from error
+    _check_tags(page, data)
     width, height = page.imagewidth, page.imagelength
     if page.photometric in (_CFA, _LINEAR_RAW):
         raise unsupported(_camera("DNG, NEF, ARW …"))
@@ -122,6 +129,17 @@ def _pages(file: TiffFile) -> Iterator[TiffPage]:
         page = outer.aspage()
         yield page
         yield from (inner.aspage() for inner in page.pages or ())
+
+
+def _check_tags(page: TiffPage, data: bytes) -> None:
+    """Raises UndecodableError where a tag cannot be read without which the pixels are others: tifffile leaves it out."""
+    layout = page.parent.tiff
+    (count,) = struct.unpack_from(layout.tagnoformat, data, page.offset)
+    start = page.offset + layout.tagnosize
+    entries = range(start, start + count * layout.tagsize, layout.tagsize)
+    codes = {struct.unpack_from(f"{layout.byteorder}H", data, entry)[0] for entry in entries}
+    if lost := sorted(code for code in codes & _NEEDED if code not in page.tags):
+        raise unreadable(f"broken TIFF header: the values of tag {lost[0]} are not in the file")
 
 
 def _check_memory(page: TiffPage, max_pixels: int) -> None:
@@ -195,15 +213,18 @@ def _segments(page: TiffPage, data: bytes) -> Iterator[bytes]:
             yield data[offset : offset + count]
 
 
-def _check_jpeg(segment: bytes, tables: bytes | None) -> None:
-    """Raises UndecodableError where libjpeg warns: tifffile's decoder does not tell."""
-    whole = SOI + (tables[2:-2] if tables else b"") + segment[2:]
+def _check_jpeg(segment: bytes, page: TiffPage) -> None:
+    """Raises UndecodableError where libjpeg warns, or makes more pixels than a strip or tile has: tifffile's decoder does not
+    tell."""
+    whole = SOI + (page.jpegtables[2:-2] if page.jpegtables else b"") + segment[2:]
     try:
         stream = jpeg_stream.parse(whole)
     except UndecodableError as error:
         if error.fault == Fault.UNSUPPORTED:  # of 12 bits, or lossless: tifffile reads it, without a warning
+            check_pixels(*(error.size or (0, 0)), _most_pixels(page))
             return
         raise
+    check_pixels(stream.width, stream.height, _most_pixels(page))
     jpeg_stream.check_scans(whole, stream)
     size = (-(-stream.width // 8), -(-stream.height // 8))
     jpeg.decode_whole(whole, stream, size)  # at an eighth: all is read, little is made
