@@ -24,6 +24,7 @@ COMMANDS = {
     "segment": "masklake.jobs.segment.command",
     "query": "masklake.jobs.query.command",
     "export": "masklake.jobs.export.command",
+    "view": "masklake.jobs.view.command",
     "runs": "masklake.jobs.runs.command",
     "labels": "masklake.jobs.labels.command",
     "train": "masklake.jobs.train.command",

@@ -1,0 +1,62 @@
+"""A small lake with photos of its own, two runs and labels: what galleries are tried on."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from pathlib import Path
+
+from masklake.pipeline.storage.store import Storage
+from PIL import Image
+
+from tests.helpers.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
+
+OLD = "20261101T000000-aaaaaa"
+NEW = "20261102T000000-bbbbbb"
+HOSTILE = "<img src=x onerror=alert(1)>'\"; drop table images;--\u202e\x1b[31m.jpg"
+"""A key that is HTML, SQL, a turned text and a terminal's escape sequence at once."""
+
+
+def photo(colour: tuple[int, int, int] = (90, 120, 150)) -> bytes:
+    """A JPEG of 64×48."""
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 48), colour).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def gallery_lake(folder: Path, plain: int = 6) -> LakeBuilder:
+    """In `folder`: a lake of `plain` photos a00.jpg … with a dog each, and of scores and sizes that differ; a person with
+    keypoints in a00; a hostile key; an image that is gone, one that has changed, and one that failed; labels of a00 and a01."""
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    names = [*(f"a{i:02}.jpg" for i in range(plain)), HOSTILE.replace("/", "_")]
+    rows = []
+    for i, name in enumerate(names):
+        (photos / name).write_bytes(photo((40 * i % 256, 90, 150)))
+        uri = str(photos / name)
+        info = Storage().stat(uri)
+        assert info is not None
+        time = WHEN + datetime.timedelta(minutes=i)
+        score = (0.9, 0.5, 0.2)[i % 3]
+        rows.append((image(uri, etag=info.etag, processed_at=time), [instance("dog", score, (8, 4, 16, 12))]))
+    rows[0][1].append(instance("person", 0.8, (30, 4, 20, 40)))
+    rows[-1][1][0]["label"] = "<b>dog</b>"
+    rows.append((image(str(photos / "gone.jpg")), [instance("dog", 0.9)]))
+    (photos / "changed.jpg").write_bytes(photo())
+    rows.append((image(str(photos / "changed.jpg"), etag="of another time"), [instance("dog", 0.9)]))
+    failed = image(
+        str(photos / "broken.jpg"), status="unreadable", error="broken JPEG content", width=None, height=None
+    )
+    rows.append((failed, []))
+    lake = LakeBuilder(str(folder / "lake"))
+    lake.part(OLD, [(rows[0][0], [instance("dog", 0.7, (8, 4, 16, 11)), instance("cat", 0.6, (2, 2, 5, 5))])])
+    lake.record(OLD)
+    lake.part(NEW, rows)
+    lake.record(NEW)
+    first, second = rows[0][0]["uri"], rows[1][0]["uri"]
+    lake.labels([
+        label_row(first, "dog", x=8.0, y=4.0, w=16.0, h=12.0),
+        label_row(first, "horse", instance=1, x=1.0, y=1.0, w=6.0, h=5.0, mask=None),
+        empty_label_row(second, split="val"),
+    ])  # fmt: skip
+    return lake
