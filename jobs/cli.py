@@ -25,6 +25,8 @@ COMMANDS = {
     "query": "masklake.jobs.query.command",
     "export": "masklake.jobs.export.command",
     "view": "masklake.jobs.view.command",
+    "show": "masklake.jobs.show.command",
+    "plot": "masklake.jobs.plot.command",
     "runs": "masklake.jobs.runs.command",
     "labels": "masklake.jobs.labels.command",
     "train": "masklake.jobs.train.command",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 Colour = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
@@ -37,15 +37,19 @@ class _Scale:
 
 
 def draw_instances(
-    image: NDArray[np.uint8], rows: Sequence[Mapping[str, Any]], *, skeleton: Sequence[tuple[int, int]] = ()
+    image: NDArray[np.uint8],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    skeleton: Sequence[tuple[int, int]] = (),
+    side: int | None = None,
 ) -> Image.Image:
     """`image` with the instances in `rows` drawn onto it, small ones above large ones.
 
     image: (H, W, 3) uint8 RGB. rows: rows of `instances` or `labels` as dicts, of which x, y, w, h, label,
     score, mask and keypoints are used, in pixels of the same H×W frame; score, mask and keypoints may be absent
     or None. skeleton: limbs as pairs of positions in keypoints. Keypoints are drawn where their heat-map logit is
-    above 0, or, for labels, where they are labelled. A picture whose longer side is below 640 pixels is
-    enlarged to that.
+    above 0, or, for labels, where they are labelled. side: the longer side of the picture, pixels; None leaves an image
+    as large as it is, but for one below 640 pixels, which is enlarged to that. Masks are drawn at the picture's scale.
 
     Raises ValueError when `image` has another shape or type, or a mask another size.
     """
@@ -53,15 +57,15 @@ def draw_instances(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"the image is {image.dtype} {image.shape}; (H, W, 3) uint8 is drawn on")
     height, width = image.shape[:2]
-    factor = max(1.0, _SMALLEST_SIDE / max(height, width))
-    size = round(width * factor), round(height * factor)
+    factor = max(1.0, _SMALLEST_SIDE / max(height, width)) if side is None else side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    side = math.sqrt(size[0] * size[1])
+    extent = math.sqrt(size[0] * size[1])
     scale = _Scale(
         factor=factor,
-        line=max(1, round(side / 420)),
-        keypoint=max(2.0, side / 260),
-        font=ImageFont.load_default(max(11, side / 46)),
+        line=max(1, round(extent / 420)),
+        keypoint=max(2.0, extent / 260),
+        font=ImageFont.load_default(max(11, extent / 46)),
     )
     painted = [(row, _colour(i)) for i, row in enumerate(rows)]
     painted.sort(key=lambda item: -item[0]["w"] * item[0]["h"])
@@ -126,21 +130,34 @@ def _decode(rle: Mapping[str, Any], height: int, width: int) -> Image.Image:
 
 
 def _paint_mask(picture: Image.Image, mask: Image.Image, colour: Colour, scale: _Scale) -> None:
-    """Tint the mask and draw its contour, inside the mask's own box."""
+    """Tint the mask and draw its contour, both with soft edges, inside the mask's own box."""
     box = mask.getbbox()
     if box is None:
         return
     left, top, right, bottom = (round(side * scale.factor) for side in box)
-    crop = mask.crop(box).resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
-    crop = crop.point(lambda value: 255 if value >= 128 else 0)
+    crop = _enlarged(mask.crop(box), (max(1, right - left), max(1, bottom - top)), scale.factor)
     padded = Image.new("L", (crop.width + 2 * scale.line, crop.height + 2 * scale.line))
     padded.paste(crop, (scale.line, scale.line))
     inner = padded
     for _ in range(scale.line):
         inner = inner.filter(ImageFilter.MinFilter(3))
-    contour = Image.fromarray(np.asarray(padded) & ~np.asarray(inner))
+    contour = ImageChops.subtract(padded, inner)
     picture.paste(colour, (left, top), crop.point(lambda value: round(value * _TINT)))
     picture.paste(colour, (left - scale.line, top - scale.line), contour)
+
+
+def _enlarged(mask: Image.Image, size: tuple[int, int], factor: float) -> Image.Image:
+    """The mask at another size, 0 to 255. The steps of one that is enlarged become a line between the pixels' centres."""
+    if factor <= 1:
+        return mask.resize(size, Image.Resampling.BOX)
+    # What lies beyond the box counts as what is at its edge, so that straight sides stay where they are.
+    around = Image.fromarray(np.pad(np.asarray(mask), 2, mode="edge"))
+    margin = round(2 * factor)
+    wide = around.resize((size[0] + 2 * margin, size[1] + 2 * margin), Image.Resampling.BICUBIC)
+    blurred = wide.filter(ImageFilter.GaussianBlur(0.6 * factor))
+    steep = max(1.0, 0.9 * factor)
+    sharp = blurred.point(lambda value: round(min(255.0, max(0.0, (value - 127.5) * steep + 127.5))))
+    return sharp.crop((margin, margin, margin + size[0], margin + size[1]))
 
 
 def _rect(row: Mapping[str, Any], scale: _Scale) -> Rect:

@@ -23,6 +23,8 @@ WINDOW = 10_000
 """Images that one query lists."""
 _WINDOWS_KEPT = 16
 _LISTED_RUNS = 500
+_LOOKED_THROUGH = 20_000
+"""Images whose names are compared with a misspelt one."""
 
 _COLUMNS = (
     "id", "run", "image_id", "uri", "width", "height", "status", "error", "etag", "n", "model", "time", "split", "doubt",
@@ -148,10 +150,35 @@ class LakeGallery:
             from ({inner}) i left join labelled l on l.uri = i.uri where {condition.replace("run =", "i.run =")} limit 1""")
         return dict(zip(_COLUMNS, rows[0], strict=True)) if rows else None
 
-    def by_uri(self, uri: str, source: str = NEWEST) -> dict[str, Any] | None:
-        """The image of a URI; None where there is none."""
-        rows = self._rows(f"select id from ({self._images(source)}) where uri = {literal(uri)} limit 1")
-        return self.image(rows[0][0]) if rows else None
+    def named(self, name: str, source: str = NEWEST) -> dict[str, Any]:
+        """The image of a URI, or of the end of one that no other image shares. Raises UserError."""
+        from masklake.pipeline.storage.store import normalise
+
+        whole = f"select id, uri from ({self._images(source)}) where"
+        rows = self._rows(f"{whole} uri in ({_list({name, normalise(name)})}) limit 1") or self._rows(
+            f"{whole} ends_with(uri, {literal('/' + name.lstrip('/'))}) order by uri limit 3"
+        )
+        image = self.image(rows[0][0]) if len(rows) == 1 else None
+        if image is not None:
+            return image
+        lake = self._database.lake.uri
+        if rows:
+            raise UserError(
+                f"{name}: several images end so ({', '.join(uri for _, uri in rows)}, …); write more of one"
+            )
+        near = did_you_mean(name, [uri.rpartition("/")[2] for (uri,) in self._rows(
+            f"select uri from ({self._images(source)}) limit {_LOOKED_THROUGH}"
+        )])  # fmt: skip
+        raise UserError(
+            f'{name}: is not an image of {lake} (`masklake query {lake} "select uri from images"` lists them){near}'
+        )
+
+    def nothing_fits(self) -> UserError:
+        """Why there is no image, in one line."""
+        classes = ", ".join(label for label, *_ in self.summary["classes"][:10]) or "none"
+        return UserError(
+            f"{self._database.lake.uri}: no image fits --where {self._where!r} (classes: {classes})"
+        )
 
     def instances(
         self, images: Iterable[dict[str, Any]], source: str, most: int

@@ -96,6 +96,23 @@ def test_small_images_are_enlarged_so_that_labels_read(
     assert draw_instances(frame(*original), [row]).size == size
 
 
+def test_masks_are_drawn_at_the_scale_of_the_picture() -> None:
+    """A diagonal edge of a small mask has no steps of the mask's own pixels: along it the tint begins evenly."""
+    from pycocotools import mask
+
+    half = np.asfortranarray(np.tri(40, 40, dtype=np.uint8))
+    encoded = mask.encode(half)
+    row = {"label": "dog", "x": 0.0, "y": 0.0, "w": 0.0, "h": 0.0,
+           "mask": {"size": [40, 40], "counts": encoded["counts"].decode()}}  # fmt: skip
+    picture = draw_instances(frame(40, 40), [row], side=1600)
+    assert picture.size == (1600, 1600)
+    tinted = changed(picture)
+    width = tinted[400:1200].sum(1)  # of the triangle, line by line
+    steps = np.diff(width)
+    assert steps.min() >= 0
+    assert steps.max() <= 4, "at 40 times its size a step of the mask would be 40 pixels"
+
+
 def test_lines_and_labels_grow_with_the_image() -> None:
     def share(side: int) -> float:
         box = (side // 4, side // 4, side // 2, side // 2)

@@ -108,7 +108,7 @@ def test_an_image_by_its_id(gallery: LakeGallery) -> None:
     image_row = gallery.image(f"{NEW}~0")
     assert image_row is not None
     assert (image_row["uri"].endswith("a00.jpg"), image_row["split"]) == (True, "train")
-    assert gallery.by_uri(image_row["uri"]) == image_row
+    assert gallery.named(image_row["uri"]) == gallery.named("a00.jpg") == image_row
     (labelled,) = gallery.page(GalleryFilter(source=LABELS, split="val"), 0, 5)
     again = gallery.image(labelled["id"])
     assert again is not None
