@@ -60,7 +60,10 @@ def run(options: ExportOptions) -> int:
     selection = ExportSelection(
         labels=options.labels, where=options.where, score=options.score, split=options.split
     )
-    with writing(out, overwrite=options.overwrite) as folder, Database(lake, run=options.run) as database:
+    with (
+        writing(out, overwrite=options.overwrite) as folder,
+        Database(lake, run=options.run, seconds=options.timeout or None) as database,
+    ):
         like, absent = like_file.read(lake, options.like) if options.like else (None, 0)
         source = Source(database, selection)
         formats.export(

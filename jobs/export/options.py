@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, Section, flag, included, option
-from masklake.jobs.options.kinds import fraction, local_file, one_of
+from masklake.jobs.options.kinds import fraction, local_file, one_of, zero_or_more
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.pipeline.errors import UserError
 
@@ -50,6 +50,10 @@ class ExportOptions(Options):
     like: str | None = option(
         str, "FILE", section=_WHICH, holds="path",
         help="coco-results: use the ids of this COCO annotation file, and only its images",
+    )  # fmt: skip
+    timeout: int = option(
+        zero_or_more, "SECONDS", default=3600, section=_WHICH,
+        help="end where it takes longer to find which images fit (default 3600, 0 for no end)",
     )  # fmt: skip
     images: bool = flag(help="copy the images into the folder as well, as they are")
     overwrite: bool = flag(help="replace an earlier export in DIR; other files are never replaced")

@@ -128,7 +128,7 @@ class Source:
 
     def _stream(self, sql: str) -> Iterator[dict[str, Any]]:
         relation = self._database.relation(self._database.prepare(sql).text)
-        with self._database.explaining():
+        with self._database.explaining(limited=False):  # the images are written meanwhile
             for batch in relation.to_arrow_reader(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
 

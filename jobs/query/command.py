@@ -82,7 +82,7 @@ def run(options: QueryOptions) -> int:
     format_ = _format("json" if options.json else options.format, output)
     from masklake.jobs.query.database import Database
 
-    with Database(lake, run=options.run) as database:
+    with Database(lake, run=options.run, seconds=options.timeout or None) as database:
         query = database.prepare(sql)
         if query.explain and format_ != "table":
             raise UserError("EXPLAIN prints a plan, not rows; leave --format out")

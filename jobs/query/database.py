@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterable
 from types import TracebackType
@@ -16,8 +17,9 @@ from typing import Any, Self
 
 import duckdb
 from masklake.jobs.query import published
+from masklake.jobs.query.explaining import Explaining
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
-from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
+from masklake.jobs.query.sandbox import SETTINGS, Query, check
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
 from masklake.pipeline.lake.part_summary import PartSummary
@@ -77,13 +79,15 @@ _REPLACED_BY_RUN = """
 
 class Database:
     """A lake opened for SQL. `run` restricts every view but those of labels to one run: an id, or `last`.
+    `seconds` is how long a query may take, its reading included; None for no end.
 
     Use as a context manager. Raises UserError when the lake cannot be read.
     """
 
-    def __init__(self, lake: Lake, *, run: str | None = None) -> None:
+    def __init__(self, lake: Lake, *, run: str | None = None, seconds: float | None = None) -> None:
         lake.require()
         self.lake = lake
+        self.seconds = seconds
         self._run = None if run is None else lake.resolve(run)
         self._made_views: set[str] = set()
         self._files: LakeFiles | None = None
@@ -91,6 +95,8 @@ class Database:
         self._spill = tempfile.TemporaryDirectory(prefix="masklake-query-")
         self.connection = duckdb.connect(config={**SETTINGS, "temp_directory": self._spill.name})
         self.connection.execute("set memory_limit = ?", [MEMORY])
+        spilled = shutil.disk_usage(self._spill.name).free // 2  # others need the disk too
+        self.connection.execute("set max_temp_directory_size = ?", [f"{spilled} bytes"])
         self._remote = "://" in lake.uri
         if self._remote:
             self.connection.execute("set threads = ?", [REMOTE_THREADS])
@@ -136,9 +142,10 @@ class Database:
             table = self.relation(text).to_arrow_table()
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
-    def explaining(self) -> _Explaining:
-        """A context that turns DuckDB's errors and those of storage into UserError."""
-        return _Explaining(self)
+    def explaining(self, *, limited: bool = True) -> Explaining:
+        """A context that turns DuckDB's errors and those of storage into UserError, and that ends where `limited` and it
+        takes too long."""
+        return Explaining(self.connection, self.storage_failure, self.seconds if limited else None)
 
     def storage_failure(self) -> UserError | None:
         """Why a part could not be read, if that is what happened."""
@@ -317,19 +324,3 @@ def _run_row(run: Run) -> list[Any]:
         summary.problem,
         record and record.to_json().decode(),
     ]
-
-
-class _Explaining:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, type_: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(value, RuntimeError) and "interrupted" in str(value):
-            raise KeyboardInterrupt from value  # what DuckDB makes of it
-        if isinstance(value, duckdb.Error):
-            raise self._database.storage_failure() or UserError(message(value)) from value

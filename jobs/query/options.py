@@ -41,6 +41,10 @@ class QueryOptions(Options):
         zero_or_more, "N", default=100,
         help="how many rows a table shows (default 100, 0 for all); the other formats always have all rows",
     )  # fmt: skip
+    timeout: int = option(
+        zero_or_more, "SECONDS", default=3600,
+        help="end a query that takes longer (default 3600, 0 for no end)",
+    )  # fmt: skip
     views: bool = flag(help="print the SQL that makes these tables in your own DuckDB, and exit")
     columns: bool = flag(help="print the name, type and meaning of each column, and exit")
     storage: StorageOptions = included(StorageOptions)

@@ -200,7 +200,7 @@ def _without_semicolon(text: str) -> str:
     return text
 
 
-def message(error: duckdb.Error) -> str:
+def message(error: BaseException | None) -> str:
     """DuckDB's message on one line, its candidates included, its picture of the place left out."""
     text = str(error)
     cause = re.split(r"\n\s*LINE \d+:|Traceback \(most recent call last\):", text)[0]

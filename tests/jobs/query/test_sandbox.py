@@ -399,3 +399,69 @@ def test_duckdbs_advice_is_left_out_where_it_may_not_be_followed(sql: str, answe
     assert re.search(answer, told)
     assert not re.search(r"INSTALL|LOAD|PRAGMA|\bSET\b", told)
     assert len(told) < 400
+
+
+ENDLESS = [
+    "select count(*) from range(1_000_000_000) a, range(1_000_000_000) b",
+    "select sum(a.range * b.range) from range(1_000_000_000_000) a, range(1_000_000_000) b where a.range % 7 = b.range % 5",
+    "with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t",
+    "with recursive t(n) as (select 1 union select (n * 7::bigint) % 1_000_000_007 from t) select count(*) from t",
+    "select count(*) from images a, images b, images c, range(1_000_000_000_000) d",
+    "select sum(length(repeat(uri, 100_000))) from images, range(1_000_000_000)",
+    "select count(distinct i) from range(1_000_000_000_000) t(i)",
+    "select max(row_number) from (select row_number() over (partition by i % 3 order by hash(i)) as row_number "
+    "from range(100_000_000_000) t(i))",
+    "select sleep_ms(1_000_000_000)",
+    "select max(regexp_replace(repeat('a', 1_000_000) || i, '(a*)*$', 'b', 'g')) from range(1_000_000_000) t(i)",
+    "from range(1_000_000_000_000)",
+    "select list(i) from range(1_000_000_000_000) t(i)",
+    "select repeat('x', 1_000_000_000_000)",
+]
+
+
+@pytest.mark.parametrize("bomb", ENDLESS)
+def test_what_would_never_end_ends(lake: Lake, bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By time, or by memory and what it may spill; the next query is as ever."""
+    monkeypatch.setattr("masklake.jobs.query.database.MEMORY", "200MB")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100_000_000}))
+    with Database(lake, seconds=1) as database:
+        relation = database.relation(database.prepare(bomb).text)
+        ends = r"longer than 1 seconds|ask for less|maximum supported string size"
+        with pytest.raises(UserError, match=ends), database.explaining():
+            for _ in relation.to_arrow_reader(10_000):
+                pass
+        assert len(database.rows("from images")) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["read_csv", "read_text", "glob", "arrow_scan", "read_parquet", "duckdb_settings", "query", "sniff_csv"],
+)
+def test_a_condition_is_no_other_door(lake: Lake, folder: Path, name: str) -> None:
+    """--where of an export is checked as a query is: it cannot leave its parentheses, nor reach more from inside."""
+    from masklake.jobs.export.source import ExportSelection, Source
+
+    word = (folder / "secret.csv").read_text().split()[1]
+    for where in (
+        f"exists (from {name}('{folder}/secret.csv'))",
+        f"true) union all (select * from {name}('{folder}/secret.csv')",
+        f"true) from {name}('{folder}/secret.csv') --",
+        f"uri in (select content from {name}('{folder}/secret.csv'))",
+        f"true); copy (select 1) to '{folder}/out.csv'; select (true",
+        f"getenv('HOME') = '' or {name}('x') is null",
+        "current_setting('home_directory') = 'x'",
+        "exists (from a_python_table)",
+        "true /* ",
+    ):
+        with Database(lake) as database, pytest.raises(UserError) as refusal:
+            Source(database, ExportSelection(where=where))
+        assert word not in str(refusal.value)
+    assert not (folder / "out.csv").exists()
+
+
+def test_an_error_in_the_midst_of_a_result_is_told_as_any_other(database: Database) -> None:
+    sql = "select if(i = 1_000_000, error('no such thing'), 'x') from range(2_000_000) t(i)"
+    relation = database.relation(database.prepare(sql).text)
+    with pytest.raises(UserError, match="no such thing"), database.explaining():
+        for _ in relation.to_arrow_reader(10_000):
+            pass
