@@ -161,6 +161,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
+            self._answer()
+        except ConnectionError:  # the browser has gone on
+            self.close_connection = True
+
+    def _answer(self) -> None:
+        try:
             path, values = self._request()
             answer = _ROUTES.get(path)
             if answer is None:
@@ -172,8 +178,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": str(error)})  # browsers would report another code as an error of the page
         except UserError as error:
             self._json({"error": str(error)}, 503 if isinstance(error, OutageError) else 400)
-        except (BrokenPipeError, ConnectionResetError):  # the browser has gone on
-            self.close_connection = True
 
     def _request(self) -> tuple[str, dict[str, str]]:
         """Path and values. Raises _RefusedError for who may not ask."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +170,19 @@ def test_another_address_wants_the_token(lake: LakeBuilder) -> None:
         assert (code, headers["Location"]) == (303, "/index.html")
         assert "HttpOnly; SameSite=Strict" in headers["Set-Cookie"]
         assert get(server, "/index.html", Cookie=headers["Set-Cookie"].partition(";")[0])[0] == 200
+
+
+def test_a_browser_that_goes_on_meanwhile(server: GalleryServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (f"/photo?id={NEW}~0&side=64", "/photo?id=none&side=64", "/api/images?first=0&limit=60"):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+            connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # it ends with a reset
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode()
+            )
+    assert images(server)["total"] == 10
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_list_without_javascript(server: GalleryServer) -> None:
