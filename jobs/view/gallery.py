@@ -8,7 +8,7 @@ no query. The instances of a page are asked for by run and image_id, by which Pa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +181,9 @@ class LakeGallery:
         )
 
     def instances(
-        self, images: Iterable[dict[str, Any]], source: str, most: int
+        self, images: Sequence[dict[str, Any]], source: str, most: int
     ) -> dict[str, list[dict[str, Any]]]:
-        """The instances of `images`, at most `most` of each, by the images' ids.
+        """The instances of `images`, at most `most` of each, by the images' ids; of images that the source has looked at.
 
         source: NEWEST for those of the images' own runs (or the labels, where they are labelled images), a run, or LABELS.
         """
@@ -205,7 +205,11 @@ class LakeGallery:
             rows = [(by_uri[uri], *rest) for uri, *rest in self._rows(
                 f"""select uri, {_INSTANCE_COLUMNS.replace("score", "null")} from labels
                 where uri in ({_list(by_uri)}) and instance < {most} order by uri, instance""")]  # fmt: skip
-        shown: dict[str, dict[int, dict[str, Any]]] = {}
+        if source == LABELS:
+            covered = [image["id"] for image in images if image["split"] is not None]
+        else:
+            covered = list(by_uri.values()) if source == NEWEST else [id_ for _, _, id_ in keys]
+        shown: dict[str, dict[int, dict[str, Any]]] = {id_: {} for id_ in covered}
         for id_, rank, *values in rows:  # what a killed attempt left twice is there once
             shown.setdefault(id_, {})[rank] = _instance(rank, *values)
         return {id_: list(by_rank.values()) for id_, by_rank in shown.items()}

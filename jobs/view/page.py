@@ -71,8 +71,10 @@ def _plain(value: Any) -> str:
     raise TypeError(f"{type(value)} has no place in the page")
 
 
-def finite(instances: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`instances` as the page can draw them: those with a box of numbers."""
+def finite(instances: Iterable[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """`instances` as the page can draw them: those with a box of numbers. None stays None."""
+    if instances is None:
+        return None
     return [row for row in instances if all(abs(side) < 1e9 for side in row["box"])]
 
 

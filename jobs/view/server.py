@@ -329,14 +329,14 @@ def _existing(gallery: LakeGallery, values: dict[str, str]) -> dict[str, Any]:
 def _with_instances(
     gallery: LakeGallery, images: list[dict[str, Any]], other: str, most: int
 ) -> list[dict[str, Any]]:
-    """`images` with `main`, their instances, and `other`, those of another run or the labels (null: not asked for)."""
+    """`images` with `main`, their instances, and `other`, those of another run or the labels (null: not asked for, or they have not looked at it)."""
     main = gallery.instances(images, NEWEST, most)
     others = gallery.instances(images, other, most) if other else {}
     return [
         {
             **image,
             "main": page.finite(main.get(image["id"], [])),
-            "other": page.finite(others.get(image["id"], [])) if other else None,
+            "other": page.finite(others.get(image["id"])),
         }
         for image in images
     ]

@@ -100,10 +100,7 @@ class _SiteWriter:
         labels = of_source(LABELS) if self._labelled and self._choice.source != LABELS else None
         other = of_source(self._against) if self._against else None
         details = [
-            [
-                None if sets is None else page.finite(sets.get(image["id"], []))
-                for sets in (main, labels, other)
-            ]
+            [None if sets is None else page.finite(sets.get(image["id"])) for sets in (main, labels, other)]
             for image in batch
         ]
         for image, (instances, *_), (file, note) in zip(

@@ -201,6 +201,7 @@
     const { left, right } = masks.match(ours, theirs), toLabels = s.with === "labels";
     return { ours, theirs, left, right, missed: theirs.filter((i) => !right.has(i)), invented: ours.filter((i) => !left.has(i)), words: toLabels ? ["invented", "missed"] : ["only here", "only here"] };
   }
+  const absent = (s) => (s.with === "labels" ? "not labelled" : "not in the other run");
   function verdict(both, s) {
     const labels = s.with === "labels";
     return `${both.left.size} matched, ${both.missed.length} ${labels ? "missed" : "only in the other"}, ${both.invented.length} ${labels ? "invented" : "only in this"}`;
@@ -244,7 +245,7 @@
     else {
       facts.push(summary(image, chosen));
       if (s.sort === "doubt") facts.push(`${image.doubt} in doubt`);
-      if (both) facts.push(verdict(both, s));
+      if (s.with) facts.push(both ? verdict(both, s) : absent(s));
     }
     const link = element("a", { href: address({ ...s, image: image.id, position }) },
       photo, element("span", { className: "caption" },
@@ -262,7 +263,7 @@
     opener = image.id;
     const hidden = new Set(), both = compared(image, s);
     $("single-title").textContent = baseName(image.uri);
-    $("single-note").textContent = both ? verdict(both, s) : image.status === "ok" ? "" : `${image.status}: ${shown(image.error || "no reason is recorded")}`;
+    $("single-note").textContent = both ? verdict(both, s) : image.status === "ok" ? (s.with ? absent(s) : "") : `${image.status}: ${shown(image.error || "no reason is recorded")}`;
     $("close").href = address({ ...s, image: "", position: "", page: s.position === undefined ? s.page : Math.floor(Number(s.position) / PAGE) + 1 });
     const sides = [[image.main, s.source === "labels" ? "Labels" : both ? (s.source || "Results") : "Instances", both && both.left, both && both.words[0]]];
     if (both) sides.push([image.other, s.with === "labels" ? "Labels" : s.with, both.right, both.words[1]]);

@@ -98,6 +98,12 @@ def test_instances_of_a_run_another_and_the_labels(gallery: LakeGallery) -> None
 
     assert (labels(""), labels(OLD), labels(LABELS)) == (["dog", "person"], ["dog", "cat"], ["dog", "horse"])
     assert labels("", most=1) == ["dog"]
+    (second,) = gallery.page(GalleryFilter(split="val"), 0, 5)
+    (third, *_) = gallery.page(GalleryFilter(split="none"), 0, 1)
+    looked_at = [gallery.instances([second, third], source, 10) for source in (LABELS, OLD)]
+    assert looked_at == [{second["id"]: []}, {}], (
+        "what is labelled and empty differs from what is not labelled"
+    )
     dog, person = gallery.instances([first], "", 10)[first["id"]]
     assert dog["box"] == [8.0, 4.0, 16.0, 12.0]
     assert dog["mask"]["size"] == [48, 64]

@@ -160,6 +160,18 @@ def test_hostile_names_are_text(galleries: Galleries, kind: str) -> None:
         tab.wait_for_function("() => document.querySelector('.photo img')?.naturalWidth === 64")
 
 
+def test_what_was_not_looked_at_is_not_called_missed(galleries: Galleries) -> None:
+    with page(galleries.browser) as tab:
+        tab.goto(galleries.address("files", "#with=labels&split=none&label=dog"))
+        status(tab, "of")
+        tab.wait_for_selector(".card")
+        assert "not labelled" in tab.inner_text(".card >> nth=0")
+        assert "invented" not in tab.inner_text("#cards")
+        tab.select_option("[name=split]", "val")
+        status(tab, "1–1 of 1 image")
+        assert "0 matched, 0 missed, 1 invented" in tab.inner_text(".card")
+
+
 def test_why_a_photo_is_not_shown(galleries: Galleries) -> None:
     with page(galleries.browser) as tab:
         tab.goto(galleries.address("files", "#status=ok&page=2"))
