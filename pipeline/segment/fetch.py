@@ -37,6 +37,10 @@ def fetch(rows: pa.Table, storage: Storage, max_bytes: int) -> pa.Table:
 
 
 def _fill(row: dict, outcome: Fetched | Exception) -> None:
+    if isinstance(outcome, Fetched) and _is_part(row, outcome):
+        outcome = OSError(
+            f"the storage gave {outcome.size:,} bytes of it, and listed {row['size_bytes']:,} of the same version"
+        )
     if isinstance(outcome, Fetched):
         row |= {
             "etag": outcome.etag,
@@ -58,3 +62,9 @@ def _fill(row: dict, outcome: Fetched | Exception) -> None:
     else:
         status, error = Status.FAILED, f"could not be read: {type(outcome).__name__}: {outcome}"
     row |= {"status": str(status), "error": redact(error), "data": None}
+
+
+def _is_part(row: dict, outcome: Fetched) -> bool:
+    """Whether it is the version that was listed, and of another size: a proxy cut it off, and its Content-Length with it."""
+    same = outcome.etag is not None and outcome.etag == row["etag"]
+    return same and row["size_bytes"] is not None and outcome.size != row["size_bytes"]

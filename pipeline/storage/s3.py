@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import random
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ _CLIENT_CONFIG = {
 }
 _CONCURRENT_GETS = 32
 _CONTENDED_TRIES = 5
+_REPEATED_PAGES = 3
+_PATIENCE, _SLOWEST = 300, 20_000
+"""Seconds for an object, all attempts together, and one more for so many bytes."""
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -104,12 +108,25 @@ class S3Store:
         return self.fs.call_s3(method, **arguments)
 
     async def _get(self, uri: str, max_bytes: int | None) -> Fetched:
+        """Raises OSError where it is not read in time, however often it begins again."""
+        try:
+            async with asyncio.timeout(_PATIENCE) as deadline:
+                return await self._get_within(uri, max_bytes, deadline)
+        except TimeoutError as late:
+            raise OSError("it was not read in time: the storage stalls, or is very slow") from late
+
+    async def _get_within(self, uri: str, max_bytes: int | None, deadline: asyncio.Timeout) -> Fetched:
         import aiohttp
 
         bucket, key = split(uri)
+        start = asyncio.get_running_loop().time()
         for attempt in range(self.fs.retries):
             response = await self.fs._call_s3("get_object", Bucket=bucket, Key=key)
-            size = response["ContentLength"]
+            size = response.get("ContentLength")
+            if size is None:
+                response["Body"].close()
+                raise OSError("the answer has no Content-Length, so that a part of it looks like the whole")
+            deadline.reschedule(start + _PATIENCE + size / _SLOWEST)
             if max_bytes is not None and size > max_bytes:
                 response["Body"].close()
                 raise TooLargeError(size, max_bytes)
@@ -119,7 +136,7 @@ class S3Store:
             except (TimeoutError, aiohttp.ClientError, ConnectionError) as broken:
                 if attempt + 1 == self.fs.retries:
                     raise OSError(f"the connection broke while reading: {broken}") from broken
-                await asyncio.sleep(0.2 * 2**attempt)
+                await asyncio.sleep(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311  # no secret hangs on it
                 continue
             plain = decoded(data, response.get("ContentEncoding", ""), max_bytes)
             return Fetched(plain, _etag(response), size, response["LastModified"])
@@ -185,7 +202,7 @@ class S3Store:
                     return False
                 if status not in (409, 500, 503) or attempt + 1 == _CONTENDED_TRIES:
                     raise
-                time.sleep(0.1 * 2**attempt)
+                time.sleep(random.uniform(0.05, 0.15) * 2**attempt)  # noqa: S311  # as above
             else:
                 return True
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -225,16 +242,27 @@ class S3Store:
     def pages(
         self, bucket: str, prefix: str, *, start_after: str = "", delimiter: str = ""
     ) -> Iterator[tuple[list[ObjectInfo], list[str]]]:
-        """Pages of up to 1,000 keys, in key order, each as (objects, common prefixes)."""
+        """Pages of up to 1,000 keys, in key order, each as (objects, common prefixes).
+
+        A page that the server gives twice counts once; none is empty. Raises OSError where the server comes to no next page.
+        """
         arguments: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
         if start_after:
             arguments["StartAfter"] = start_after
         if delimiter:
             arguments["Delimiter"] = delimiter
         parse_fast(self.fs.s3)
+        previous: set[str] = set()
+        repeated = 0
         while True:
             objects, folders, token = read_page(self._call("list_objects_v2", **arguments), bucket)
-            yield objects, folders
+            repeated = repeated + 1 if token and token == arguments.get("ContinuationToken") else 0
+            if repeated == _REPEATED_PAGES:
+                raise OSError("the storage lists the same page again and again")
+            new = [info for info in objects if info.uri not in previous]
+            if new or folders:  # a page may be empty, and not the last
+                yield new, folders
             if token is None:
                 return
+            previous = {info.uri for info in objects}
             arguments["ContinuationToken"] = token
