@@ -11,7 +11,7 @@ from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, la
 from masklake.model.tiles.tiling import Tiling
 
 ENGINES = ("auto", "ray", "local")
-LOCAL_IMAGES = 512
+LOCAL_IMAGES = 1_000
 """Up to so many images, `--engine auto` is local."""
 _UNTOLD = Tiling()
 """How images are cut where no option says otherwise."""
@@ -154,7 +154,7 @@ class SegmentOptions(Options):
     engine: str = option(
         one_of(*ENGINES), "{auto,ray,local}", default="auto", section=HOW, kept=False,
         help=f"ray, or local: processes of this machine without Ray, which are done sooner where there is little to do; auto (default) "
-        f"is local for at most {LOCAL_IMAGES} images without --address, on at most one GPU. The rows are the same",
+        f"is local for at most {LOCAL_IMAGES:,} images without --address, on at most one GPU. The rows are the same",
     )  # fmt: skip
     lock: str | None = lock_option("segment")
     actors: tuple[int, int] | None = option(

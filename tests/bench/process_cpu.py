@@ -18,7 +18,7 @@ _KINDS = {
     "gcs_server": "Ray's gcs",
     "raylet/raylet": "Ray's raylet",
     "MapWorker(": "predictors",
-    "multiprocessing": "predictors",
+    "segment.local_worker": "predictors",
     "default_worker": "Ray's workers before their first task",
 }
 _STAGE = re.compile(r"ray::\S*?(?:MapBatches)?\(?(read|fetch|decode|encode|write)", re.IGNORECASE)
