@@ -73,8 +73,11 @@ class CallingLedger:
 
 def work(plan: Any, feed: Calls, line: Calls) -> None:
     """Work through the packets that the driver has, to the last one."""
+    from masklake.model.engine.allocator import keep_freed_memory
+    from masklake.pipeline.decode import DECODING_KEEPS
     from masklake.pipeline.segment.steps import Inference, Steps
 
+    keep_freed_memory(*DECODING_KEEPS)  # a predictor may keep more
     fetched: queue.Queue[pa.Table | Exception | None] = queue.Queue(1)
     threading.Thread(target=_fetch, args=(plan, feed, fetched), daemon=True).start()
     steps = Steps(plan, CallingLedger(line))

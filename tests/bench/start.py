@@ -22,6 +22,7 @@ def lap(name):
     print(f"    {laps[-1] - laps[-2]:6.2f}  {name}")
 from masklake.model.networks.torchvision_import import import_torchvision
 import torch
+torch.set_num_threads(1)  # as in a process that shares the CPUs
 lap("import torch")
 import_torchvision()
 lap("import torchvision")
