@@ -6,6 +6,9 @@ import datetime
 import io
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
@@ -59,4 +62,37 @@ def gallery_lake(folder: Path, plain: int = 6) -> LakeBuilder:
         label_row(first, "horse", instance=1, x=1.0, y=1.0, w=6.0, h=5.0, mask=None),
         empty_label_row(second, split="val"),
     ])  # fmt: skip
+    return lake
+
+
+def large_lake(folder: Path, images: int, each: int = 5) -> LakeBuilder:
+    """A lake of `images` rows with `each` instances of scores and classes drawn at random; its photos are nowhere."""
+    lake = LakeBuilder(str(folder / "lake"))
+    name = lake.part(OLD, [(image("s3://p/a"), [instance("person", 0.9)] * each)])
+    parts = {table: Path(lake.uri, table, f"run={OLD}", name) for table in ("images", "instances")}
+    samples = {table: pq.read_table(path, partitioning=None) for table, path in parts.items()}
+    random = np.random.default_rng(1)
+    ids = np.arange(images)
+    times = pa.array(np.datetime64("2026-11-01", "us") + ids.astype("timedelta64[s]")).cast(
+        pa.timestamp("us", "UTC")
+    )
+    uris = pa.array([f"s3://p/{i:07}.jpg" for i in ids])
+    names = pa.array(["person", "dog", "cat"]).take(pa.array(random.integers(0, 3, images * each)))
+    columns = {
+        "images": {"image_id": pa.array(ids), "uri": uris, "processed_at": times},
+        "instances": {
+            "image_id": pa.array(np.repeat(ids, each)),
+            "uri": uris.take(pa.array(np.repeat(ids, each))),
+            "instance": pa.array(np.tile(np.arange(each, dtype=np.int32), images)),
+            "score": pa.array(random.random(images * each, np.float32)),
+            "label": names.dictionary_encode(),
+        },
+    }
+    for table, path in parts.items():
+        rows = samples[table].take(pa.array(np.tile(np.arange(len(samples[table])), images)))
+        for column, values in columns[table].items():
+            place = rows.schema.get_field_index(column)
+            rows = rows.set_column(place, rows.schema.field(place), values)
+        pq.write_table(rows, path, compression="zstd", row_group_size=10_000)
+    lake.record(OLD)
     return lake

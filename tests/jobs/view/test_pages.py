@@ -14,7 +14,7 @@ import pytest
 from masklake.jobs.cli import main
 
 from tests.helpers.browser import chromium, page
-from tests.helpers.gallery_lakes import NEW, OLD, gallery_lake
+from tests.helpers.gallery_lakes import NEW, OLD, gallery_lake, large_lake
 from tests.jobs.view.test_server import serving
 
 
@@ -197,6 +197,24 @@ def test_axe_has_no_complaint(galleries: Galleries, view: str) -> None:
             assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
                 "it scrolls sideways"
             )
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images(galleries: Galleries, tmp_path: Path) -> None:
+    lake = large_lake(tmp_path, 100_000)
+    with serving(lake.uri) as server, page(galleries.browser) as tab:
+        tab.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        status(tab, "1–60 of 100,000 images")
+        assert cards(tab)[0] == "0099999.jpg"
+        tab.fill("#page-number", "1667")
+        tab.press("#page-number", "Enter")
+        status(tab, "99,961–100,000 of 100,000 images")
+        assert cards(tab)[-1] == "0000000.jpg"
+        tab.select_option("[name=label]", "dog")
+        tab.select_option("[name=sort]", "doubt")
+        status(tab, "by doubt")
+        assert "5 in doubt" in tab.inner_text(".card >> nth=0")
+        assert tab.evaluate("document.querySelectorAll('*').length") < 2_000
 
 
 def test_without_javascript(galleries: Galleries) -> None:
