@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.schema import Status
 
 LABELS = "labels"
 """The name of the labels where a run is named otherwise."""
@@ -39,6 +38,8 @@ class GalleryFilter:
 
     def __post_init__(self) -> None:
         """Raises UserError for words that do not exist."""
+        from masklake.pipeline.schema import Status  # it imports Arrow, which help does not need
+
         if not 0 <= self.score <= 1:
             raise UserError(f"score: {self.score} is not a number from 0 to 1")
         known = {

@@ -37,6 +37,7 @@ def _modules_after(*argv: str) -> set[str]:
         ("--help",),
         ("segment", "--help"),
         ("query", "--help"),
+        ("view", "--help"),
         ("eval", "--help"),
         ("demo", "--help"),
         ("labels", "import", "--help"),
