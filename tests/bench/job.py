@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from masklake.pipeline.segment.ledger import STAGES
 from masklake.pipeline.storage.store import Storage
 from PIL import Image
 
+from tests.bench.process_cpu import Used, measured
 from tests.bench.start import command
 
 SIZES = (200, 800)
@@ -46,27 +46,27 @@ def _load(factory: models.PredictorFactory, files: list[Path]) -> None:
     _predictor.predict(_images[:BATCH])
 
 
-def _predict(start: int) -> int:
-    return len(_predictor.predict(_images[start : start + BATCH]))
+def _predict(start: int) -> tuple[int, float]:
+    """Images done, and CPU seconds."""
+    began = time.process_time()
+    return len(_predictor.predict(_images[start : start + BATCH])), time.process_time() - began
 
 
-def loop_rate(files: list[Path], factory: models.PredictorFactory, processes: int) -> float:
-    """Images per second of `predict` on preloaded images, in `processes` that share the batches."""
+def loop_rate(files: list[Path], factory: models.PredictorFactory, processes: int) -> tuple[float, float]:
+    """Images per second of `predict` on preloaded images, in `processes` that share the batches; CPU milliseconds an image."""
     starts = range(0, len(files), BATCH)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _load, (factory, files)) as pool:
         list(pool.map(_predict, [0] * 4 * processes))  # all are up and warm
         started = time.perf_counter()
-        done = sum(pool.map(_predict, starts))
-        return done / (time.perf_counter() - started)
+        done, cpu = (sum(column) for column in zip(*pool.map(_predict, starts), strict=True))
+        return done / (time.perf_counter() - started), 1000 * cpu / done
 
 
-def job_seconds(source: Path, lake: str, images: int, engine: str) -> float:
-    """Seconds of `masklake segment` over so many images, from its start to its end."""
-    began = time.perf_counter()
+def job(source: Path, lake: str, images: int, engine: str) -> Used:
+    """`masklake segment` over so many images, from its start to its end."""
     options = ["--limit", str(images), "--engine", engine, "--precision", "float32"]
-    subprocess.run(command(source, lake, *options), check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    return measured(command(source, lake, *options))
 
 
 def last_record(lake: str) -> RunRecord:
@@ -90,30 +90,32 @@ def main() -> None:
         took = {}
         for engine in ENGINES:
             took[engine] = [
-                job_seconds(source, f"{scratch}/lake-{engine}-{images}", images, engine) for images in SIZES
+                job(source, f"{scratch}/lake-{engine}-{images}", images, engine) for images in SIZES
             ]
             loops.append(loop_rate(files, factory, cpus))
-        threaded = loop_rate(files, replace(factory, threads=cpus), 1)
+        threaded, _ = loop_rate(files, replace(factory, threads=cpus), 1)
         stages = {engine: last_record(f"{scratch}/lake-{engine}-{many}").stages for engine in ENGINES}
-    loop = statistics.median(loops)
+    loop, loop_cpu = (statistics.median(column) for column in zip(*loops, strict=True))
     print(f"  {few} and {many} scenes, demo model in float32, {cpus} CPUs")
-    each = ", ".join(f"{rate:.1f}" for rate in loops)
+    each = ", ".join(f"{rate:.1f}" for rate, _ in loops)
     print(
         f"  bare loop, a process a CPU        {loop:6.1f} images/s   (before, between, after the jobs: {each})"
     )
     print(f"  bare loop, one process, {cpus} threads {threaded:6.1f} images/s")
     for engine, (short, long) in took.items():
-        steady, whole = (many - few) / (long - short), many / long
+        steady, whole = (many - few) / (long.seconds - short.seconds), many / long.seconds
+        cpu = 1000 * (long.total - short.total) / (many - few)
         print(
-            f"  the job, --engine {engine:<5}           {whole:6.1f} images/s   {long:.1f} s from command to end: "
+            f"  the job, --engine {engine:<5}           {whole:6.1f} images/s   {long.seconds:.1f} s from command to end: "
             f"job / loop {whole / loop:.2f}"
         )
         print(
             f"    steady, by both sizes           {steady:6.1f} images/s   job / loop {steady / loop:.2f}; "
-            f"the start costs {long - many / steady:.1f} s"
+            f"the start costs {long.seconds - many / steady:.1f} s"
         )
+        print(f"    CPU of all processes, steady    {cpu:6.1f} ms an image: loop / job {loop_cpu / cpu:.2f}")
         print("    stage     CPU ms/image   worker ms/image")
         for stage in STAGES:
             figures = stages[engine][stage]
-            cpu, wall = (1000 * figures[kind] / figures["images"] for kind in ("cpu_seconds", "seconds"))
-            print(f"    {stage:<8} {cpu:12.2f} {wall:17.2f}")
+            used, wall = (1000 * figures[kind] / figures["images"] for kind in ("cpu_seconds", "seconds"))
+            print(f"    {stage:<8} {used:12.2f} {wall:17.2f}")
