@@ -110,6 +110,22 @@ def load(directory: str | os.PathLike[str]) -> LoadedModel:
     return LoadedModel(spec, module)
 
 
+def require_safetensors(directory: str | os.PathLike[str]) -> None:
+    """Raises ModelError where the weights in `directory` are no whole safetensors file. Reads its header alone; free of torch."""
+    from safetensors import SafetensorError, safe_open
+
+    path = _checked(Path(directory)) / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy"):
+            return
+    except (SafetensorError, OSError) as err:
+        raise ModelError(_damaged(path, err)) from err
+
+
+def _damaged(path: Path, err: Exception) -> str:
+    return f"{path}: damaged or not safetensors ({err}); copy it again from its source"
+
+
 def read_tensors(path: Path) -> "dict[str, torch.Tensor]":
     """All tensors of a safetensors file. Raises ModelError where it is missing or damaged."""
     from safetensors import SafetensorError
@@ -120,9 +136,7 @@ def read_tensors(path: Path) -> "dict[str, torch.Tensor]":
     except FileNotFoundError as err:
         raise ModelError(f"{path}: no such file; copy the weights there") from err
     except (SafetensorError, OSError) as err:
-        raise ModelError(
-            f"{path}: damaged or not safetensors ({err}); copy it again from its source"
-        ) from err
+        raise ModelError(_damaged(path, err)) from err
 
 
 def fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", source: object) -> None:
@@ -130,8 +144,18 @@ def fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", source: object
 
     Raises ModelError, naming `source`, unless keys and shapes are exactly the module's and all values finite.
     """
+    import torch
+
     expected = module.state_dict()
     _check_keys(source, expected, tensors)
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in (
+            torch.float16,
+            torch.bfloat16,
+            torch.float32,
+            torch.float64,
+        ):
+            raise ModelError(f"{source}: {key} is stored as {tensor.dtype}; write it as float32 or float16")
     tensors = {k: t.to(expected[k].dtype) for k, t in tensors.items()}
     _check_finite(source, tensors)
     module.load_state_dict(tensors, strict=True, assign=True)

@@ -190,7 +190,7 @@ def add(options: ModelsAddOptions) -> int:
     from pathlib import Path
 
     from masklake.jobs.models import resolve as models
-    from masklake.model.checkpoint import SPEC, WEIGHTS
+    from masklake.model.checkpoint import SPEC, WEIGHTS, require_safetensors
     from masklake.model.presets import PRESETS
 
     if options.folder in PRESETS:
@@ -199,6 +199,7 @@ def add(options: ModelsAddOptions) -> int:
         )
     resolved = models.resolve(options.folder, options.storage.open())
     folder = Path(resolved.source.local())
+    require_safetensors(folder)
     added = registry.add(
         resolved.spec.name,
         resolved.fingerprint,

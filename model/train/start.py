@@ -280,14 +280,20 @@ def _backbone_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    import torch
+
     body: Any = module.backbone.body  # type: ignore[union-attr]  # as above
     named = {key.removeprefix("features."): tensor for key, tensor in tensors.items()}
     for key, into in body.state_dict().items():
         source = named.get(key)
-        if source is None or source.shape != into.shape:
-            has = "lacks it" if source is None else f"has it as {tuple(source.shape)}"
+        if not isinstance(source, torch.Tensor) or source.shape != into.shape:
+            has = f"has it as {tuple(source.shape)}" if isinstance(source, torch.Tensor) else "lacks it"
             raise ModelError(
                 f"--backbone-weights {path}: the backbone wants {key} as {tuple(into.shape)}, and the file {has}; "
                 "it is another backbone's"
+            )
+        if not source.isfinite().all():
+            raise ModelError(
+                f"--backbone-weights {path}: {key} has values that are not finite; download it again"
             )
         into.copy_(source)

@@ -140,6 +140,14 @@ def test_weights_that_are_of_another_backbone(tmp_path: Path) -> None:
         from_backbone(backbone("mobilenet_v2", pretrained=True), file)
     start = from_backbone(backbone("resnet18", pretrained=True), file)
     assert start.fresh == ("everything but the backbone",)
+    poisoned = resnet18().state_dict()
+    poisoned["conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(poisoned, file)
+    with pytest.raises(ModelError, match=r"conv1.weight has values that are not finite"):
+        from_backbone(backbone("resnet18", pretrained=True), file)
+    torch.save({**resnet18().state_dict(), "conv1.weight": "text"}, file)
+    with pytest.raises(ModelError, match=r"conv1.weight as .* lacks it"):
+        from_backbone(backbone("resnet18", pretrained=True), file)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"not weights at all"])
