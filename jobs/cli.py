@@ -19,6 +19,7 @@ from masklake.jobs.options.command import Command, Group, Line, filled_parser, u
 from masklake.jobs.options.parser import Parser
 from masklake.jobs.terminal.manners import be_quiet
 from masklake.jobs.terminal.suggestions import did_you_mean
+from masklake.jobs.terminal.text import one_line
 
 COMMANDS = {
     "segment": "masklake.jobs.segment.command",
@@ -143,8 +144,8 @@ def _run(argv: list[str]) -> int:
     except (UserError, ModelError) as error:
         if "--debug" in argv:
             raise
-        message = " ".join(str(error).split())
-        print(f"masklake: error: {message}", file=sys.stderr)  # noqa: T201  # the one line that a mistake gets
+        # What the message names, such as a key or a class, may be hostile text.
+        print(f"masklake: error: {one_line(str(error))}", file=sys.stderr)  # noqa: T201  # the one line that a mistake gets
         return ExitCode.FAILED if isinstance(error, OutageError) else ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("masklake: interrupted", file=sys.stderr)  # noqa: T201  # as above
@@ -160,7 +161,7 @@ def _run(argv: list[str]) -> int:
         explained = explain(error, str(file or "standard output"), "go on" if file else "write the result")
         if not file:
             sys.stdout = _nowhere()  # Python flushes it once more when it ends
-        print(f"masklake: error: {explained} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
+        print(f"masklake: error: {one_line(str(explained))} (--debug shows where)", file=sys.stderr)  # noqa: T201  # as above
         return ExitCode.FAILED if isinstance(explained, OutageError) else ExitCode.MISTAKE
 
 

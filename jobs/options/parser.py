@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.declare import Entry, Options, entries
 from masklake.jobs.terminal.suggestions import did_you_mean
+from masklake.jobs.terminal.text import one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +28,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with one line, as for every mistake."""
-        self.exit(ExitCode.MISTAKE, f"{self.prog}: error: {message} ({self.prog} --help tells more)\n")
+        self.exit(
+            ExitCode.MISTAKE, f"{self.prog}: error: {one_line(message)} ({self.prog} --help tells more)\n"
+        )
 
     def unknown(self, words: list[str]) -> NoReturn:
         """Exit because of words that are no options."""
