@@ -26,16 +26,33 @@ orientation, which are larger where a JPEG was decoded at a fraction of its size
 DECODING_KEEPS = (64 * 2**20, 128 * 2**20)
 """Memory that a process which decodes keeps when it is freed, for `keep_freed_memory`: enough for the coefficients of a
 progressive JPEG of 12 megapixels, which are 36 MB; so much more stays with each such process."""
+_PIXEL_BYTES = pa.field("pixel_bytes", pa.int64())
 _LARGEST_SIDE = 2**31 - 1
 _PART_BYTES = 256 * 2**20
 
 
-def parts(rows: pa.Table, options: DecodeOptions) -> Iterator[pa.Table]:
-    """`rows` (FETCHED) cut into tables of at most 256 MiB of pixels each, so that a task and its result stay small even
-    where a few kilobytes hold 64 megapixels. A single larger image is a table of its own."""
+def with_pixel_bytes(rows: pa.Table, options: DecodeOptions) -> pa.Table:
+    """`rows` (FETCHED) with the column pixel_bytes: how much the pixels of each will be, by the file's header; 0 where it would give
+    none."""
+    sizes = [_pixel_bytes(data.as_buffer(), options) if data.is_valid else 0 for data in rows["data"]]
+    return rows.append_column(_PIXEL_BYTES, pa.array(sizes, _PIXEL_BYTES.type))
+
+
+def without_pixels(row: pa.Table, reason: str) -> pa.Table:
+    """What `with_pixel_bytes` makes of an image whose header could not be read, for this reason."""
+    data = row.schema.get_field_index("data")
+    row = with_outcomes(row, [str(Status.FAILED)], [reason])
+    row = row.set_column(data, row.schema.field(data), pa.nulls(1, row.schema.field(data).type))
+    return row.append_column(_PIXEL_BYTES, pa.array([0], _PIXEL_BYTES.type))
+
+
+def parts(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows of `with_pixel_bytes` as FETCHED rows, cut into tables of at most 256 MiB of pixels each, so that a task and its result
+    stay small even where a few kilobytes hold 64 megapixels. A single larger image is a table of its own."""
+    sizes = rows[_PIXEL_BYTES.name].to_pylist()
+    rows = rows.drop_columns([_PIXEL_BYTES.name])
     start = held = 0
-    for i, data in enumerate(rows["data"]):
-        size = _pixel_bytes(data.as_buffer(), options) if data.is_valid else 0
+    for i, size in enumerate(sizes):
         if i > start and held + size > _PART_BYTES:
             yield rows.slice(start, i - start)
             start, held = i, 0
@@ -44,7 +61,6 @@ def parts(rows: pa.Table, options: DecodeOptions) -> Iterator[pa.Table]:
 
 
 def _pixel_bytes(data: memoryview, options: DecodeOptions) -> int:
-    """Bytes of the pixels that `decode` would give, by the file's header; 0 where it would give none."""
     size = decoded_size(data, options)
     return 3 * size[0] * size[1] if size else 0
 

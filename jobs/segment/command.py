@@ -314,6 +314,7 @@ def execute(
         memory=cluster.memory,
         node_cpus=cluster.node_cpus,
         actors=options.actors,
+        image_seconds=options.image_seconds,
         **_task_sizes(options, job),
     )
     if not cluster.gpus:

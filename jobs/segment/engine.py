@@ -50,6 +50,7 @@ def local_resources(
         memory=machine.memory,
         packet_images=sizes.get("packet_images"),
         commit_images=sizes.get("commit_images"),
+        image_seconds=options.image_seconds,
     )
     workers = fitted.actors[1]
     if images is not None:

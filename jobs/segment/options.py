@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from masklake.jobs.options.declare import Options, Section, argument, entries, flag, included, option
-from masklake.jobs.options.kinds import fraction, names, one_of, positive, span, zero_or_more
+from masklake.jobs.options.kinds import above_zero, fraction, names, one_of, positive, span, zero_or_more
 from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, lake_argument, lock_option
 from masklake.model.tiles.tiling import Tiling
 
@@ -171,5 +171,10 @@ class SegmentOptions(Options):
         positive, "N", section=HOW,
         help="how many images one Parquet part holds; a kill can cost at most the parts that were not full yet (default 256; 8192 on "
         "GPUs)",
+    )  # fmt: skip
+    image_seconds: float | None = option(
+        above_zero, "S", section=HOW, again=True,
+        help="how long an image of at most 4 megapixels may take to be decoded, or predicted on (default 300; a larger one longer); "
+        "one that takes longer twice, alone, is given up and has the status failed",
     )  # fmt: skip
     storage: StorageOptions = included(StorageOptions)

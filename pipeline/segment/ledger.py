@@ -10,10 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
+from masklake.pipeline.segment.deadline import within
 
 STAGES = ("fetch", "decode", "infer", "encode", "write")
 _DEATHS_ALONE = 2
@@ -119,31 +121,36 @@ def guarded(
     rows: pa.Table,
     work: Callable[[pa.Table], pa.Table],
     give_up: Callable[[pa.Table, str], pa.Table],
+    deadline: Callable[[pa.Table], float] | None = None,
 ) -> pa.Table:
     """`work(rows)`, unless a worker died over these rows: then one row at a time, giving up the row that kills.
 
     The engine tries the rows of a dead worker again; `ledger` knows a retry from a first try.
     `give_up(row, reason)` makes the row of an image that has killed two workers which worked on it alone.
+    deadline: seconds that the work on some rows may take; then this process is ended, as if the work had killed it.
     """
+
+    def in_time(rows: pa.Table) -> pa.Table:
+        with nullcontext() if deadline is None else within(deadline(rows)):
+            return work(rows)
+
     ids = tuple(rows["image_id"].to_pylist())
     alone, given_up = (
         f"{stage} alone",
         [],
     )  # a name of its own: else a death over a packet of one image would count twice
     if not ledger.begin(stage, ids):
-        result = work(rows)
+        result = in_time(rows)
     else:
         results = []
         for i, image in enumerate(ids):
             deaths = ledger.begin(alone, (image,))
             row = rows.slice(i, 1)
             if deaths < _DEATHS_ALONE:
-                results.append(work(row))
+                results.append(in_time(row))
                 ledger.end(alone, (image,))
             else:
-                results.append(
-                    give_up(row, f"its {stage} worker was killed {_DEATHS_ALONE} times over it alone")
-                )
+                results.append(give_up(row, _reason(stage, None if deadline is None else deadline(row))))
                 given_up.append(image)
         result = pa.concat_tables(results)
     # Only now: another image of the packet could have killed this worker, and then all would be tried again.
@@ -151,3 +158,8 @@ def guarded(
         ledger.end(alone, (image,))
     ledger.end(stage, ids)
     return result
+
+
+def _reason(stage: str, seconds: float | None) -> str:
+    reason = f"its {stage} worker was killed {_DEATHS_ALONE} times over it alone"
+    return reason if seconds is None else f"{reason}, or took longer than {seconds:g} s"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from masklake.pipeline.segment import deadline
+
 _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 READ_CPUS = 0.05
@@ -36,6 +38,8 @@ class Resources:
     """Images in a task."""
     commit_images: int = 256
     """Images in a pair of Parquet parts: at most so many have to be done again after a kill."""
+    image_seconds: float = deadline.SECONDS
+    """That decoding or predicting an image of usual size may take (`pipeline.segment.deadline`)."""
 
     @property
     def images_ahead(self) -> int:
@@ -54,6 +58,7 @@ class Resources:
         actors: tuple[int, int] | None = None,
         packet_images: int | None = None,
         commit_images: int | None = None,
+        image_seconds: float | None = None,
     ) -> Resources:
         """Shares for a cluster of `cpus`, `gpus` and `memory` bytes: one GPU per actor, or one CPU per
         actor as far as memory allows. (An actor with several threads would let them spin while other stages have the CPUs.)
@@ -76,6 +81,7 @@ class Resources:
             infer_cpus=_share(share),
             packet_images=packet_images or (64 if gpus else 16),
             commit_images=commit_images or (8192 if gpus else 256),
+            image_seconds=image_seconds or deadline.SECONDS,
             **tasks,
         )
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from masklake.model.decode import DecodeOptions
-from masklake.pipeline.decode import DECODED, decode_rows, parts
+from masklake.pipeline.decode import DECODED, decode_rows, parts, with_pixel_bytes, without_pixels
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import Status
+from masklake.pipeline.segment import deadline
 from masklake.pipeline.segment.encode import Vocabulary, encode_rows
 from masklake.pipeline.segment.failure_log import log_failures
 from masklake.pipeline.segment.fetch import fetch
@@ -63,10 +65,22 @@ class Steps:
 
         def decoded(rows: pa.Table) -> pa.Table:
             return guarded(
-                self.ledger, "decode", rows, lambda rows: decode_rows(rows, self.plan.decode), _undecoded
+                self.ledger, "decode", rows, lambda rows: decode_rows(rows, options), _undecoded, in_time
             )
 
-        for part in parts(rows, self.plan.decode):
+        def in_time(rows: pa.Table) -> float:
+            return deadline.of_bytes(rows["size_bytes"].to_pylist(), self.plan.resources.image_seconds)
+
+        options = self.plan.decode
+        measured = guarded(
+            self.ledger,
+            "decode header",
+            rows,
+            lambda rows: with_pixel_bytes(rows, options),
+            without_pixels,
+            in_time,
+        )
+        for part in parts(measured):
             yield self.metered("decode", part, decoded)
 
     def encode(self, rows: pa.Table) -> pa.Table:
@@ -78,8 +92,12 @@ class Steps:
         def unencoded(row: pa.Table, reason: str) -> pa.Table:
             return encoded(with_outcomes(row, [str(Status.FAILED)], [reason]))
 
+        def in_time(rows: pa.Table) -> float:
+            pixels = pc.multiply_checked(rows["width"].cast("int64"), rows["height"])
+            return deadline.of_pixels(pixels.to_pylist(), self.plan.resources.image_seconds)
+
         return self.metered(
-            "encode", rows, lambda rows: guarded(self.ledger, "encode", rows, encoded, unencoded)
+            "encode", rows, lambda rows: guarded(self.ledger, "encode", rows, encoded, unencoded, in_time)
         )
 
     def write(self, rows: pa.Table) -> int:
@@ -121,8 +139,12 @@ class Inference:
         return detections
 
     def _guarded(self, rows: pa.Table) -> pa.Table:
+        def in_time(rows: pa.Table) -> float:
+            pixels = pc.multiply_checked(rows["pixel_width"].cast("int64"), rows["pixel_height"])
+            return deadline.of_pixels(pixels.to_pylist(), self._steps.plan.resources.image_seconds)
+
         return guarded(
-            self._ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _undetected
+            self._ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _undetected, in_time
         )
 
     def _again(self) -> dict[str, float]:

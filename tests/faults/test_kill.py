@@ -21,7 +21,7 @@ from masklake.pipeline.storage.store import Storage
 from tests.conftest import Bucket, _client
 from tests.helpers.faults.processes import Driver, driving
 from tests.helpers.images import solid
-from tests.helpers.predictors import POISON
+from tests.helpers.predictors import ENDLESS, POISON
 from tests.helpers.runs import assert_exactly_once, colour, part_names, table
 from tests.helpers.servers import rgw
 
@@ -292,7 +292,21 @@ def test_images_that_kill_their_worker(setting: Setting, poison: list[int]) -> N
     rows = table(setting.lake, "images", setting.run).to_pylist()
     failed = {row["uri"]: row["error"] for row in rows if row["status"] == "failed"}
     assert set(failed) == {setting.uris[i] for i in poison}
-    assert set(failed.values()) == {"its infer worker was killed 2 times over it alone"}
+    assert set(failed.values()) == {
+        "its infer worker was killed 2 times over it alone, or took longer than 300 s"
+    }
+
+
+def test_an_image_that_holds_its_worker_for_ever(setting: Setting) -> None:
+    """The predictor does not come back, and holds the interpreter's lock: the worker is ended, the image found."""
+    setting.bucket.put("photos/00050.png", solid(ENDLESS, (12, 8)))
+    with setting.drive("--image-seconds", 3) as driver:
+        result = driver.result()
+        assert driver.process.returncode == 0, result
+    assert result["counts"] == {"ok": N - 1, "failed": 1}
+    assert_exactly_once(setting.lake, setting.run, setting.uris)
+    errors = [row["error"] for row in table(setting.lake, "images", setting.run).to_pylist() if row["error"]]
+    assert errors == ["its infer worker was killed 2 times over it alone, or took longer than 3 s"]
 
 
 # ---- storage that does not do what it is told ----

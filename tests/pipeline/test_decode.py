@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pyarrow as pa
 from masklake.model.decode import DecodeOptions
-from masklake.pipeline.decode import DECODED, decode_rows, parts
+from masklake.pipeline.decode import DECODED, decode_rows, parts, with_pixel_bytes
 from masklake.pipeline.segment.fetch import FETCHED
 from PIL import Image
 
@@ -72,8 +72,9 @@ def test_large_frames_make_small_parts() -> None:
     png, jpeg = (save(Image.new("RGB", (4000, 4000)), kind) for kind in ("PNG", "JPEG"))
     files = [*[png] * 6, b"", b"text", None, *[jpeg] * 9, *[png] * 2]
     table = pa.Table.from_pylist([_row(i, data) for i, data in enumerate(files)], FETCHED)
-    cut = list(parts(table, DecodeOptions(target=(400, 500))))
+    cut = list(parts(with_pixel_bytes(table, DecodeOptions(target=(400, 500)))))
     assert [len(part) for part in cut] == [5, 15]
     assert pa.concat_tables(cut).equals(table)
-    assert [len(part) for part in parts(table, PLAIN)] == [5, 8, 5, 2]
-    assert [len(part) for part in parts(table, DecodeOptions(max_pixels=10**7))] == [20]
+    assert [len(part) for part in parts(with_pixel_bytes(table, PLAIN))] == [5, 8, 5, 2]
+    measured = with_pixel_bytes(table, DecodeOptions(max_pixels=10**7))
+    assert [len(part) for part in parts(measured)] == [20]

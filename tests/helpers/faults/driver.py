@@ -1,6 +1,7 @@
 """A driver to be killed: one run, or one attempt at one, of the content predictor in a process of its own.
 
-    python -m tests.helpers.faults.driver SOURCE LAKE RUN [--resume] [--seconds S] [--list-seconds S] [--local]
+    python -m tests.helpers.faults.driver SOURCE LAKE RUN [--resume] [--seconds S] [--list-seconds S] [--image-seconds S]
+        [--local]
 
 Prints one line of JSON at its end; exits as `masklake segment` does.
 """
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from masklake.jobs.cluster.cluster import ray_cluster
 from masklake.jobs.segment.command import EXIT_CODES
@@ -44,6 +46,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--list-seconds", type=float, default=0.0)
+    parser.add_argument("--image-seconds", type=float, default=300.0)
     parser.add_argument("--local", action="store_true")
     args = parser.parse_args()
     signal.signal(
@@ -58,11 +61,12 @@ def main() -> int:
             job = resume_job(args.lake, args.run, seconds=args.seconds)
         else:
             job = make_job(args.source, args.lake, run_id=args.run, seconds=args.seconds)
+        resources = replace(SMALL, image_seconds=args.image_seconds)
         if args.local:
-            record, progress = execute(job, SMALL, LocalEngine)
+            record, progress = execute(job, resources, LocalEngine)
         else:
             with ray_cluster(None, 0):
-                record, progress = execute(job, SMALL)
+                record, progress = execute(job, resources)
     except UserError as error:
         print(json.dumps({"state": None, "error": str(error)}))
         return 2

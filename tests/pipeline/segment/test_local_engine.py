@@ -21,7 +21,7 @@ from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.faults.processes import driving
 from tests.helpers.images import solid
-from tests.helpers.predictors import POISON, ContentPredictor
+from tests.helpers.predictors import ENDLESS, POISON, ContentPredictor
 from tests.helpers.runs import SMALL, assert_exactly_once, execute, fill, make_job, resume_job, table
 
 WORKER = "masklake.pipeline.segment.local_worker"
@@ -58,7 +58,19 @@ def test_images_that_kill_their_worker_get_a_row_that_says_so(photos: Path, lake
     failed = table(lake, "images", record.run).filter(
         [status == "failed" for status in table(lake, "images", record.run)["status"].to_pylist()]
     )
-    assert set(failed["error"].to_pylist()) == {"its infer worker was killed 2 times over it alone"}
+    assert set(failed["error"].to_pylist()) == {
+        "its infer worker was killed 2 times over it alone, or took longer than 300 s"
+    }
+    assert _workers() == []
+
+
+def test_an_image_that_holds_its_worker_for_ever_gets_a_row_that_says_so(photos: Path, lake: str) -> None:
+    (photos / "00011a.png").write_bytes(solid(ENDLESS, (8, 8)))
+    record, _ = execute(make_job(str(photos), lake), replace(SMALL, image_seconds=0.5), LocalEngine)
+    assert (record.state, record.error) == ("complete", None)
+    assert assert_exactly_once(lake, record.run, _uris(photos)) == {"ok": 40, "failed": 1}
+    errors = [error for error in table(lake, "images", record.run)["error"].to_pylist() if error]
+    assert errors == ["its infer worker was killed 2 times over it alone, or took longer than 0.5 s"]
     assert _workers() == []
 
 
