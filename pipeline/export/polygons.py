@@ -8,6 +8,7 @@ rule, the polygon is the whole mask.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from masklake.pipeline.labels.masks import LabelMask
@@ -45,7 +46,9 @@ def _rings(mask: LabelMask) -> list[Ring]:
     generator = contour_generator(
         z=np.pad(pixels, 1).astype(np.float64), fill_type=FillType.OuterOffset, name="serial"
     )
-    points, offsets, *_ = generator.filled(0.5, 2.0)
+    points: Any
+    offsets: Any
+    points, offsets, *_ = generator.filled(0.5, 2.0)  # arrays, as the fill type has no parts without outlines
     rings = [
         part[start : end - 1]
         for part, bounds in zip(points, offsets, strict=True)

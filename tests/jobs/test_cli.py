@@ -123,7 +123,7 @@ def started_twice(start):
         print("clean", flush=True)
 
 cluster.started_twice = started_twice
-sys.argv = ["masklake", "segment", "photos", "lake", "--model", "demo"]
+sys.argv = ["masklake", "segment", "photos", "lake", "--model", "demo", "--engine", "ray"]
 cli.program()
 """
 
