@@ -40,6 +40,13 @@ images, instances and errors hold the newest run of each image; all_images, all_
 every run and every label set; in all_labels, instance -1 is an image that holds nothing.
 `masklake query --columns` describes all columns; `masklake query --views --lake LAKE` prints the SQL that makes these
 tables in a DuckDB of your own.
+
+Functions beside DuckDB's own:
+  kp(keypoints, 'left_wrist')   the keypoint of that name, or null: .x and .y in pixels, .score a logit
+  box_iou(a, b), box_area(a)    of the boxes of two rows: from instances a join instances b … ; also box_overlap(a, b), pixels
+  mask_iou(m, n)                of two masks of one frame; null where the frames differ
+  mask_at(m, x, y)              whether a pixel is in the mask; mask_area(m) counts them
+  mask_pixels(m)                the pixels as a BLOB, a byte each (0 or 1), rows first, as large as the image
 """
 
 EPILOG = """\
@@ -52,8 +59,10 @@ examples:
   what failed, and why:
     masklake query "select status, error, count(*) from errors group by all" --lake s3://lake
   where the left wrists are:
-    masklake query "select uri, k.x, k.y from (select uri, unnest(keypoints) k from instances) \\
-        where k.name = 'left_wrist' and k.score > 2" --lake s3://lake
+    masklake query "select uri, k.x, k.y from (select uri, kp(keypoints, 'left_wrist') k from instances) \\
+        where k.score > 2" --lake s3://lake
+  the query from a file, with a value, beside a table of your own:
+    masklake query s3://lake --file crowds.sql --param least=3 --attach places=places.csv
   how two runs differ:
     masklake query "select run, label, avg(score) from all_instances group by all" --lake s3://lake
   the columns of a table, and what a query reads:
@@ -80,9 +89,12 @@ def run(options: QueryOptions) -> int:
         return ExitCode.DONE
     output = None if options.out is None else Path(options.out)
     format_ = _format("json" if options.json else options.format, output)
-    from masklake.jobs.query.database import Database
+    from masklake.jobs.query import attached, parameters
+    from masklake.jobs.query.database import VIEWS, Database
 
-    with Database(lake, run=options.run, seconds=options.timeout or None) as database:
+    sql = parameters.fill(sql, parameters.parse(options.param))
+    attach = attached.parse(options.attach, VIEWS)
+    with Database(lake, run=options.run, attach=attach, seconds=options.timeout or None) as database:
         query = database.prepare(sql)
         if query.explain and format_ != "table":
             raise UserError("EXPLAIN prints a plan, not rows; leave --format out")

@@ -11,15 +11,17 @@ import functools
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import duckdb
-from masklake.jobs.query import published
+from masklake.jobs.query import functions, published
+from masklake.jobs.query.attached import READERS, AttachedFile
 from masklake.jobs.query.explaining import Explaining
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
-from masklake.jobs.query.sandbox import SETTINGS, Query, check
+from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
 from masklake.pipeline.lake.part_summary import PartSummary
@@ -78,18 +80,26 @@ _REPLACED_BY_RUN = """
 
 
 class Database:
-    """A lake opened for SQL. `run` restricts every view but those of labels to one run: an id, or `last`.
-    `seconds` is how long a query may take, its reading included; None for no end.
+    """A lake opened for SQL. `run` restricts every view but those of labels to one run: an id, or `last`. Each file of `attach`
+    is a table beside the views. `seconds` is how long a query may take, its reading included; None for no end.
 
     Use as a context manager. Raises UserError when the lake cannot be read.
     """
 
-    def __init__(self, lake: Lake, *, run: str | None = None, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        *,
+        run: str | None = None,
+        attach: Sequence[AttachedFile] = (),
+        seconds: float | None = None,
+    ) -> None:
         lake.require()
         self.lake = lake
         self.seconds = seconds
         self._run = None if run is None else lake.resolve(run)
-        self._made_views: set[str] = set()
+        self._attached = [file.name for file in attach]
+        self._made_views = set(self._attached)
         self._files: LakeFiles | None = None
         # Large sorts and joins spill here; DuckDB would take a folder of the working directory.
         self._spill = tempfile.TemporaryDirectory(prefix="masklake-query-")
@@ -105,6 +115,9 @@ class Database:
         kept = len(lake.parts("images")) <= FOOTERS_KEPT
         self.connection.execute(f"set parquet_metadata_cache = {kept}")
         self.connection.execute("create schema own")
+        functions.add(self.connection)
+        for file in attach:
+            self._attach(file)
         self.connection.execute("set allowed_directories = ['masklake://lake/']")
         self.connection.execute("set enable_external_access = false")
         self.connection.execute("set lock_configuration = true")
@@ -124,7 +137,7 @@ class Database:
         Raises UserError when it is not a single statement that only reads views.
         """
         with self.explaining():
-            query = check(self.connection, sql, VIEWS)
+            query = check(self.connection, sql, (*VIEWS, *self._attached))
             for view in sorted(query.tables):
                 self._make(view)
         return query
@@ -207,6 +220,14 @@ class Database:
             empty = encode(SCHEMAS[table].empty_table())
             uris = [*self._files.serve_bytes(f"empty/{table}.parquet", empty), *uris]
         return "[{}]".format(", ".join("'{}'".format(uri.replace("'", "''")) for uri in uris))
+
+    def _attach(self, file: AttachedFile) -> None:
+        """Make the table of a file, before the connection loses its access to files."""
+        place = file.placed(self.lake.storage, Path(self._spill.name))
+        try:
+            self._execute(f'create table "{file.name}" as from {READERS[file.kind]}(?)', str(place))
+        except duckdb.Error as error:
+            raise UserError(f"--attach {file.name}: {file.uri}: {message(error)}") from error
 
     def _scan(self, view: str, table: str, parts: list[Part]) -> None:
         """Make `view` from the files of `parts`. The run is taken from the path, so that files prune by it."""

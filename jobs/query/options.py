@@ -26,6 +26,14 @@ class QueryOptions(Options):
     run: str | None = option(
         str, "ID", help="read this run only (default: the newest run of each image); `last` is the newest run"
     )
+    param: tuple[str, ...] = option(
+        str, "NAME=VALUE", repeated=True, default=(),
+        help="a value for $NAME in the query, never read as SQL: a number, else text ('5' in quotes is text too); may be given again",
+    )  # fmt: skip
+    attach: tuple[str, ...] = option(
+        str, "NAME=FILE", repeated=True, default=(),
+        help="a CSV, Parquet or JSON file of your own as the table NAME, read-only, and this file alone; may be given again",
+    )  # fmt: skip
     format: str | None = option(
         one_of(*FORMATS), f"{{{','.join(FORMATS)}}}",
         help="the format of the result (default: by the suffix of --out, else table); json is one array with an object per row",

@@ -52,6 +52,7 @@ _EXPLAIN = re.compile(r"(?is)\s*explain(?:\s+|/\*.*?\*/|--[^\n]*\n)+(analyze\b)?
 _LESS = "; ask for less at a time: a WHERE, a LIMIT, fewer columns"
 # DuckDB's advice, and what is said in its place.
 _ADVICE = (
+    (re.compile(r"Python exception occurred while executing the UDF: \w+: "), ""),
     (
         re.compile(
             r" is not in the catalog, (?:but it|a function by this name) exists in the (\w+) extension.*"
