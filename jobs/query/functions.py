@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 if TYPE_CHECKING:
     from masklake.pipeline.labels.masks import LabelMask
@@ -46,8 +47,8 @@ def add(connection: duckdb.DuckDBPyConnection) -> None:
             _of_columns(function, type_),
             parameters,
             result,
-            type="arrow",
-            null_handling="special",
+            type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,
         )
 
 
