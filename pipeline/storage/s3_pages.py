@@ -7,30 +7,51 @@ signatures, retries and errors stay botocore's.
 from __future__ import annotations
 
 import datetime
+import threading
 from typing import Any
 from urllib.parse import unquote_plus
+from weakref import WeakSet
 from xml.etree import ElementTree
 
 from masklake.pipeline.storage.objects import ObjectInfo
 
 PAGE = "MasklakePage"
 """Where `parse_fast` leaves a page in botocore's answer: the root of its XML."""
+_EVENT = "before-parse.s3.*"
+
+
+_prepared: WeakSet[Any] = WeakSet()
+_preparing = threading.Lock()
 
 
 def parse_fast(client: Any) -> None:
     """Let `client`, an S3 client of (aio)botocore, leave listing pages as XML under `PAGE`, and parse nothing of them itself."""
-    client.meta.events.register("before-parse.s3.ListObjectsV2", _keep_xml, unique_id=PAGE)
+    from botocore import handlers
+
+    with _preparing:
+        if client in _prepared:
+            return
+        events = client.meta.events
+        # botocore's own handler parses the whole page to see whether it is an error that is called a success: it goes behind ours.
+        check = getattr(handlers, "_handle_200_error", None)
+        if check is not None:
+            events.unregister(_EVENT, check)
+        events.register_first(_EVENT, _keep_xml)
+        if check is not None:
+            events.register_first(_EVENT, check)
+        _prepared.add(client)
 
 
-def _keep_xml(response_dict: dict, customized_response_dict: dict, **_: object) -> None:
-    if response_dict["status_code"] != 200:
+def _keep_xml(operation_model: Any, response_dict: dict, customized_response_dict: dict, **_: object) -> None:
+    if operation_model.name != "ListObjectsV2" or response_dict["status_code"] != 200:
         return
     try:
         # No more trusting than botocore, which gives the same answer to the same parser.
-        customized_response_dict[PAGE] = ElementTree.fromstring(response_dict["body"])  # noqa: S314
+        root = ElementTree.fromstring(response_dict["body"])  # noqa: S314
     except ElementTree.ParseError:
-        return  # botocore raises its own error, and tries again
-    response_dict["body"] = b""
+        return  # botocore takes it for a broken answer, and asks again
+    if root.tag.endswith("ListBucketResult"):
+        customized_response_dict[PAGE], response_dict["body"] = root, b""
 
 
 def read_page(answer: dict, bucket: str) -> tuple[list[ObjectInfo], list[str], str | None]:

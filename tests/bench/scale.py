@@ -127,8 +127,10 @@ def drive(lake: str, note: str, resume: str) -> None:
 
     cpu = time.process_time()
     with ray_cluster(None, 0) as cluster:
+        ready = time.time()
+        print(f"  {'imports, Ray':<66}{ready - started:9.2f} s", flush=True)
         planned = Planned(job)
-        print(f"  {'planned, first object known':<66}{time.time() - started:9.2f} s", flush=True)
+        print(f"  {'from there: first object known':<66}{time.time() - ready:9.2f} s", flush=True)
         final, progress = run(job, planned, Resources.fitted(cluster.cpus, 0, memory=cluster.memory), watch)
     ended.set()
     thread.join()
@@ -229,27 +231,29 @@ def main(arguments: list[str] | None = None) -> None:
             with _lake(options, empty) as (uri, env):
                 print(f"a first run over {keys:,} keys")
                 _step("listing", keys, env=env)
-                _step("drive", uri, scratch / "note-first", "", env=env)
-            done = keys - keys // 100
-            name = f"covered-{keys}-{options.commit}"
-            covered = lake(
-                name, lambda to: scale_lakes.tall(to, RUN, done, options.commit, PER_FOLDER, state="complete")
-            )
-            with _lake(options, covered) as (uri, env):
-                print(f"the next run, {done:,} keys covered in parts of {options.commit}")
-                _step("drive", uri, scratch / "note-next", "", env=env)
-        if "resume" in parts:
-            name = f"stopped-{keys}-{options.commit}"
-            stopped = lake(
-                name,
-                lambda to: scale_lakes.tall(
-                    to, RUN, keys + 5000, options.commit, PER_FOLDER, state="stopped", done=keys
+                _step("drive", uri, scratch / f"note-first-{time.time()}", "", env=env)
+        if {"plan", "resume"} & set(parts):
+            tall = lake(
+                f"tall-{keys}-{options.commit}",
+                lambda to: print(
+                    f"{scale_lakes.tall(to, RUN, keys, options.commit, PER_FOLDER):,} rows written"
                 ),
             )
-            with _lake(options, stopped) as (uri, env):
-                print(f"a run goes on with {keys:,} rows done in parts of {options.commit}")
+        if "plan" in parts:
+            scale_lakes.mark(tall, RUN, "complete")
+            with _lake(options, tall) as (uri, env):
+                print(
+                    f"the next run, all but every hundredth of {keys:,} keys covered, in parts of {options.commit}"
+                )
+                _step("drive", uri, scratch / f"note-next-{time.time()}", "", env=env)
+        if "resume" in parts:
+            scale_lakes.mark(tall, RUN, "stopped")
+            with _lake(options, tall) as (uri, env):
+                print(
+                    f"a run goes on, all but every hundredth of {keys:,} images done, in parts of {options.commit}"
+                )
                 _step("proof", uri, keys, env=env)
-                _step("drive", uri, scratch / "note-resume", RUN, env=env)
+                _step("drive", uri, scratch / f"note-resume-{time.time()}", RUN, env=env)
         if "read" in parts:
             name = f"wide-{options.runs}-{options.run_parts}"
             wide = lake(name, lambda to: scale_lakes.wide(to, options.runs, options.run_parts))

@@ -83,28 +83,31 @@ def write_pair(lake: Path, run: str, images: pa.Table) -> None:
         file.write_bytes(encode(rows))
 
 
-def tall(
-    lake: Path, run: str, rows: int, commit: int, per_folder: int, *, state: str, done: int | None = None
-) -> None:
-    """One run over the first `rows` objects of the bucket `big`, of which the first `done` have their row."""
-    done = rows if done is None else done
-    for start in range(0, done, commit):
-        ids = np.arange(start, min(start + commit, done))
+def tall(lake: Path, run: str, rows: int, commit: int, per_folder: int) -> int:
+    """A finished run over the first `rows` objects of the bucket `big`, but for every hundredth; how many it has done.
+
+    Its manifest holds them all, so that it can be marked as a run that was stopped.
+    """
+    done = np.flatnonzero(np.arange(rows) % 100 != 99)
+    for start in range(0, len(done), commit):
+        ids = done[start : start + commit]
         write_pair(lake, run, image_rows(run, ids, list(big_objects(ids.tolist(), per_folder))))
     folder = RunFolder(str(lake), run, Storage())
-    run_record = record(run, str(lake), "s3://big/photos/", state, done)
-    if state == "complete":
-        finish(folder, run_record)
-    else:
-        folder.save(run_record)
-    (lake / "runs" / run / "attempts").mkdir()
-    (lake / "runs" / run / "attempts" / "000001.json").write_text(
-        '{"host": "elsewhere", "pid": 1, "at": "2026-11-28T04:22:34+00:00", "token": "0"}'
-    )
+    claimed = lake / "runs" / run / "attempts" / "000001.json"
+    claimed.parent.mkdir(parents=True)
+    claimed.write_text('{"host": "elsewhere", "pid": 1, "at": "2026-11-28T04:22:34+00:00", "token": "0"}')
     manifest, totals = Manifest(folder.manifest_uri, Storage()), ManifestTotals()
     for _ in manifest.extend(big_objects(range(rows), per_folder), totals):
         pass
     manifest.close(totals)
+    finish(folder, record(run, str(lake), "s3://big/photos/", "complete", len(done)))
+    return len(done)
+
+
+def mark(lake: Path, run: str, state: str) -> None:
+    """Give the run this state."""
+    folder = RunFolder(str(lake), run, Storage())
+    folder.save(replace(folder.load(), state=state))
 
 
 def wide(lake: Path, runs: int, parts: int, rows: int = 4) -> None:
