@@ -17,6 +17,7 @@ from masklake.pipeline.storage.s3 import S3Store
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
+from tests.helpers.servers import simulated_s3
 
 # More folders than are listed at once, folders in folders, loose objects between them, and names that sort
 # differently with and without their slash.
@@ -211,3 +212,27 @@ def test_an_impossible_bucket_name_is_explained_in_one_line(s3_bucket: Bucket, n
     message = str(explain(caught.value, f"s3://{name}/photos", "list it"))
     assert name in message
     assert "\n" not in message
+
+
+def test_a_million_keys_begin_after_a_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of what is listed no more than a few pages a lister wait for the reader."""
+    requests = 0
+    call = S3Store._call
+
+    def counted(store: S3Store, method: str, **arguments: Any) -> dict:
+        nonlocal requests
+        requests += 1
+        return call(store, method, **arguments)
+
+    with simulated_s3.running(1_000_000, per_folder=20_000) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(S3Store, "_call", counted)
+        objects = iter(Listing("s3://big/photos/", Storage()))
+        ahead = listing._LISTERS * (listing._PAGES_AHEAD + 2) + 2
+        for position in range(30_001):
+            info = next(objects)
+            if position % 10_000 == 0:
+                assert info.uri == f"s3://big/{simulated_s3.computed_key(position, 20_000)}"
+                assert requests <= position // 1000 + ahead
+        del objects  # ends the listers
