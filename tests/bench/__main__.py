@@ -20,6 +20,8 @@ BENCHMARKS = {
     "start": "ten images from the command to its end: seconds, CPU by kind of process, parts of a predictor's start",
     "overhead": "CPU time an image of everything around the model, by kind of process, beside one GET and one decode",
     "train": "training beside a plain torchvision loop: seconds a step, AP after the same minutes",
+    "scale": "planning, resume and reading of lakes at a million keys: seconds, memory of the driver",
+    "scaleout": "1 … 16 predictors that only sleep: efficiency, what driver and scheduler cost an image",
     "memory": "peak memory of the job at 1,000 and at 10,000 images",
 }
 
