@@ -126,6 +126,12 @@ LABELS = pa.schema([
 ])  # fmt: skip
 """One row per labelled instance, and one with instance -1 for an image that is labelled and has none."""
 
+REPEATING = (
+    "run", "uri", "model", "label", "label_id", "status", "source", "split", "labelled_at",
+    "keypoints.list.element.name", "mask.size.list.element",
+)  # fmt: skip
+"""Columns, as paths in Parquet, whose values repeat within a part, so that a dictionary makes them smaller."""
+
 
 def with_footer(schema: pa.Schema, model: str | None) -> pa.Schema:
     """`schema` with the schema version and, where a model made the rows, its fingerprint as footer metadata."""
