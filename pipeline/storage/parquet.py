@@ -18,8 +18,7 @@ LAYOUT: dict[str, Any] = {
     "compression_level": 6,
     # Dictionaries of values that do not repeat cost their indices and gain nothing.
     "use_dictionary": list(REPEATING),
-    # BYTE_STREAM_SPLIT and the delta encodings would save 3 per cent more, and shut out readers: Spark's vectorised one
-    # knows the first since SPARK-56894 only.
+    # BYTE_STREAM_SPLIT and the delta encodings would save 3 per cent more, and shut out readers that know the old encodings only.
     "store_schema": True,
 }
 """How every table is laid out, as arguments of `pyarrow.parquet.write_table`."""
