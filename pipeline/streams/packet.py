@@ -42,5 +42,4 @@ def packet_context() -> Any:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    context._max_num_blocks_in_streaming_gen_buffer = 32
     return context
