@@ -42,7 +42,7 @@ def fuse(module: nn.Module, layer: MakeLayer = fused_cpu.layer) -> nn.Module:
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and _keeps_size(modules[node.target]):
+        if node.op == "call_module" and keeps_size(modules[node.target]):
             _ask_the_input_for_its_size(node)
     for node in list(traced.graph.nodes):
         if node.op != "call_module":
@@ -96,7 +96,8 @@ def with_bias(module: nn.Module) -> bool:
     return (isinstance(module, nn.Linear) or _fusable(module)) and module.bias is not None
 
 
-def _keeps_size(module: nn.Module) -> bool:
+def keeps_size(module: nn.Module) -> bool:
+    """Whether it is a 1 x 1 convolution of stride 1 without padding: its output is as large as its input."""
     return _fusable(module) and module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from masklake.model.engine.fuse import keeps_size
 from torch import Tensor, nn
 
 
@@ -24,7 +25,7 @@ def layer(module: nn.Module, activation: str, scalars: list[Any], adds: bool) ->
         return None if module.bias is None else CublasLinear(module, activation == "relu")
     if not isinstance(module, nn.Conv2d) or module.bias is None or module.groups > 1:
         return None
-    if not adds and _is_linear(module):
+    if not adds and keeps_size(module):
         return CublasLinear(module, activation == "relu")
     return CudnnConv(module) if activation == "relu" else None
 
@@ -67,10 +68,6 @@ class CublasLinear(nn.Module):
             return result
         n, _, height, width = x.shape
         return result.view(n, height, width, result.shape[1]).permute(0, 3, 1, 2)
-
-
-def _is_linear(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> Tensor:
