@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from masklake.pipeline.segment.ledger import StageLedger
+from masklake.pipeline.segment.ledger import CommitLedger
 
 
-class ActorLedger(StageLedger):
+class ActorLedger(CommitLedger):
     """The ledger, which is an actor. Picklable."""
 
     def __init__(self, actor: Any) -> None:
@@ -24,6 +24,16 @@ class ActorLedger(StageLedger):
 
     def end(self, stage: str, ids: tuple[int, ...]) -> None:
         self._actor.end.remote(stage, ids)
+
+    def begin_write(self, part: int) -> bool:
+        return bool(self._answer(self._actor.begin_write.remote(part)))
+
+    def end_write(self, part: int) -> None:
+        self._actor.end_write.remote(part)
+
+    def close(self) -> int:
+        """See `Ledger.close`. Raises ray.exceptions.RayError where the actor does not answer in 5 s."""
+        return int(self._answer(self._actor.close.remote(), timeout=5))
 
     def stop(self) -> None:
         """See `Ledger.stop`."""

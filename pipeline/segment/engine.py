@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from masklake.pipeline.segment.ledger import StageLedger
+from masklake.pipeline.segment.ledger import CommitLedger
 from masklake.pipeline.segment.steps import Plan
 
 
-class DriverLedger(StageLedger, Protocol):
+class DriverLedger(CommitLedger, Protocol):
     """The ledger as the driver calls it."""
 
     def stop(self) -> None:

@@ -29,9 +29,6 @@ class StageLedger(Protocol):
         """Add `figures` to a stage: images, batches, seconds, cpu_seconds, bytes; for infer also idle_seconds, workers,
         <precision>_workers, and redone_images (predicted again in float32, because a lower precision overflowed)."""
 
-    def committed(self, counts: dict[str, int], instances: int) -> None:
-        """Count rows that are in the lake, by status."""
-
     def begin(self, stage: str, ids: tuple[int, ...]) -> int:
         """A worker begins with these images. Returns how many workers began with exactly these before and never ended."""
 
@@ -42,8 +39,21 @@ class StageLedger(Protocol):
         """Whether the run is to end: no new image is begun, and images already predicted are written."""
 
 
+class CommitLedger(StageLedger, Protocol):
+    """The ledger as the stage that writes calls it."""
+
+    def begin_write(self, part: int) -> bool:
+        """Whether a part, named by its first image, may be written. Once the ledger is closed none may."""
+
+    def end_write(self, part: int) -> None:
+        """The part is written, or will not be."""
+
+    def committed(self, counts: dict[str, int], instances: int) -> None:
+        """Count rows that are in the lake, by status."""
+
+
 @dataclass
-class Ledger(StageLedger):
+class Ledger(CommitLedger):
     """The ledger itself. Several threads may call it."""
 
     stages: dict[str, Counter] = field(default_factory=lambda: {stage: Counter() for stage in STAGES})
@@ -52,6 +62,8 @@ class Ledger(StageLedger):
     _held: Counter = field(default_factory=Counter)
     _inferred: int = 0
     _stopping: bool = False
+    _writing: set[int] = field(default_factory=set)
+    _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def report(self, stage: str, figures: dict[str, float]) -> None:
@@ -71,6 +83,22 @@ class Ledger(StageLedger):
 
     def end(self, stage: str, ids: tuple[int, ...]) -> None:
         del self._held[stage, ids]
+
+    def begin_write(self, part: int) -> bool:
+        with self._lock:
+            if not self._closed:
+                self._writing.add(part)
+            return not self._closed
+
+    def end_write(self, part: int) -> None:
+        with self._lock:
+            self._writing.discard(part)
+
+    def close(self) -> int:
+        """From now on no write begins. Returns how many have not ended."""
+        with self._lock:
+            self._closed = True
+            return len(self._writing)
 
     def stop(self) -> None:
         """From now on the run is `stopping`."""

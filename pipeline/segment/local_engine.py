@@ -26,7 +26,7 @@ from masklake.pipeline.segment.ledger import Ledger
 from masklake.pipeline.segment.local_worker import from_bytes, to_bytes
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.source import packets
-from masklake.pipeline.segment.steps import Plan, Steps
+from masklake.pipeline.segment.steps import Commits, Plan
 
 _FRUITLESS_LIVES = 3
 """So many processes in a row that died before they began with an image end the run."""
@@ -48,17 +48,17 @@ class LocalEngine:
 
     def stream(self, plan: Plan) -> None:
         """Work through the manifest to its end, or until the run is stopping. Raises WorkerFailedError."""
-        steps, commit = Steps(plan, self.ledger), plan.resources.commit_images
+        commit = Commits(plan, self.ledger)
         waiting: list[pa.Table] = []
         crew = _Crew(plan, self.ledger)
         try:
             for rows in crew.rows():
                 waiting.append(rows)
-                if sum(map(len, waiting)) >= commit:
-                    steps.write(pa.concat_tables(waiting))
+                if sum(map(len, waiting)) >= plan.resources.commit_images:
+                    commit(pa.concat_tables(waiting))
                     waiting = []
             if waiting:
-                steps.write(pa.concat_tables(waiting))
+                commit(pa.concat_tables(waiting))
         finally:
             crew.dismiss()
 

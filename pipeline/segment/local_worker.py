@@ -58,9 +58,6 @@ class CallingLedger:
     def report(self, stage: str, figures: dict[str, float]) -> None:
         self._line.tell("report", stage, figures)
 
-    def committed(self, counts: dict[str, int], instances: int) -> None:
-        self._line.tell("committed", counts, instances)
-
     def begin(self, stage: str, ids: tuple[int, ...]) -> int:
         return int(self._line.ask("begin", stage, ids))
 

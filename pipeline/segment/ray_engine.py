@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.stages import dataset
 from masklake.pipeline.segment.steps import Plan
 from masklake.pipeline.streams.driver_actor import beside_driver
+
+_WRITE_S, _LOOK_AGAIN_S = 10.0, 0.05
 
 
 class RayEngine:
@@ -25,9 +28,24 @@ class RayEngine:
         self._metrics = RunMetrics(run, model)
 
     def stream(self, plan: Plan) -> None:
-        """Work through the manifest to its end."""
-        for _ in dataset(plan, self.ledger).iter_batches(batch_size=None, batch_format="pyarrow"):
-            pass
+        """Work through the manifest to its end. Whatever ends it, no part is committed after that."""
+        try:
+            for _ in dataset(plan, self.ledger).iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass
+        except BaseException:
+            self._await_writes()  # Ray Data asks its tasks to end, and waits for none
+            raise
+
+    def _await_writes(self) -> None:
+        """Let no write begin, and those that have begun end. That of a worker that has died never does."""
+        import ray
+
+        patience = time.monotonic() + _WRITE_S
+        with contextlib.suppress(
+            ray.exceptions.RayError
+        ):  # Ray, or the ledger, is gone, and its tasks with it
+            while self.ledger.close() and time.monotonic() < patience:
+                time.sleep(_LOOK_AGAIN_S)
 
     def snapshot(self) -> dict[str, Any] | None:
         """The ledger's figures; None where it does not answer."""

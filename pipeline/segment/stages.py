@@ -20,7 +20,7 @@ from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.metrics import GpuMemory
 from masklake.pipeline.segment.resources import READ_CPUS
 from masklake.pipeline.segment.source import datasource, load, packets
-from masklake.pipeline.segment.steps import Inference, Plan, Steps
+from masklake.pipeline.segment.steps import Commits, Inference, Plan, Steps
 from masklake.pipeline.streams.packet import pack, packet_context, unpack
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
     from ray.data import ActorPoolStrategy, read_datasource
 
     packet_context()
-    shares, steps = plan.resources, Steps(plan, ledger)
+    shares, steps, commit = plan.resources, Steps(plan, ledger), Commits(plan, ledger)
     plain: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     manifest = Manifest(plan.folder.manifest_uri, plan.folder.storage)
 
@@ -64,7 +64,7 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
         return pack(steps.encode(unpack(packet)))
 
     def write_packets(batch: pa.Table) -> pa.Table:
-        return pa.table({"images": [steps.write(unpack(batch))]})
+        return pa.table({"images": [commit(unpack(batch))]})
 
     class Infer:
         def __init__(self) -> None:
@@ -92,5 +92,5 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
     )
     if shares.infer_gpus:
         ds = ds.map_batches(encode_packet, batch_size=None, num_cpus=shares.encode_cpus, **plain)
-    commit = max(1, shares.commit_images // shares.packet_images)
-    return ds.map_batches(write_packets, batch_size=commit, num_cpus=shares.write_cpus, **plain)
+    packets_a_part = max(1, shares.commit_images // shares.packet_images)
+    return ds.map_batches(write_packets, batch_size=packets_a_part, num_cpus=shares.write_cpus, **plain)

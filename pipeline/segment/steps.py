@@ -21,7 +21,7 @@ from masklake.pipeline.segment.encode import Vocabulary, encode_rows
 from masklake.pipeline.segment.failure_log import log_failures
 from masklake.pipeline.segment.fetch import fetch
 from masklake.pipeline.segment.infer import DETECTED, PredictorFactory, infer_rows, with_detections
-from masklake.pipeline.segment.ledger import Meter, StageLedger, guarded
+from masklake.pipeline.segment.ledger import CommitLedger, Meter, StageLedger, guarded
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.write import write
 from masklake.pipeline.streams.outcome import with_outcomes
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Steps:
-    """All stages but `infer`, which needs a predictor (`Inference`)."""
+    """All stages but `infer`, which needs a predictor (`Inference`), and `write` (`Commits`)."""
 
     plan: Plan
     ledger: StageLedger
@@ -93,20 +93,11 @@ class Steps:
             return encoded(with_outcomes(row, [str(Status.FAILED)], [reason]))
 
         def in_time(rows: pa.Table) -> float:
-            pixels = pc.multiply_checked(rows["width"].cast("int64"), rows["height"])
-            return deadline.of_pixels(pixels.to_pylist(), self.plan.resources.image_seconds)
+            return deadline.of_pixels(_pixels(rows, "width", "height"), self.plan.resources.image_seconds)
 
         return self.metered(
             "encode", rows, lambda rows: guarded(self.ledger, "encode", rows, encoded, unencoded, in_time)
         )
-
-    def write(self, rows: pa.Table) -> int:
-        """Commit encoded rows; how many images they are. Raises SupersededError when a later attempt has begun."""
-        meter = Meter(self.clock)
-        written = write(rows, self.plan.folder, self.plan.attempt, self.plan.model)
-        self.ledger.report("write", meter.figures(written.images, bytes=written.bytes))
-        self.ledger.committed(written.statuses, written.instances)
-        return written.images
 
     def metered(self, stage: str, rows: pa.Table, work: RowWork, figures: Figures | None = None) -> pa.Table:
         """`work(rows)`. Its time goes to the ledger, the images that failed in it to this process's log."""
@@ -115,6 +106,31 @@ class Steps:
         self.ledger.report(stage, meter.figures(len(rows), **(figures(done) if figures else {})))
         log_failures(self.plan.folder.run, stage, rows, done)
         return done
+
+
+@dataclass(frozen=True)
+class Commits:
+    """The stage `write`, which processes alone have that may change the lake."""
+
+    plan: Plan
+    ledger: CommitLedger
+
+    def __call__(self, rows: pa.Table) -> int:
+        """Commit encoded rows; how many images they are, 0 where the run has ended meanwhile: a resume commits them.
+
+        Raises SupersededError when a later attempt has begun.
+        """
+        part = rows["image_id"][0].as_py()
+        meter = Meter()
+        try:
+            if not self.ledger.begin_write(part):
+                return 0
+            written = write(rows, self.plan.folder, self.plan.attempt, self.plan.model)
+        finally:
+            self.ledger.end_write(part)
+        self.ledger.report("write", meter.figures(written.images, bytes=written.bytes))
+        self.ledger.committed(written.statuses, written.instances)
+        return written.images
 
 
 class Inference:
@@ -140,8 +156,8 @@ class Inference:
 
     def _guarded(self, rows: pa.Table) -> pa.Table:
         def in_time(rows: pa.Table) -> float:
-            pixels = pc.multiply_checked(rows["pixel_width"].cast("int64"), rows["pixel_height"])
-            return deadline.of_pixels(pixels.to_pylist(), self._steps.plan.resources.image_seconds)
+            pixels = _pixels(rows, "pixel_width", "pixel_height")
+            return deadline.of_pixels(pixels, self._steps.plan.resources.image_seconds)
 
         return guarded(
             self._ledger, "infer", rows, lambda rows: infer_rows(rows, self._predictor), _undetected, in_time
@@ -151,6 +167,12 @@ class Inference:
         """How many of the packet's images were predicted again in float32, if any."""
         before, self._redone = self._redone, getattr(self._predictor, "redone", 0)
         return {"redone_images": self._redone - before} if self._redone > before else {}
+
+
+def _pixels(rows: pa.Table, width: str, height: str) -> list[int | None]:
+    """Of each image, by these columns; None where it has no size."""
+    areas: list[int | None] = pc.multiply_checked(rows[width].cast(pa.int64()), rows[height]).to_pylist()
+    return areas
 
 
 def _bytes_read(fetched: pa.Table) -> dict[str, float]:

@@ -110,6 +110,18 @@ def test_nothing_is_remembered_of_work_that_is_done(ledger: Ledger) -> None:
     assert not ledger._held
 
 
+def test_no_write_begins_once_it_is_closed(ledger: Ledger) -> None:
+    assert ledger.begin_write(0)
+    assert ledger.begin_write(8)
+    ledger.end_write(0)
+    assert ledger.close() == 1
+    assert not ledger.begin_write(16)
+    assert ledger.close() == 1
+    ledger.end_write(8)
+    ledger.end_write(16)  # which has not begun
+    assert ledger.close() == 0
+
+
 def test_accounting() -> None:
     ledger = Ledger()
     ledger.report("fetch", {"images": 3, "seconds": 0.5, "bytes": 10})

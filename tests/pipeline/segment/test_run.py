@@ -437,12 +437,8 @@ def test_a_signal_stops_the_run_and_resume_finishes_it(photos: Path, lake: str, 
         signal.signal(signal.SIGINT, before)
     assert (record.state, record.error) == ("stopped", None)
     assert record.finished_at is not None
-    # SIGTERM waits for no task: a part that one was just writing may come after the record's last count; a resume counts it.
-    time.sleep(1)
     count = len(part_names(lake, "images", record.run))
-    counted, rows = sum(record.counts.values()), table(lake, "images", record.run).num_rows
-    assert counted == rows if signal_ == signal.SIGINT else counted <= rows
-    assert rows < 40
+    assert sum(record.counts.values()) == table(lake, "images", record.run).num_rows < 40
     time.sleep(2)
     assert len(part_names(lake, "images", record.run)) == count, "the stages went on after the run had ended"
     resumed, progress = execute(resume_job(lake, record.run))
