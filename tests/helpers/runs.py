@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,17 @@ from tests.helpers.images import solid
 from tests.helpers.predictors import VOCABULARY, ContentPredictor
 
 SMALL = Resources.fitted(2, 0, packet_images=4, commit_images=8)
+
+
+@dataclass(frozen=True)
+class SlowCommits(Storage):
+    """Storage that takes two seconds for the object that commits a part, which is on its way and cannot be called back."""
+
+    def write(self, uri: str, data: bytes) -> None:
+        if "/images/" in uri:
+            with contextlib.suppress(KeyboardInterrupt):  # with which Ray cancels a task
+                time.sleep(2)
+        super().write(uri, data)
 
 
 def make_job(

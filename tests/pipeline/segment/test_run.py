@@ -36,6 +36,7 @@ from tests.helpers.images import png_bomb, solid
 from tests.helpers.predictors import ContentPredictor
 from tests.helpers.runs import (
     SMALL,
+    SlowCommits,
     assert_exactly_once,
     execute,
     fill,
@@ -444,6 +445,29 @@ def test_a_signal_stops_the_run_and_resume_finishes_it(photos: Path, lake: str, 
     resumed, progress = execute(resume_job(lake, record.run))
     assert resumed.state == "complete"
     assert progress.skipped > 0
+    assert_exactly_once(lake, record.run, _uris(photos))
+
+
+@pytest.mark.slow
+def test_a_part_that_is_being_written_at_the_end_is_counted(photos: Path, lake: str) -> None:
+    """Ray Data cancels tasks and waits for none: the run awaits its writes, and begins no more."""
+    job = replace(make_job(str(photos), lake), storage=SlowCommits())
+    folder = RunFolder(lake, job.record.run, Storage())
+    sent = threading.Event()
+
+    def watch(progress: Progress) -> None:
+        begun, committed = (len(folder.storage.list(folder.table_uri(t))) for t in ("instances", "images"))
+        if begun > committed and not sent.is_set():
+            sent.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    record, _ = run(job, Planned(job), SMALL, watch)
+    assert record.state == "stopped"
+    rows = table(lake, "images", record.run).num_rows
+    assert 0 < sum(record.counts.values()) == rows < 40
+    time.sleep(3)
+    assert table(lake, "images", record.run).num_rows == rows
+    assert execute(resume_job(lake, record.run))[0].state == "complete"
     assert_exactly_once(lake, record.run, _uris(photos))
 
 
