@@ -8,6 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def as_xywh(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Boxes x1, y1, x2, y2 (…, 4) as x, y, w, h, of the same dtype."""
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
 def iou_xywh(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
     """IoU of boxes x, y, w, h: (…) of `left` (…, 4) against `right` (…, 4), which broadcast. 0 where both are empty."""
     low = np.maximum(left[..., :2], right[..., :2])

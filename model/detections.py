@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from masklake.model.boxes import as_xywh
 from masklake.model.errors import ModelError
 from numpy.typing import NDArray
 
@@ -73,7 +74,7 @@ class Detections:
         """N rows as those of a lake's table `instances`: instance, label_id, label, score, x, y, w, h (pixels), mask (COCO
         RLE or None), keypoints (name, x, y in pixels, score as a logit; None where the class has none)."""
         rles: Sequence[Rle | None] = self.rle() or [None] * len(self)
-        extents = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1).tolist()
+        extents = as_xywh(self.boxes).tolist()
         return [
             {
                 "instance": i, "label_id": int(self.labels[i]), "label": name, "score": float(self.scores[i]),

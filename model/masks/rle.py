@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from masklake.model.boxes import as_xywh
 from masklake.model.errors import ModelError
 from masklake.model.masks.crossings import find_changes
 from masklake.model.masks.pasted import Ints, crop
@@ -61,8 +62,7 @@ def rectangles(boxes: NDArray[Any], size: tuple[int, int]) -> list[Rle]:
     boxes_R4 = np.asarray(boxes, np.float64).reshape(-1, 4)
     if not len(boxes_R4):
         return []
-    extents = np.concatenate([boxes_R4[:, :2], boxes_R4[:, 2:] - boxes_R4[:, :2]], axis=1)
-    return list(coco_mask.frPyObjects(extents, *size))
+    return list(coco_mask.frPyObjects(as_xywh(boxes_R4), *size))
 
 
 def decode(rles: Sequence[Rle]) -> NDArray[np.uint8]:

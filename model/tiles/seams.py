@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from masklake.model.boxes import as_xywh, iou_xywh
 from masklake.model.detections import Detections
 from masklake.model.masks.rle import area, iou, rectangles
 from masklake.model.masks.rle_text import Rle
@@ -157,6 +158,7 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
     views are compared further, by `_repeats`.
     """
     sightings, levels, areas = compare.sightings, compare.levels, compare.areas
+    extents = as_xywh(sightings.boxes)
     remaining = wholes[np.argsort(-sightings.scores[wholes], kind="stable")]
     best: list[int] = []
     while len(remaining):
@@ -168,18 +170,11 @@ def _best(compare: _Comparison, wholes: NDArray[np.int64]) -> list[int]:
         same = shared >= _SAME_IOU * (areas[i] + areas[near] - shared)
         same &= same_class | (levels[near] != levels[i])
         apart = sightings.views[near] != sightings.views[i]
-        same &= apart | (_box_iou(sightings.boxes[i], sightings.boxes[near]) < _SAME_IOU)
+        same &= apart | (iou_xywh(extents[i], extents[near]) < _SAME_IOU)
         for row in np.flatnonzero(same_class & ~same & apart):
             same[row] = _repeats(compare, int(near[row]), i, float(shared[row]))
         remaining = remaining[~np.isin(remaining, near[same])]
     return [i for i in best if not _is_several_others(compare, i, np.asarray(best))]
-
-
-def _box_iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) IoU of a box with N that overlap it."""
-    shared = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).prod(axis=1)
-    extents = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return np.asarray(shared / ((box[2:] - box[:2]).prod() + extents - shared))
 
 
 def _repeats(compare: _Comparison, j: int, i: int, shared: float) -> bool:
