@@ -11,13 +11,16 @@ import shlex
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from masklake.jobs.cluster.background import meanwhile
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.parser import typed
 from masklake.jobs.terminal.text import elide, note
-from masklake.pipeline.lake.lock import Lock, LockHeldError
 from masklake.pipeline.storage.store import Storage, normalise_folder, redact
+
+if TYPE_CHECKING:
+    from masklake.pipeline.lake.lock import Lock
 
 _LOOK_S = 1.0
 
@@ -29,6 +32,8 @@ def under_lock(lake: str, name: str | None, storage: Storage, work: Callable[[],
     """
     if name is None:
         return work()
+    from masklake.pipeline.lake.lock import Lock, LockHeldError  # it imports Arrow, which help does not need
+
     holder = elide(redact(shlex.join(typed())), 200)
     lock = Lock(normalise_folder(lake), name, storage, what=holder)
     try:

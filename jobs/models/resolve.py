@@ -14,8 +14,6 @@ from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.errors import ModelError
 from masklake.model.networks.torchvision_import import import_torchvision
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.registry import Registry
-from masklake.pipeline.segment.encode import Vocabulary
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join, normalise
 from masklake.pipeline.streams.scratch import scratch_folder
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from masklake.model.spec import ModelSpec
     from masklake.model.tiles.predictor import TiledPredictor
     from masklake.model.tiles.tiling import Tiling
+    from masklake.pipeline.lake.registry import Registry
+    from masklake.pipeline.segment.encode import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ class Resolved:
     """The alias or version that was looked up in the lake's registry, if the model is from there."""
 
     def vocabulary(self) -> Vocabulary:
+        from masklake.pipeline.segment.encode import Vocabulary  # it imports Arrow, which help does not need
+
         return Vocabulary(
             classes={c.id: c.name for c in self.spec.classes},
             with_keypoints=frozenset(c.id for c in self.spec.classes if c.keypoints),
@@ -101,6 +103,8 @@ def resolve(
 
     Raises ModelError or UserError.
     """
+    from masklake.pipeline.lake.registry import Registry  # it imports Arrow, which help does not need
+
     requested = None
     version = Registry(lake, storage).find(name) if lake is not None and name not in presets.PRESETS else None
     if version is None and first is not None and name not in presets.PRESETS and "://" not in name:

@@ -15,7 +15,7 @@ from masklake.jobs import cli
 
 from tests.helpers.lakes import LakeBuilder
 
-HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib")
+HEAVY = ("torch", "ray", "torchvision", "s3fs", "duckdb", "matplotlib", "pyarrow")
 
 
 def _modules_after(*argv: str) -> set[str]:
