@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, Section, flag, included, option
 from masklake.jobs.options.kinds import fraction, one_of
-from masklake.jobs.options.shared import ClusterOptions, StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.shared import ClusterOptions, StorageOptions, json_flag, lake_argument, run_option
 
 _RUNNING = Section("where the model has to be run")
 
@@ -16,7 +16,7 @@ class EvalOptions(Options):
     """The options of `masklake eval`."""
 
     lake: str = lake_argument()
-    run: str | None = option(str, "RUN|last", help="evaluate the rows of this run: its id, or last")
+    run: str | None = run_option("evaluate the rows of this run: its id, or last")
     model: str | None = option(
         str,
         "MODEL",

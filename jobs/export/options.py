@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, Section, flag, included, option
 from masklake.jobs.options.kinds import fraction, local_file, one_of, zero_or_more
-from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option, where_option
 from masklake.pipeline.errors import UserError
 
 FORMATS = (
@@ -32,13 +32,12 @@ class ExportOptions(Options):
         help="the folder to write: it is there when all of it is written, or not at all",
     )
     labels: bool = flag(section=_WHICH, help="the newest labels, in place of results")
-    run: str | None = option(
-        str, "RUN|last", section=_WHICH, help="results of this run (default: of the newest run of each image)"
+    run: str | None = run_option(
+        "results of this run (default: of the newest run of each image)", section=_WHICH
     )
-    where: str | None = option(
-        str, "SQL", section=_WHICH,
-        help="only instances, and images, of which this condition is true, such as \"label = 'person' and score > 0.5\"",
-    )  # fmt: skip
+    where: str | None = where_option(
+        "only instances, and images,", such_as="label = 'person' and score > 0.5", section=_WHICH
+    )
     score: float = option(
         fraction, "0..1", default=0.0, section=_WHICH,
         help="leave out results below this score; their images stay (default 0: all that the run kept)",

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from masklake.jobs.terminal.suggestions import did_you_mean
 
 T = TypeVar("T")
+_MOST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,16 @@ factor_range = Kind(
 """`LOW:HIGH`, or one number for both."""
 names = Kind("names with commas between them", _names, lambda value: len(value) > 0)
 local_file = Kind("a local file; write one and copy it there", _path)
+
+
+def port_from(lowest: int) -> Kind[int]:
+    """A TCP port; `lowest` is 0 where that means one that is free, else 1."""
+    return Kind(f"a port; give {lowest} to {_MOST_PORT}", int, lambda value: lowest <= value <= _MOST_PORT)
+
+
+def pixels(low: int, high: int) -> Kind[int]:
+    """A length of an image, both ends included."""
+    return Kind(f"a number of pixels from {low} to {high}", int, lambda value: low <= value <= high)
 
 
 def one_of(*choices: str) -> Kind[str]:

@@ -83,6 +83,18 @@ def lake_argument(help: str = "the lake: s3://…, a directory, …") -> Any:  #
     return argument("LAKE", help=help, holds="path")
 
 
+def run_option(help: str, *, section: Section | None = None) -> Any:  # noqa: A002  # as above
+    """--run (an id, or last), the same in every command."""
+    return option(str, "RUN|last", section=section, help=help)
+
+
+def where_option(which: str, *, such_as: str, section: Section | None = None) -> Any:
+    """--where, a condition in SQL, the same in every command: `which` rows or images are chosen, and an example."""
+    return option(
+        str, "SQL", section=section, help=f'{which} of which this condition is true, such as "{such_as}"'
+    )
+
+
 def lock_option(name: str) -> Any:
     """--lock, whose usual value is the command's `name`."""
     return option(

@@ -9,7 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, included, option
 from masklake.jobs.options.kinds import local_file
-from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option
 from masklake.pipeline.errors import UserError
 
 SUMMARY = "plot a lake: classes, scores, sizes, images a second, AP by model"
@@ -29,7 +29,7 @@ class PlotOptions(Options):
 
     lake: str = lake_argument()
     out: str | None = option(local_file, "FILE", short=("--output",), help="the picture: .png or .svg")
-    run: str | None = option(str, "RUN|last", help="only this run (default: of each image its newest run)")
+    run: str | None = run_option("only this run (default: of each image its newest run)")
     json: bool = json_flag("the numbers of all panels")
     storage: StorageOptions = included(StorageOptions)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, Section, flag, included, option
 from masklake.jobs.options.kinds import Kind, fraction, one_of, positive
-from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option
 
 _MOST_HOURS = 168
 _WHICH = Section("which images")
@@ -25,7 +25,7 @@ class ReviewOptions(Options):
 
     lake: str = lake_argument()
     budget: int = option(positive, "N", default=100, help="how many images to choose (default 100)")
-    run: str | None = option(str, "RUN|last", section=_WHICH, help="only images of this run: its id, or last")
+    run: str | None = run_option("only images of this run: its id, or last", section=_WHICH)
     model: str | None = option(
         str, "MODEL", section=_WHICH, holds="model",
         help="only images whose newest rows are of this model: demo, coco, one of the lake's, a folder, …",

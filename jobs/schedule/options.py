@@ -6,13 +6,12 @@ import re
 from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, argument, flag, included, option
-from masklake.jobs.options.kinds import Kind, one_of, positive, zero_or_more
+from masklake.jobs.options.kinds import Kind, one_of, port_from, positive, zero_or_more
 from masklake.jobs.options.shared import json_flag
 from masklake.pipeline.errors import UserError
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_S = 366 * 86400
-_MOST_PORT = 65535
 
 
 def _seconds(text: str) -> int:
@@ -26,7 +25,6 @@ span = Kind(
     "a time span of up to a year; write 90, 30s, 15m, 2h or 1d", _seconds, lambda value: 1 <= value <= _MOST_S
 )
 """Whole seconds."""
-port = Kind(f"a port; give 1 to {_MOST_PORT}", int, lambda value: 1 <= value <= _MOST_PORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ class ScheduleServeOptions(Options):
         help="seconds after which the lock of a process that died is free again (default 60)",
     )
     metrics_port: int | None = option(
-        port,
+        port_from(1),
         "PORT",
         help="serve Prometheus metrics at http://127.0.0.1:PORT/metrics (default: no port is opened)",
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, argument, flag, included, option
-from masklake.jobs.options.kinds import Kind, fraction, local_file, positive
-from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.kinds import fraction, local_file, pixels, positive
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option, where_option
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ examples:
 _CELL = (960, 720)
 _INSTANCES = 5_000
 
-side = Kind("a number of pixels from 64 to 16384", int, lambda value: 64 <= value <= 16384)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(Options):
@@ -41,22 +39,18 @@ class ShowOptions(Options):
 
     lake: str = lake_argument()
     uri: str | None = argument("URI", default=None, help="the image, or the end of its name")
-    where: str | None = option(
-        str,
-        "SQL",
-        help="the images with an instance of which this condition is true, such as \"label = 'dog' and score > 0.9\"",
-    )
+    where: str | None = where_option("the images with an instance", such_as="label = 'dog' and score > 0.9")
     out: str | None = option(
         local_file, "FILE.png|DIR", short=("--output",), help="the picture, or the folder of pictures"
     )
-    run: str | None = option(
-        str, "RUN|last", help="the results of this run (default: of the newest run of each image)"
-    )
+    run: str | None = run_option("the results of this run (default: of the newest run of each image)")
     labels: bool = flag(help="the newest labels, in place of results")
     score: float = option(
         fraction, "0..1", default=0.5, help="leave out instances below this score (default 0.5)"
     )
-    side: int = option(side, "PIXELS", default=1_280, help="the longer side of a picture (default 1280)")
+    side: int = option(
+        pixels(64, 16_384), "PIXELS", default=1_280, help="the longer side of a picture (default 1280)"
+    )
     limit: int = option(
         positive, "N", default=100, help="how many images of --where at most, the newest first (default 100)"
     )
