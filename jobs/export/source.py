@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.query.literals import literal
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.export.image import Contents, ExportImage
 from masklake.pipeline.labels import sets
@@ -147,17 +148,13 @@ def parts(runs: Iterable[tuple[str, int, int]], most: int = _IMAGES_AT_ONCE) -> 
             held += count
             continue
         for start in range(low, high + 1, most):
-            yield f"run = {_literal(run)} and image_id between {start} and {start + most - 1}"
+            yield f"run = {literal(run)} and image_id between {start} and {start + most - 1}"
     if together:
         yield _between(together)
 
 
 def _between(runs: list[str]) -> str:
-    return f"run in ({', '.join(map(_literal, runs))})"
-
-
-def _literal(text: str) -> str:
-    return "'{}'".format(text.replace("'", "''"))
+    return f"run in ({', '.join(map(literal, runs))})"
 
 
 def _detected(rows: list[dict[str, Any]]) -> ExportImage:

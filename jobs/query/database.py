@@ -21,6 +21,7 @@ from masklake.jobs.query import functions, published
 from masklake.jobs.query.attached import READERS, AttachedFile
 from masklake.jobs.query.explaining import Explaining
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
+from masklake.jobs.query.literals import literal
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
@@ -219,7 +220,7 @@ class Database:
 
             empty = encode(SCHEMAS[table].empty_table())
             uris = [*self._files.serve_bytes(f"empty/{table}.parquet", empty), *uris]
-        return "[{}]".format(", ".join("'{}'".format(uri.replace("'", "''")) for uri in uris))
+        return f"[{', '.join(map(literal, uris))}]"
 
     def _attach(self, file: AttachedFile) -> None:
         """Make the table of a file, before the connection loses its access to files."""

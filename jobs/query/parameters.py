@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 import duckdb
+from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.pipeline.errors import UserError
 
@@ -30,7 +31,7 @@ def parse(given: Iterable[str]) -> dict[str, str]:
         quoted = _QUOTED.fullmatch(value)
         text_value = quoted[1] if quoted else value
         number = not quoted and _NUMBER.fullmatch(value)
-        literals[name] = f"({value})" if number else "'{}'".format(text_value.replace("'", "''"))
+        literals[name] = f"({value})" if number else literal(text_value)
     return literals
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from masklake.jobs.query.literals import literal
+
 # A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
 NEWEST_LABELS = """
     from all_labels l join (select uri, max(labelled_at) as labelled_at from all_labels group by uri) newest
@@ -44,7 +46,7 @@ def script(lake: str, *, runs: bool = True, labels: bool = True) -> str:
     """The statements that make the views of `lake`, a normalised URI: those of its `runs`, of its `labels`."""
 
     def files(pattern: str) -> str:
-        return "'{}'".format(f"{lake}/{pattern}".replace("'", "''"))
+        return literal(f"{lake}/{pattern}")
 
     text = ""
     if runs:

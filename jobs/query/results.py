@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import IO, TYPE_CHECKING, Any
 
+from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.tables import ruled_table
 from masklake.jobs.terminal.text import elide, printable, printable_json
 
@@ -71,7 +72,7 @@ def write_json(database: Database, query: Query, sink: IO[bytes]) -> None:
     relation = database.relation(inner)
     fields = ", ".join(
         # Through text, so that 0.7 stays 0.7: JSON knows no single precision.
-        f"{_literal(name)}: {_quoted(name)}" + "::varchar::double" * (type_.id == "float")
+        f"{literal(name)}: {_quoted(name)}" + "::varchar::double" * (type_.id == "float")
         for name, type_ in zip(relation.columns, relation.types, strict=True)
     )
     rows = database.relation(f"{inner} select to_json({{{fields}}})::varchar")
@@ -178,7 +179,3 @@ def _expression(name: str, type_: str, format_: str, hidden: bool) -> str:
 
 def _quoted(name: str) -> str:
     return '"{}"'.format(name.replace('"', '""'))
-
-
-def _literal(text: str) -> str:
-    return "'{}'".format(text.replace("'", "''"))

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.view.selection import ANY_CLASS, DOUBTED, LABELS, NEWEST, SIZES, GalleryFilter
 from masklake.pipeline.errors import UserError
@@ -308,8 +309,3 @@ def _instance(rank: int, label: str, score: float | None, *rest: Any) -> dict[st
 
 def _list(texts: Iterable[str]) -> str:
     return ", ".join(map(literal, texts))
-
-
-def literal(text: str) -> str:
-    """`text` as a literal of SQL."""
-    return "'{}'".format(text.replace("'", "''"))
