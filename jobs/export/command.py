@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.export.options import ExportOptions
 from masklake.jobs.options.command import Command
+from masklake.jobs.terminal.manners import with_bar
 
 if TYPE_CHECKING:
     from masklake.jobs.export.source import Source
     from masklake.pipeline.export.folder import ExportFolder
-    from masklake.pipeline.export.image import ExportImage
 
 SUMMARY = "write results or labels for other tools: COCO, YOLO, CVAT, Label Studio, PNG masks, …"
 DESCRIPTION = """\
@@ -68,7 +67,7 @@ def run(options: ExportOptions) -> int:
         source = Source(database, selection)
         formats.export(
             format_,
-            _shown(source, source.images),
+            with_bar(source, "exporting", source.images),
             source.contents,
             folder,
             photos_from=lake.storage if options.images else None,
@@ -106,17 +105,6 @@ def _facts(options: ExportOptions, lake: str, source: Source, folder: ExportFold
         "left_out_instances": dict(folder.notes),
         "exported_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _shown(images: Iterable[ExportImage], total: int) -> Iterator[ExportImage]:
-    """`images`, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        images, "exporting", total=total, console=console, disable=not console.is_terminal, transient=True
-    )
 
 
 def _print(facts: dict[str, Any]) -> None:

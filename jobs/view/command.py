@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
+from masklake.jobs.terminal.manners import with_bar
 from masklake.jobs.view.options import ViewOptions
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _write(options: ViewOptions, lake: Lake, out: str) -> int:
             folder,
             gallery,
             lake.storage,
-            _with_bar(site.images_of(gallery, choice, options.limit), shown),
+            with_bar(site.images_of(gallery, choice, options.limit), "writing", shown),
             choice=choice,
             against=against,
             side=options.side,
@@ -115,17 +115,6 @@ def _write(options: ViewOptions, lake: Lake, out: str) -> int:
     else:
         _print(facts)
     return ExitCode.DONE
-
-
-def _with_bar(images: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-    """`images`, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(
-        images, "writing", total=total, console=console, disable=not console.is_terminal, transient=True
-    )
 
 
 def _print(facts: dict[str, Any]) -> None:
