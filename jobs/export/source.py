@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.query.condition import blaming, require_condition
 from masklake.jobs.query.literals import literal
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.export.image import Contents, ExportImage
@@ -54,6 +55,7 @@ from exported where ({where}) order by run, image_id, instance
 _LABEL_COLUMNS = "select * from exported where ({where}) order by uri, instance"
 _RESULT_NAMES = "select distinct label from instances order by 1"
 _LABEL_NAMES = "select distinct label from labels order by 1"
+_FAILURES = "select status, count(*) from images where status <> 'ok' group by 1 order by 1"
 _ALL = "true"
 
 
@@ -73,9 +75,12 @@ class Source:
     def __init__(self, database: Database, selection: ExportSelection) -> None:
         self._database = database
         self._selection = selection
-        self._where = _ALL if selection.where is None else f"\n{checked(database, selection)}\n"
-        low, high, self.images = self._ends()
-        """How many images fit, before --split of results and what cannot be copied."""
+        if selection.where is not None:
+            require_condition(database, selection.where)
+        self._where = _ALL if selection.where is None else f"\n{selection.where}\n"
+        with blaming(database, selection.where):
+            low, high, self.images = self._rows(self._head() + _ENDS.format(where=self._where))[0]
+            """How many images fit, before --split of results and what cannot be copied."""
         classes = self._rows(self._head() + _CLASSES.format(where=self._where))
         if not self.images:
             raise _nothing(database, selection)
@@ -90,20 +95,11 @@ class Source:
             detected=not selection.labels,
         )
 
-    def _ends(self) -> tuple[Any, ...]:
-        try:
-            return self._rows(self._head() + _ENDS.format(where=self._where))[0]
-        except UserError as error:
-            if self._selection.where is None or self._database.storage_failure():
-                raise
-            raise UserError(f"--where {self._selection.where!r}: {error}") from error
-
     def failures(self) -> dict[str, int]:
         """Images that have no results, by status."""
         if self._selection.labels:
             return {}
-        rows = self._rows("select status, count(*) from images where status <> 'ok' group by 1 order by 1")
-        return dict(rows)
+        return dict(self._rows(_FAILURES))
 
     def __iter__(self) -> Iterator[ExportImage]:
         if self._selection.labels:
@@ -178,20 +174,6 @@ def _detected(rows: list[dict[str, Any]]) -> ExportImage:
     )
 
 
-def checked(database: Database, selection: ExportSelection) -> str:
-    """The condition of --where, which is one expression and no more. Raises UserError."""
-    condition = (selection.where or "").strip()
-    if not condition:
-        raise UserError(
-            "--where '': is no condition; write one, such as \"label = 'person'\", or leave it out"
-        )
-    try:
-        database.prepare(f"select (\n{condition}\n) is true")
-    except UserError as error:
-        raise UserError(f"--where {condition!r}: {error}") from error
-    return condition
-
-
 def _nothing(database: Database, selection: ExportSelection) -> UserError:
     lake = database.lake.uri
     if selection.where is not None:
@@ -203,7 +185,7 @@ def _nothing(database: Database, selection: ExportSelection) -> UserError:
     if selection.labels:
         split = f" of split {selection.split}" if selection.split else ""
         return UserError(f"{lake}: has no labels{split}; `masklake labels import FILE {lake}` takes some in")
-    failed = database.rows("select status, count(*) from images where status <> 'ok' group by 1 order by 1")
+    failed = database.rows(_FAILURES)
     counts = ", ".join(f"{count:,} {status}" for status, count in failed)
     why = (
         f'none of its images ended ok ({counts}): `masklake query {lake} "from errors"` says why'

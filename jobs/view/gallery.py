@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.query.condition import blaming, require_condition
 from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.view.selection import ANY_CLASS, DOUBTED, LABELS, NEWEST, SIZES, GalleryFilter
@@ -64,15 +65,9 @@ class LakeGallery:
         self._database = database
         self._where = where
         if where is not None:
-            if not where.strip():
-                raise UserError("--where: is no condition; write one, such as \"label = 'person'\"")
-            try:
-                database.prepare(f"select (\n{where}\n) is true")
+            require_condition(database, where)
+            with blaming(database, where):
                 self.count(GalleryFilter(source=NEWEST if database.lake.parts("images") else LABELS))
-            except UserError as error:
-                if database.storage_failure():
-                    raise
-                raise UserError(f"--where {where!r}: {error}") from error
         # One for each gallery, so that a lake that is opened again is read again.
         self.window = lru_cache(_WINDOWS_KEPT)(self._window)
         self.count = lru_cache(1000)(self.count)  # type: ignore[method-assign]  # as above
@@ -229,13 +224,12 @@ class LakeGallery:
     def _images(self, source: str) -> str:
         if source == LABELS:
             return _LABELLED_IMAGES
-        table = "images" if source == NEWEST else f"(from all_images where run = {literal(source)})"
-        return _RESULT_IMAGES.format(table=table)
+        return _RESULT_IMAGES.format(table=_rows_of(source, "images"))
 
     def _instances(self, source: str) -> str:
         if source == LABELS:
             return "(select '' as run, null::bigint as image_id, uri, label, 1.0 as score, area from labels)"
-        return "instances" if source == NEWEST else f"(from all_instances where run = {literal(source)})"
+        return _rows_of(source, "instances")
 
     def _list(self, choice: GalleryFilter) -> str:
         """The images that fit, as SQL with the columns _COLUMNS."""
@@ -251,14 +245,12 @@ class LakeGallery:
         if choice.by_instance:
             conditions.append("c.n > 0")
         if self._where is not None:
-            labels = choice.source == LABELS
-            template = _WHERE_LABELS if labels else _WHERE
-            table = (
-                "images"
-                if choice.source == NEWEST
-                else f"(from all_images where run = {literal(choice.source)})"
+            template = _WHERE_LABELS if choice.source == LABELS else _WHERE
+            uris = template.format(
+                images=_rows_of(choice.source, "images"),
+                instances=self._instances(choice.source),
+                where=self._where,
             )
-            uris = template.format(images=table, instances=self._instances(choice.source), where=self._where)
             conditions.append(f"i.uri in ({uris})")
         wanted = ["true"]
         if choice.label not in ("", ANY_CLASS):
@@ -305,6 +297,11 @@ def _instance(rank: int, label: str, score: float | None, *rest: Any) -> dict[st
         "mask": None if counts is None or size is None else {"size": list(size), "counts": counts},
         "keypoints": points or None,
     }
+
+
+def _rows_of(source: str, view: str) -> str:
+    """The rows of `view` that a run has, or, for NEWEST, the newest ones; as SQL."""
+    return view if source == NEWEST else f"(from all_{view} where run = {literal(source)})"
 
 
 def _list(texts: Iterable[str]) -> str:

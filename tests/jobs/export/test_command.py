@@ -164,16 +164,8 @@ def test_results_with_the_ids_of_a_file(masklake: Run, lake: LakeBuilder, tmp_pa
         "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "person", "keypoints": ["nose", "left_eye"]}],
     }  # fmt: skip
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    code, out, err = masklake(
-        "export",
-        lake.uri,
-        "--format",
-        "coco-results",
-        "--like",
-        tmp_path / "truth.json",
-        "--out",
-        tmp_path / "o",
-    )
+    command = ["export", lake.uri, "--format", "coco-results", "--like", tmp_path / "truth.json", "--out"]
+    code, out, err = masklake(*command, tmp_path / "o")
     assert code == 0, err
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     assert [(r["image_id"], r["category_id"], r["score"]) for r in results] == [(7, 3, 0.4), (5, 4, 0.8)]
@@ -182,16 +174,7 @@ def test_results_with_the_ids_of_a_file(masklake: Run, lake: LakeBuilder, tmp_pa
     assert "left out: 1 images not in the file of --like" in out
     assert "left out: 1 instances of 'dog', which the file of --like does not have" in out
     (tmp_path / "truth.json").write_text(json.dumps(truth | {"images": []}))
-    message = masklake(
-        "export",
-        lake.uri,
-        "--format",
-        "coco-results",
-        "--like",
-        tmp_path / "truth.json",
-        "--out",
-        tmp_path / "p",
-    )[2]
+    message = masklake(*command, tmp_path / "p")[2]
     assert "names no image that the lake has" in message
     assert not (tmp_path / "p").exists()
 
