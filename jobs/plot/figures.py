@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from masklake.jobs.query.literals import literal
 from masklake.pipeline.lake.run_summary import moment
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import join
@@ -28,10 +29,10 @@ _SCORES = """
 _SIDES = "select floor(log2(greatest(area, 1)))::int, count(*) from instances group by 1 order by 1"
 _STATUSES = "select status, count(*) from images group by 1 order by 2 desc, 1"
 _NEWEST = "select max(run) from all_images"
-_ENDS = "select min(processed_at), max(processed_at), count(*) from all_images where run = '{run}'"
+_ENDS = "select min(processed_at), max(processed_at), count(*) from all_images where run = {run}"
 _RATES = """
     select floor(epoch(processed_at - '{start}'::timestamptz) / {step})::int, count(*) from all_images
-    where run = '{run}' group by 1 order by 1
+    where run = {run} group by 1 order by 1
 """
 
 
@@ -98,12 +99,12 @@ def read(lake: Lake, database: Database, run: str | None) -> LakeFigures:
 
 
 def _rates(database: Database, run: str) -> list[tuple[float, float]]:
-    start, end, images = database.rows(_ENDS.format(run=run))[0]
+    start, end, images = database.rows(_ENDS.format(run=literal(run)))[0]
     seconds = (end - start).total_seconds() if images else 0.0
     if seconds <= 0:
         return []
     step = max(1.0, seconds / _RATE_BINS)
-    counts = dict(database.rows(_RATES.format(run=run, start=start.isoformat(), step=step)))
+    counts = dict(database.rows(_RATES.format(run=literal(run), start=start.isoformat(), step=step)))
     return [(i * step, counts.get(i, 0) / step) for i in range(int(seconds // step) + 1)]
 
 
