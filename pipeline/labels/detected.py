@@ -11,12 +11,11 @@ from masklake.pipeline.labels.sets import Instance, Keypoint
 
 def detected_instance(row: Mapping[str, Any]) -> Instance:
     """A row of `instances` as labels say it."""
-    mask = row["mask"]
     return Instance(
         label=row["label"],
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
-        mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
+        mask=LabelMask.of_row(row["mask"]),
         # A logit below 0 means that the keypoint is probably not there: the annotator decides.
         keypoints=tuple(
             Keypoint(keypoint["name"], keypoint["x"], keypoint["y"], 2 if keypoint["score"] > 0 else 0)

@@ -7,7 +7,7 @@ not add up give another mask than was drawn. So lengths, counts and coordinates 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,11 @@ class LabelMask(NamedTuple):
     height: int
     width: int
     counts: str
+
+    @classmethod
+    def of_row(cls, mask: Mapping[str, Any] | None) -> LabelMask | None:
+        """The mask in a row of `instances` or `labels`: its size, height and width, and its counts; None where it has none."""
+        return None if mask is None else cls(mask["size"][0], mask["size"][1], mask["counts"])
 
     def as_coco(self) -> dict[str, Any]:
         """The mask as pycocotools takes it."""

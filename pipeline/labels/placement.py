@@ -12,7 +12,6 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from masklake.pipeline.errors import UserError
@@ -21,6 +20,7 @@ from masklake.pipeline.labels.formats.detect import parse
 from masklake.pipeline.labels.formats.node import Node
 from masklake.pipeline.labels.sets import LabelledImage
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join, normalise
 
@@ -30,7 +30,6 @@ _CANDIDATES = 3
 _ASKED_ONE_BY_ONE = 50
 """For this many objects or more it is cheaper to list their folder."""
 
-_AT_ONCE = 16
 
 Size = tuple[int | None, int | None]
 """Width and height, pixels."""
@@ -123,9 +122,8 @@ def _present(storage: Storage, prefix: str, asked: Collection[str]) -> set[str]:
             is_there(
                 single[0]
             )  # one alone first, so that a storage that does not answer is waited for only once
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            answers = zip(single, threads.map(is_there, single), strict=True)
-            return there | {uri for uri, yes in answers if yes}
+        answers = zip(single, ahead(is_there, single), strict=True)
+        return there | {uri for uri, yes in answers if yes}
 
 
 def read_mapping(data: bytes, file: str) -> dict[str, str]:

@@ -294,12 +294,11 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[LabelSet]:
 
 
 def _instance(row: Mapping[str, Any]) -> Instance:
-    mask = row["mask"]
     return Instance(
         label=row["label"],
         label_id=row["label_id"],
         box=(row["x"], row["y"], row["w"], row["h"]),
-        mask=mask and LabelMask(mask["size"][0], mask["size"][1], mask["counts"]),
+        mask=LabelMask.of_row(row["mask"]),
         keypoints=tuple(Keypoint(**keypoint) for keypoint in row["keypoints"] or ()),
         iscrowd=row["iscrowd"],
         ignore=bool(row["ignore"]),  # null in parts of older versions, as the numbers

@@ -43,11 +43,10 @@ class AliasOwner:
     def read(self) -> Owner:
         """Who owns the alias now."""
         with explaining(self._uri, "read who has the alias"):
-            [fetched] = self.storage.get_many([self._uri])
-            if isinstance(fetched, FileNotFoundError):
+            try:
+                fetched = self.storage.fetch(self._uri)
+            except FileNotFoundError:
                 return Owner()
-            if isinstance(fetched, Exception):
-                raise fetched
         try:
             return Owner(model=str(json.loads(fetched.data)["model"]), etag=fetched.etag)
         except (
@@ -84,7 +83,5 @@ class AliasOwner:
             )
             if not won:
                 return None
-            [written] = self.storage.get_many([self._uri])
-            if isinstance(written, Exception):
-                raise written
+            written = self.storage.fetch(self._uri)
         return written.etag if written.data == data else None  # else someone has claimed it in the meantime

@@ -11,7 +11,6 @@ import json
 import re
 import typing
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from masklake.pipeline.lake.part_summary import PartSummary
 from masklake.pipeline.lake.record_pack import PACK, RecordReader
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
+from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import explain, explaining
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage, join, normalise_folder
@@ -37,7 +37,6 @@ _RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
 _TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
 
 _RECORD_NAMES = ("/run.json", "/train.json")
-_READS_AT_ONCE = 16
 _FIRST_LOOK = 1000
 
 
@@ -223,10 +222,8 @@ class Lake:
         self.require_readable(dict.fromkeys(part.run for part in parts if part.run))
         fs, root = self.arrow()
         newest = {part.run: part for part in parts}.values()
-        with explaining(self.uri, f"read {table}"), ThreadPoolExecutor(_READS_AT_ONCE) as threads:
-            footers = threads.map(
-                lambda p: pyarrow.parquet.read_schema(join(root, p.path), filesystem=fs), newest
-            )
+        with explaining(self.uri, f"read {table}"):
+            footers = ahead(lambda p: pyarrow.parquet.read_schema(join(root, p.path), filesystem=fs), newest)
             for part, schema in zip(newest, footers, strict=True):
                 require_version((schema.metadata or {}).get(VERSION_KEY), join(self.uri, part.path))
         return pyarrow.dataset.dataset(

@@ -220,11 +220,10 @@ class Lock:
 
     def _read(self) -> tuple[Holder | None, str | None]:
         with explaining(self.uri, "read the lock"):
-            [fetched] = self._storage.get_many([self.uri])
-            if isinstance(fetched, FileNotFoundError):
+            try:
+                fetched = self._storage.fetch(self.uri)
+            except FileNotFoundError:
                 return None, None
-            if isinstance(fetched, Exception):
-                raise fetched
         return _parse(fetched.data, self.uri), fetched.etag
 
     def _content(self, *, released: bool = False) -> bytes:

@@ -140,11 +140,10 @@ class Registry:
         """The aliases of a model. Raises UserError when the file is broken or of a newer Masklake."""
         uri = self._aliases_uri(name)
         with explaining(uri, "read the aliases"):
-            [fetched] = self._storage.get_many([uri])
-            if isinstance(fetched, FileNotFoundError):
+            try:
+                fetched = self._storage.fetch(uri)
+            except FileNotFoundError:
                 return Aliases()
-            if isinstance(fetched, Exception):
-                raise fetched
         try:
             content = json.loads(fetched.data)
             newer = content["schema_version"] > SCHEMA_VERSION

@@ -6,6 +6,11 @@ import datetime
 from typing import NamedTuple
 
 
+def bare_etag(etag: str | None) -> str | None:
+    """An ETag in one spelling, without the quotes that some answers put around it; gateways to other storage may leave it out."""
+    return None if etag is None else etag.strip('"')
+
+
 class ObjectInfo(NamedTuple):
     """An object as a listing shows it. `etag` names this version of its content."""
 

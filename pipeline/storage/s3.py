@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.storage.endpoint import require_endpoint
-from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
+from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError, bare_etag
 from masklake.pipeline.storage.s3_answers import decoded, true_error
 from masklake.pipeline.storage.s3_pages import parse_fast, read_page
 
@@ -42,12 +42,6 @@ def split(uri: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`, the key untouched."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key
-
-
-def _etag(answer: dict) -> str | None:
-    """The ETag in an answer; gateways to other storage may leave it out."""
-    etag = answer.get("ETag")
-    return None if etag is None else etag.strip('"')
 
 
 class S3Store:
@@ -139,7 +133,7 @@ class S3Store:
                 await asyncio.sleep(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311  # no secret hangs on it
                 continue
             plain = decoded(data, response.get("ContentEncoding", ""), max_bytes)
-            return Fetched(plain, _etag(response), size, response["LastModified"])
+            return Fetched(plain, bare_etag(response.get("ETag")), size, response["LastModified"])
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
@@ -219,7 +213,7 @@ class S3Store:
             head = self._call("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
-        return ObjectInfo(uri, _etag(head), head["ContentLength"], head["LastModified"])
+        return ObjectInfo(uri, bare_etag(head.get("ETag")), head["ContentLength"], head["LastModified"])
 
     @functools.cache  # noqa: B019  # as many as there are buckets; the store lives as long as the process
     def region(self, bucket: str) -> str | None:

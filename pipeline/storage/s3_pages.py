@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 from weakref import WeakSet
 from xml.etree import ElementTree
 
-from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.storage.objects import ObjectInfo, bare_etag
 
 PAGE = "MasklakePage"
 """Where `parse_fast` leaves a page in botocore's answer: the root of its XML."""
@@ -59,7 +59,7 @@ def read_page(answer: dict, bucket: str) -> tuple[list[ObjectInfo], list[str], s
     if PAGE in answer:
         return _of_xml(answer[PAGE], bucket)
     objects = [
-        ObjectInfo(f"s3://{bucket}/{o['Key']}", _unquoted(o.get("ETag")), o["Size"], o["LastModified"])
+        ObjectInfo(f"s3://{bucket}/{o['Key']}", bare_etag(o.get("ETag")), o["Size"], o["LastModified"])
         for o in answer.get("Contents", ())
     ]
     token = answer["NextContinuationToken"] if answer.get("IsTruncated") else None
@@ -82,7 +82,7 @@ def _of_xml(root: ElementTree.Element, bucket: str) -> tuple[list[ObjectInfo], l
         objects.append(
             ObjectInfo(
                 f"s3://{bucket}/{name(fields[key])}",
-                _unquoted(fields.get(etag)),
+                bare_etag(fields.get(etag)),
                 int(fields[size] or 0),
                 _moment(fields[modified] or ""),
             )
@@ -90,11 +90,6 @@ def _of_xml(root: ElementTree.Element, bucket: str) -> tuple[list[ObjectInfo], l
     folders = [name(prefix.text) for prefix in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
     more = root.findtext(f"{space}IsTruncated") == "true"
     return objects, folders, root.findtext(f"{space}NextContinuationToken") if more else None
-
-
-def _unquoted(etag: str | None) -> str | None:
-    """An ETag without its quotes; gateways to other storage may leave it out."""
-    return None if etag is None else etag.strip('"')
 
 
 def _moment(text: str) -> datetime.datetime:

@@ -164,6 +164,13 @@ class Storage:
         """Objects in the order of `uris`, read concurrently; where one could not be read, the exception stands in its place."""
         return self.store(uris[0]).get_many(uris, max_bytes) if uris else []
 
+    def fetch(self, uri: str) -> Fetched:
+        """An object and the version that was read. Raises FileNotFoundError where there is none, and the storage's errors."""
+        [answer] = self.get_many([uri])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def write(self, uri: str, data: bytes) -> None:
         """Write the object whole: a reader sees the old content or the new, never a part."""
         self.store(uri).write(uri, data)
