@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
@@ -13,11 +12,11 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment import listing
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.storage.explain import explain
-from masklake.pipeline.storage.s3 import S3Store
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
 from tests.helpers.servers import simulated_s3
+from tests.helpers.servers.s3_calls import note_calls
 
 # More folders than are listed at once, folders in folders, loose objects between them, and names that sort
 # differently with and without their slash.
@@ -40,12 +39,7 @@ TREE = sorted(
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of 5 keys, so that few objects make many pages."""
-    call = S3Store._call
-
-    def limited(store: S3Store, method: str, **arguments: Any) -> dict:
-        return call(store, method, **arguments, **({"MaxKeys": 5} if method == "list_objects_v2" else {}))
-
-    monkeypatch.setattr(S3Store, "_call", limited)
+    note_calls(monkeypatch, page_keys=5)
 
 
 def _listed(source: str, start_after: str = "") -> list[str]:
@@ -216,23 +210,13 @@ def test_an_impossible_bucket_name_is_explained_in_one_line(s3_bucket: Bucket, n
 
 def test_a_million_keys_begin_after_a_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """And of what is listed no more than a few pages a lister wait for the reader."""
-    requests = 0
-    call = S3Store._call
-
-    def counted(store: S3Store, method: str, **arguments: Any) -> dict:
-        nonlocal requests
-        requests += 1
-        return call(store, method, **arguments)
-
-    with simulated_s3.running(1_000_000, per_folder=20_000) as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(S3Store, "_call", counted)
+    with simulated_s3.running(1_000_000, per_folder=20_000) as server, server.applied():
+        calls = note_calls(monkeypatch)
         objects = iter(Listing("s3://big/photos/", Storage()))
         ahead = listing._LISTERS * (listing._PAGES_AHEAD + 2) + 2
         for position in range(30_001):
             info = next(objects)
             if position % 10_000 == 0:
                 assert info.uri == f"s3://big/{simulated_s3.computed_key(position, 20_000)}"
-                assert requests <= position // 1000 + ahead
+                assert len(calls) <= position // 1000 + ahead
         del objects  # ends the listers

@@ -13,6 +13,7 @@ from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
 from tests.helpers.servers import simulated_s3
+from tests.helpers.servers.s3_calls import note_calls
 from tests.helpers.servers.simulated_s3 import computed_etag, computed_key
 
 KEYS = sorted(
@@ -31,28 +32,13 @@ KEYS = sorted(
 )
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The listing requests, each of which is answered with 5 keys at most."""
-    call = S3Store._call
-    made: list[dict[str, Any]] = []
-
-    def limited(store: S3Store, method: str, **arguments: Any) -> dict:
-        if method == "list_objects_v2":
-            made.append(arguments)
-            arguments = arguments | {"MaxKeys": 5}
-        return call(store, method, **arguments)
-
-    monkeypatch.setattr(S3Store, "_call", limited)
-    return made
-
-
-def test_every_object_once_in_key_order(s3_bucket: Bucket, requests: list[dict[str, Any]]) -> None:
+def test_every_object_once_in_key_order(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = note_calls(monkeypatch, page_keys=5)
     for key in KEYS:
         s3_bucket.put(key)
     below = [f"{s3_bucket.uri}/{key}" for key in KEYS if key.startswith("images/")]
     assert Storage().list(f"{s3_bucket.uri}/images") == below
-    assert sum("StartAfter" in request for request in requests) > 8  # ranges
+    assert sum("StartAfter" in arguments for _, arguments in calls) > 8  # ranges
     assert Storage().list(s3_bucket.uri) == [f"{s3_bucket.uri}/{key}" for key in KEYS]
     assert Storage().list(f"{s3_bucket.uri}/none") == []
 
@@ -60,29 +46,19 @@ def test_every_object_once_in_key_order(s3_bucket: Bucket, requests: list[dict[s
 @pytest.fixture(scope="module")
 def big() -> Iterator[None]:
     """A simulated bucket of 12,000 keys in 12 folders."""
-    with simulated_s3.running(12_000, per_folder=1000) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.env.items():
-            patch.setenv(name, value)
+    with simulated_s3.running(12_000, per_folder=1000) as server, server.applied():
         yield
 
 
 @pytest.mark.usefixtures("big")
 def test_a_large_prefix_is_listed_with_few_more_requests_than_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    call = S3Store._call
-
-    def counted(store: S3Store, method: str, **arguments: Any) -> dict:
-        nonlocal calls
-        calls += 1
-        return call(store, method, **arguments)
-
-    monkeypatch.setattr(S3Store, "_call", counted)
+    calls = note_calls(monkeypatch)
     uris = Storage().list("s3://big/photos")
     assert uris == [f"s3://big/{computed_key(number, 1000)}" for number in range(12_000)]
-    assert 12 <= calls <= 12 + 1 + 10  # pages; the folders; at each range's end the page that says so
-    calls = 0
+    assert 12 <= len(calls) <= 12 + 1 + 10  # pages; the folders; at each range's end the page that says so
+    calls.clear()
     assert len(Storage().list("s3://big/photos/00007")) == 1000
-    assert calls == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.usefixtures("big")
