@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.query.condition import blaming, require_condition
+from masklake.jobs.query.condition import blaming, no_image_fits, require_condition
 from masklake.jobs.query.literals import literal
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.export.image import Contents, ExportImage
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _IMAGES_AT_ONCE = 20_000
 """Positions of a run's manifest that one query covers: sorted rows of so many images are held at most."""
 _ROWS_AT_ONCE = 1_000
-_LISTED_CLASSES = 10
 
 _RESULTS = """
 with exported as (
@@ -178,10 +177,7 @@ def _nothing(database: Database, selection: ExportSelection) -> UserError:
     lake = database.lake.uri
     if selection.where is not None:
         names = database.rows(_LABEL_NAMES if selection.labels else _RESULT_NAMES)
-        classes = [label for (label,) in names]
-        more = f" and {len(classes) - _LISTED_CLASSES:,} more" if len(classes) > _LISTED_CLASSES else ""
-        listed = ", ".join(classes[:_LISTED_CLASSES]) or "none"
-        return UserError(f"{lake}: no image fits --where {selection.where!r} (classes: {listed}{more})")
+        return no_image_fits(lake, selection.where, [label for (label,) in names])
     if selection.labels:
         split = f" of split {selection.split}" if selection.split else ""
         return UserError(f"{lake}: has no labels{split}; `masklake labels import FILE {lake}` takes some in")

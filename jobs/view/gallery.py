@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.query.condition import blaming, require_condition
+from masklake.jobs.query.condition import blaming, listed, no_image_fits, require_condition
 from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.view.selection import ANY_CLASS, DOUBTED, LABELS, NEWEST, SIZES, GalleryFilter
@@ -100,11 +100,9 @@ class LakeGallery:
         """Raises UserError, with did-you-mean, for a class or a run that the lake does not have."""
         classes = [label for label, *_ in self.summary["classes"]]
         if choice.label not in ("", ANY_CLASS, *classes):
-            listed = ", ".join(classes[:10]) or "none"
-            more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
             raise UserError(
                 f"{self._database.lake.uri}: has no class {choice.label!r}{did_you_mean(choice.label, classes)} "
-                f"(classes: {listed}{more})"
+                f"({listed(classes)})"
             )
         for source in (choice.source, *others):
             if source not in (NEWEST, LABELS):
@@ -171,10 +169,8 @@ class LakeGallery:
 
     def nothing_fits(self) -> UserError:
         """Why there is no image, in one line."""
-        classes = ", ".join(label for label, *_ in self.summary["classes"][:10]) or "none"
-        return UserError(
-            f"{self._database.lake.uri}: no image fits --where {self._where!r} (classes: {classes})"
-        )
+        classes = [label for label, *_ in self.summary["classes"]]
+        return no_image_fits(self._database.lake.uri, self._where, classes)
 
     def instances(
         self, images: Sequence[dict[str, Any]], source: str, most: int
