@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +38,14 @@ class Used:
         return self.cpu.total()  # type: ignore[return-value]  # of floats it is a float
 
 
-def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Used:
+def measured(command: Sequence[str]) -> Used:
     """Run `command` to its end. Raises RuntimeError when it fails.
 
     Every process is looked at twenty times a second; what it used after the last look is lost. A worker of Ray changes
     its title with its task: what it used between two looks is counted for the later one.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     parents: dict[int, int] = {}
     used: dict[int, float] = {}
     cpu: Counter[str] = Counter()
