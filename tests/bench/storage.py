@@ -25,7 +25,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]  # it ships no types
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
