@@ -56,9 +56,6 @@ class Computed:
     per_folder: int
     content: bytes
 
-    def key(self, position: int) -> str:
-        return computed_key(position, self.per_folder)
-
     def __len__(self) -> int:
         return self.keys
 
