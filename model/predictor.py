@@ -33,6 +33,8 @@ class Predictor:
     max_detections: an image, the best of the wanted classes.
     classes: names of the wanted classes; None for all. The others are left out before NMS and the cut to
         max_detections, so that they take no place.
+    proposals: an image, the most that reach the box head, whose work is in proportion to them; None for as many as the model
+        says. Fewer find fewer things: `tests.bench proposals`.
     precision: "auto" is bfloat16 where the device computes in it natively, else float32 (`model.engine.precision`); the
         attribute `precision` says which. "exact" does torchvision's operations one for one and one image at a time, for
         results that are the same to the last bit.
@@ -51,12 +53,15 @@ class Predictor:
         score_threshold: float = 0.05,
         max_detections: int = 100,
         classes: Sequence[str] | None = None,
+        proposals: int | None = None,
         precision: str = AUTO,
     ) -> None:
         if not 0 <= score_threshold < 1:
             raise ModelError(f"score_threshold {score_threshold} is not from 0 to below 1")
         if max_detections < 1:
             raise ModelError(f"max_detections {max_detections} is less than 1")
+        if proposals is not None and proposals < 1:
+            raise ModelError(f"proposals {proposals} is less than 1")
         if precision not in (AUTO, *PRECISIONS):
             raise ModelError(f"precision {precision!r} is unknown; known: {', '.join((AUTO, *PRECISIONS))}")
         self.spec = model.spec
@@ -64,7 +69,10 @@ class Predictor:
         self.precision = precision = chosen(precision, self.device)
         self.redone = 0
         limits = Limits(
-            score_threshold=score_threshold, max_detections=max_detections, labels=_labels(model, classes)
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+            labels=_labels(model, classes),
+            proposals=proposals,
         )
         self._engine = Engine(model.module, model.spec, limits, self.device, precision)
         # An image alone is what torchvision's results are compared with: in a batch convolutions round otherwise.

@@ -73,6 +73,10 @@ def _cut_short(record: RunRecord) -> list[str]:
         notes.append(f"run {record.run} left out instances below score {score:g}: AP is below the model's")
     if isinstance(most, int) and most < RowOptions.max_detections:
         notes.append(f"run {record.run} kept {most} instances an image: AP is below the model's")
+    if proposals := record.options.get("proposals"):
+        notes.append(
+            f"run {record.run} classified at most {proposals} proposals an image (--proposals): AP may be below the model's"
+        )
     return notes
 
 

@@ -161,6 +161,7 @@ class PredictorFactory:
     classes: tuple[str, ...] | None
     precision: str
     threads: int | None
+    proposals: int | None = None
     tiling: Tiling | None = None
 
     def __call__(self) -> Predictor | TiledPredictor:
@@ -185,6 +186,7 @@ class PredictorFactory:
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
             classes=self.classes,
+            proposals=self.proposals,
             precision=self.precision,
         )
         return TiledPredictor(predictor, self.tiling) if self.tiling else predictor

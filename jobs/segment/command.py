@@ -263,6 +263,7 @@ def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> 
         max_detections=rows.max_detections,
         classes=rows.classes,
         precision=rows.precision,
+        proposals=rows.proposals,
         threads=threads,
         tiling=rows.tiling(),
     )

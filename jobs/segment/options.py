@@ -46,6 +46,11 @@ class RowOptions(Options):
         positive, "N", default=100, section=MODEL,
         help="keep at most N instances of an image, best first (default 100); of an image that is cut into tiles, N of a tile",
     )  # fmt: skip
+    proposals: int | None = option(
+        positive, "N", section=MODEL,
+        help="give the second stage, which classifies boxes, at most N proposals of an image (default: as many as the model says, "
+        "1000 for coco); fewer are faster and find fewer instances; `masklake eval --run` tells how much worse that is on your labels",
+    )  # fmt: skip
     precision: str = option(
         one_of("auto", "exact", "float32", "bfloat16", "float16"), "{auto,exact,float32,bfloat16,float16}",
         default="auto", section=MODEL,
@@ -93,6 +98,7 @@ class RowOptions(Options):
             "score": self.score,
             "classes": list(self.classes) if self.classes else None,
             "max_detections": self.max_detections,
+            "proposals": self.proposals,
             "precision": self.precision,
             "max_pixels": self.max_pixels,
             "max_bytes": self.max_bytes,

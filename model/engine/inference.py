@@ -47,10 +47,12 @@ class Limits:
     """Which detections a caller wants.
 
     score_threshold: a detection's score must be above it. max_detections: of an image, the best. labels: class ids.
+    proposals: of an image, the most that reach the box head; None for as many as the network says.
     """
 
     score_threshold: float
     max_detections: int
+    proposals: int | None = None
     labels: frozenset[int]
 
 
@@ -78,6 +80,10 @@ class Engine:
         self._exact = precision == "exact"
 
         kernels = device.type == "cuda" and not self._exact and agree(device)
+
+        detector = module.detector if isinstance(module, ComposedRCNN) else module
+        if limits.proposals is not None and isinstance(detector, FasterRCNN):
+            detector.rpn._post_nms_top_n["testing"] = limits.proposals
 
         def ready(part: FasterRCNN) -> Parts:
             if precision == "exact":

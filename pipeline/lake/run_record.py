@@ -22,8 +22,9 @@ class SupersededError(Exception):
     """A later attempt at the run has begun: this one must write no more."""
 
 
-_LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None}
-"""Options that older records do not have, with the values that those runs used: they cut no image into tiles."""
+_LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None, "proposals": None}
+"""Options that older records do not have, with the values that those runs used: they cut no image into tiles, and took as
+many proposals as the model says."""
 
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 

@@ -33,8 +33,25 @@ SEED = 77
 PRECISIONS = ("float32", "bfloat16")
 
 
-def predict(model: LoadedModel, drawn: list[Scene], precision: str) -> list[Detections]:
-    predictor = Predictor(model, device="cpu", precision=precision)
+def draw(count: int, size: tuple[int, int] | None = None) -> list[Scene]:
+    """Unseen scenes, of the sizes that the model was trained on where none is given."""
+    return [
+        scenes.scene(SEED, index, size or scenes.DEFAULT_SIZES[index % len(scenes.DEFAULT_SIZES)])
+        for index in range(count)
+    ]
+
+
+def ap(drawn: list[Scene], detected: list[Detections]) -> dict[str, float]:
+    """AP by kind, per cent."""
+    results = [
+        result
+        for index, (scene, detections) in enumerate(zip(drawn, detected, strict=True))
+        for result in as_results(detections, index, scene.segments.shape)
+    ]
+    return {kind: 100 * stats["AP"] for kind, stats in coco_ap(scenes.coco(drawn), results).items() if stats}
+
+
+def predict(predictor: Predictor, drawn: list[Scene]) -> list[Detections]:
     images = [scene.image for scene in drawn]
     results = [
         detections
@@ -86,26 +103,14 @@ def main() -> None:
         files = (path.read_bytes() for path in photos[:60])
         fractions("photos, an input of 200", reference.at_size(demo, 200), files)
     for count, size in SETS:
-        drawn = [scenes.scene(SEED, index, size or scenes.DEFAULT_SIZES[index % 3]) for index in range(count)]
+        drawn = draw(count, size)
         model = demo if size is None else reference.at_size(demo, size[0])
-        truth = scenes.coco(drawn)
-
-        def ap(
-            detected: list[Detections], drawn: list[Scene] = drawn, truth: dict[str, object] = truth
-        ) -> dict[str, float]:
-            results = [
-                result
-                for index, (scene, detections) in enumerate(zip(drawn, detected, strict=True))
-                for result in as_results(detections, index, scene.segments.shape)
-            ]
-            return {kind: 100 * stats["AP"] for kind, stats in coco_ap(truth, results).items() if stats}
-
-        exact = predict(model, drawn, "exact")
-        expected = ap(exact)
+        exact = predict(Predictor(model, device="cpu", precision="exact"), drawn)
+        expected = ap(drawn, exact)
         for precision in PRECISIONS:
-            results = predict(model, drawn, precision)
+            results = predict(Predictor(model, device="cpu", precision=precision), drawn)
             best = np.concatenate([reference.closest(a, b)[0] for a, b in zip(exact, results, strict=True)])
-            differs = ap(results)
+            differs = ap(drawn, results)
             aps = "  ".join(f"{kind} {differs[kind] - expected[kind]:+.2f}" for kind in expected)
             print(
                 f"{count:>4} scenes {size or 'as trained'!s:<12} {precision:<9} {len(best):>5} detections: "

@@ -1,5 +1,6 @@
 """The predictor against torchvision in eager mode, and against what callers do wrong."""
 
+import copy
 import io
 import subprocess
 import sys
@@ -289,6 +290,32 @@ def test_masks_as_rle(demo: LoadedModel, demo_images: Images) -> None:
         assert b.rles == rle.encode_masks(a.masks, a.boxes, frame)
 
 
+@pytest.mark.parametrize("precision", ["exact", "float32"])
+def test_fewer_proposals_are_torchvisions_best(
+    demo: LoadedModel, demo_images: Images, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many reach the box head, and what comes of them is what torchvision makes of so many."""
+    theirs = copy.deepcopy(demo.module)
+    theirs.rpn._post_nms_top_n["testing"] = 9
+    predictor = Predictor(demo, device="cpu", precision=precision, proposals=9)
+    detector, classified = predictor._engine.detector, []
+    classify = detector.classify
+    monkeypatch.setattr(
+        detector, "classify", lambda f, rois, batch: classified.extend(rois.counts) or classify(f, rois, batch)
+    )
+    images = demo_images[:4]
+    for image, detections in zip(images, predict(predictor, images), strict=True):
+        expected = ref.eager(theirs, image, 0.05, 100)
+        assert len(detections) == len(expected["scores"]) > 0
+        if precision == "exact":
+            np.testing.assert_array_equal(detections.boxes, expected["boxes"])
+            np.testing.assert_array_equal(detections.scores, expected["scores"])
+        else:
+            np.testing.assert_allclose(detections.scores, expected["scores"], atol=1e-4)
+    assert classified == [9] * 4
+    assert demo.module.rpn.post_nms_top_n() == 150, "the model was changed"
+
+
 def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) -> None:
     everything = predict(
         Predictor(demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=1000),
@@ -460,6 +487,7 @@ def test_bad_frames_are_named(demo: LoadedModel, frames: list[tuple[int, int]]) 
         ({"score_threshold": 1.0}, "score_threshold 1.0"),
         ({"score_threshold": -0.1}, "score_threshold -0.1"),
         ({"max_detections": 0}, "max_detections 0"),
+        ({"proposals": 0}, "proposals 0"),
         ({"precision": "int4"}, "precision 'int4'.*float32"),
         ({"device": "gpu"}, "device 'gpu'"),
         ({"device": "mps"}, "device 'mps' is not supported"),

@@ -282,7 +282,7 @@ def test_the_newest_row_of_an_image_counts_for_a_model(tmp_path: Path, masklake:
     builder.record(RUN, model=DEMO, options=RowOptions().record())
     builder.part(RUN, {"s3://p/a.jpg": good})
     newest = "20261102T000000-cccccc"
-    builder.record(newest, model=DEMO, options=RowOptions(score=0.95).record())
+    builder.record(newest, model=DEMO, options=RowOptions(score=0.95, proposals=50).record())
     builder.part(newest, {"s3://p/a.jpg": [], "s3://p/b.jpg": []})
     builder.labels(labels(*(label_row(f"s3://p/{name}.jpg", "person") for name in "ab")))
     code, out, err = masklake("eval", builder.uri, "--model", "demo", "--format", "json")
@@ -294,6 +294,7 @@ def test_the_newest_row_of_an_image_counts_for_a_model(tmp_path: Path, masklake:
     code, out, _ = masklake("eval", builder.uri, "--run", newest)
     assert code == 0
     assert f"run {newest} left out instances below score 0.95" in out
+    assert f"run {newest} classified at most 50 proposals" in out
 
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)

@@ -16,7 +16,7 @@ import torch
 from masklake.jobs.cli import understood
 from masklake.jobs.segment import command
 from masklake.jobs.segment.command import new_job, resumed_job
-from masklake.jobs.segment.options import SegmentOptions
+from masklake.jobs.segment.options import RowOptions, SegmentOptions
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.engine.precision import fastest
@@ -237,6 +237,15 @@ def test_resuming_keeps_the_sizes_that_were_given(source: Path, tmp_path: Path) 
     assert resumed_job(more)[0].record.sizes == {"commit_images": 9, "batch_size": 2}
 
 
+def test_how_many_proposals_is_recorded_and_reaches_the_predictor(source: Path, tmp_path: Path) -> None:
+    options = SegmentOptions(
+        source=str(source), lake=str(tmp_path / "lake"), model="demo", rows=RowOptions(proposals=9)
+    )
+    job, _ = new_job(options)
+    assert job.record.options["proposals"] == 9
+    assert job.predictor.proposals == 9
+
+
 def test_resuming_keeps_the_options_that_decide_the_rows(
     source: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
@@ -247,7 +256,8 @@ def test_resuming_keeps_the_options_that_decide_the_rows(
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--score", "0.9"), "score", "0.05", "0.9")
     one_line(run_cli("segment", tmp_path, "lake", "--resume", "last"), "source")
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--tile", "0"), "tile", "None", "0")
-    for name in ("tile", "overlap"):  # what a run from before there were tiles lacks
+    one_line(run_cli("segment", source, "lake", "--resume", "last", "--proposals", "9"), "proposals None", "9")
+    for name in ("tile", "overlap", "proposals"):  # what an older run lacks
         del record["options"][name]
     path.write_text(json.dumps(record))
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--tile", "512"), "tile 0", "512")

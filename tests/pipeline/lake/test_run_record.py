@@ -80,6 +80,12 @@ def test_a_run_from_before_there_were_tiles_covers_what_one_without_tiles_does()
     assert before.covers != _record(options={"score": 0.5, "tile": None, "overlap": None}).covers
 
 
+def test_a_run_from_before_proposals_could_be_fewer_covers_what_one_with_the_models_own_does() -> None:
+    before = _record(options={"score": 0.5})
+    assert before.covers == _record(options={"score": 0.5, "proposals": None}).covers
+    assert before.covers != _record(options={"score": 0.5, "proposals": 300}).covers
+
+
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=RUN):
         RunFolder(str(tmp_path), RUN, Storage()).load()
