@@ -301,7 +301,9 @@ def test_fewer_proposals_are_torchvisions_best(
     detector, classified = predictor._engine.detector, []
     classify = detector.classify
     monkeypatch.setattr(
-        detector, "classify", lambda f, rois, batch: classified.extend(rois.counts) or classify(f, rois, batch)
+        detector,
+        "classify",
+        lambda f, rois, batch: classified.extend(rois.counts) or classify(f, rois, batch),
     )
     images = demo_images[:4]
     for image, detections in zip(images, predict(predictor, images), strict=True):

@@ -256,7 +256,9 @@ def test_resuming_keeps_the_options_that_decide_the_rows(
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--score", "0.9"), "score", "0.05", "0.9")
     one_line(run_cli("segment", tmp_path, "lake", "--resume", "last"), "source")
     one_line(run_cli("segment", source, "lake", "--resume", "last", "--tile", "0"), "tile", "None", "0")
-    one_line(run_cli("segment", source, "lake", "--resume", "last", "--proposals", "9"), "proposals None", "9")
+    one_line(
+        run_cli("segment", source, "lake", "--resume", "last", "--proposals", "9"), "proposals None", "9"
+    )
     for name in ("tile", "overlap", "proposals"):  # what an older run lacks
         del record["options"][name]
     path.write_text(json.dumps(record))
