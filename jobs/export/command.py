@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from masklake.jobs.export.source import Source
     from masklake.pipeline.export.folder import ExportFolder
 
-SUMMARY = "write results or labels for other tools: COCO, YOLO, CVAT, Label Studio, PNG masks, …"
+SUMMARY = "write results or labels for other tools: COCO, YOLO, CVAT, Label Studio, FiftyOne, Hugging Face, …"
 DESCRIPTION = """\
 Write the newest results of every image (or, with --labels, the newest labels) to the folder DIR:
 
@@ -27,6 +27,8 @@ Write the newest results of every image (or, with --labels, the newest labels) t
   label-studio     tasks.json with predictions (of labels, annotations), and interface.xml
   masks-indexed    a PNG an image, whose values are classes (classes.json)
   masks-instances  a PNG an instance (instances.csv says what each is)
+  fiftyone         a folder that fo.Dataset.from_dir opens as fo.types.FiftyOneDataset
+  huggingface      Parquet and a dataset card for `datasets`: load_dataset("DIR"); with --images the photos are in it
 
 --images copies the photos as well; labels speak of the upright image, as the orientation in a photo's EXIF says.
 Files are named after what is plain in a key and a hash of the URI; images.csv gives each its URI. Memory does not grow
@@ -103,6 +105,7 @@ def _facts(options: ExportOptions, lake: str, source: Source, folder: ExportFold
         "failed_images": source.failures(),
         "left_out_images": dict(folder.left_out),
         "left_out_instances": dict(folder.notes),
+        "changed": dict(folder.remarks),
         "exported_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -123,5 +126,7 @@ def _print(facts: dict[str, Any]) -> None:
         say(console, f"left out: {count:,} images {reason} (left-out.csv)")
     for reason, count in facts["left_out_instances"].items():
         say(console, f"left out: {count:,} {reason}")
+    for reason, count in facts["changed"].items():
+        say(console, f"changed: {count:,} {reason}")
     if facts["absent_of_like"]:
         say(console, f"of the file of --like, {facts['absent_of_like']:,} images are not in the lake")

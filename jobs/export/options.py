@@ -11,7 +11,7 @@ from masklake.pipeline.errors import UserError
 
 FORMATS = (
     "coco", "coco-results", "yolo-detect", "yolo-segment", "yolo-pose", "cvat", "label-studio",
-    "masks-indexed", "masks-instances",
+    "masks-indexed", "masks-instances", "fiftyone", "huggingface",
 )  # fmt: skip
 """As `masklake.pipeline.export.formats` has them; a test holds them equal. Named here so that help is instant."""
 RESULTS_ONLY = frozenset({"coco-results"})

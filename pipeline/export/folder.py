@@ -24,11 +24,13 @@ _LEFT_OUT = "left-out.csv"
 
 
 class ExportFolder:
-    """A folder that is being written. What is counted in `notes` was left out of the images that were written."""
+    """A folder that is being written. What is counted in `notes` was left out of the images that were written, what is
+    counted in `remarks` is there, and not as the lake has it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         """Images that are not in the export, by reason; left-out.csv names them."""
         self.images = self.instances = 0

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 from masklake.pipeline.export.coco import Coco, CocoResults, Like
 from masklake.pipeline.export.cvat import Cvat
+from masklake.pipeline.export.fiftyone import FiftyOne
 from masklake.pipeline.export.folder import ExportFolder
+from masklake.pipeline.export.huggingface import HuggingFace
 from masklake.pipeline.export.image import Contents, ExportImage
 from masklake.pipeline.export.label_studio import LabelStudioTasks
 from masklake.pipeline.export.mask_files import MasksIndexed, MasksInstances
@@ -22,8 +24,8 @@ from masklake.pipeline.storage.store import Storage
 class Format(Protocol):
     """Writes the files of one format, image by image. It counts what it has no place for in the folder's notes."""
 
-    def photos(self, split: str) -> str:
-        """The folder below the export in which copies of images of a split lie."""
+    def photos(self, split: str) -> str | None:
+        """The folder below the export in which copies of images of a split lie; None where `add` keeps them itself."""
 
     def add(self, image: ExportImage) -> None:
         """Write an image and its instances."""
@@ -42,6 +44,8 @@ FORMATS: dict[str, Callable[..., Format]] = {
     "label-studio": LabelStudioTasks,
     "masks-indexed": MasksIndexed,
     "masks-instances": MasksInstances,
+    "fiftyone": FiftyOne,
+    "huggingface": HuggingFace,
 }
 
 _FETCHED_AT_ONCE = 16
@@ -72,10 +76,10 @@ def export(
         if folder.images == before:
             continue  # it was left out
         folder.instances += len(image.instances)
-        if image.photo is not None:
-            folder.save_photo(format_.photos(image.split), image.uri, image.photo)
+        if image.photo is not None and (photos := format_.photos(image.split)) is not None:
+            folder.save_photo(photos, image.uri, image.photo)
     format_.finish()
-    folder.notes = +folder.notes
+    folder.notes, folder.remarks = +folder.notes, +folder.remarks
     folder.instances -= folder.notes.total()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,14 @@ class ExportImage:
     @property
     def instances(self) -> tuple[Instance, ...]:
         return self.labels.instances
+
+    def keypoints_of(self, i: int) -> Iterator[tuple[str, float, float, float]]:
+        """Of instance `i`: name, x and y in pixels, and the logit of results, or the visibility of labels."""
+        if self.scores is None:
+            yield from self.instances[i].keypoints
+        elif self.detected_keypoints:
+            for keypoint in self.detected_keypoints[i]:
+                yield keypoint["name"], keypoint["x"], keypoint["y"], keypoint["score"]
 
 
 @dataclass(frozen=True, kw_only=True)

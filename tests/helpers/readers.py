@@ -1,0 +1,106 @@
+"""What other tools read of an export, by their own code, in plain values: for tests, and for people.
+
+    python tests/helpers/readers.py fiftyone|huggingface|cvat|label-studio DIR
+
+prints it as JSON in any environment that has the tool (`pip install fiftyone mongomock`, `datasets pillow`, `datumaro`,
+`label-studio-sdk`); Masklake need not be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def fiftyone(folder: str | Path) -> dict[str, Any]:
+    """By `fo.Dataset.from_dir`. Its database is mongomock's: MongoDB itself cannot be installed everywhere."""
+    mongomock_for_fiftyone()
+    import fiftyone as fo
+
+    dataset = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
+    try:
+        field = "predictions" if dataset.has_field("predictions") else "ground_truth"
+        return {
+            "classes": dataset.default_classes,
+            "skeletons": {name: list(value.labels) for name, value in dataset.skeletons.items()},
+            "fields": list(dataset.get_field_schema()),
+            "samples": [_fiftyone_sample(sample, field) for sample in dataset],
+        }
+    finally:
+        dataset.delete()
+
+
+def _fiftyone_sample(sample: Any, field: str) -> dict[str, Any]:
+    placed = sample[f"{field}_keypoints"] if sample.has_field(f"{field}_keypoints") else None
+    return {
+        "uri": sample.uri,
+        "filepath": sample.filepath,
+        "tags": list(sample.tags),
+        "size": [sample.metadata.width, sample.metadata.height],
+        "detections": [
+            {
+                "label": detection.label,
+                "box": list(detection.bounding_box),
+                "confidence": detection.confidence,
+                "mask": None if detection.mask is None else detection.mask.tolist(),
+            }
+            for detection in sample[field].detections
+        ],
+        "keypoints": [
+            {"label": k.label, "index": k.index, "points": [list(p) for p in k.points]}
+            for k in (placed.keypoints if placed else ())
+        ],
+    }
+
+
+def mongomock_for_fiftyone() -> None:
+    """Let FiftyOne, which is not imported yet, keep its documents in this process."""
+    os.environ |= {
+        "FIFTYONE_DATABASE_URI": "mongodb://localhost",
+        "FIFTYONE_DATABASE_VALIDATION": "false",
+        "FIFTYONE_DO_NOT_TRACK": "1",
+    }
+    import mongoengine
+    import mongomock
+    import pymongo
+
+    client = mongomock.MongoClient()
+    client._closed = False
+    client.server_info = lambda *_, **__: {"version": "7.0.0", "versionArray": [7, 0, 0, 0], "ok": 1.0}
+    connect = mongoengine.connect
+    pymongo.MongoClient = lambda *_, **__: client
+    mongoengine.connect = lambda name, **_: connect(
+        name, host="mongodb://localhost", mongo_client_class=lambda *_, **__: client
+    )
+
+
+def huggingface(folder: str | Path) -> dict[str, Any]:
+    """By `datasets.load_dataset` of the folder."""
+    import datasets
+
+    splits = datasets.load_dataset(str(folder), cache_dir=str(Path(folder).parent / "hf-cache"))
+    first = next(iter(splits.values()))
+    return {
+        "features": json.loads(json.dumps(first.features.to_dict())),
+        "classes": first.features["objects"]["category"].feature.names,
+        "rows": {name: [_plain_row(row) for row in rows] for name, rows in splits.items()},
+    }
+
+
+def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"image": [type(row["image"]).__name__, *row["image"].size]}
+
+
+def main(tool: str, folder: str) -> None:
+    readers = {"fiftyone": fiftyone, "huggingface": huggingface}
+    with contextlib.redirect_stdout(sys.stderr):  # of their progress
+        content = readers[tool](folder)
+    json.dump(content, sys.stdout, indent=1, default=str)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
