@@ -105,8 +105,8 @@ def _embedded(name: str, document: str, fields: list[dict[str, Any]]) -> dict[st
     return _field(name, _DOCUMENT) | {"embedded_doc_type": document, "fields": fields}
 
 
-def _list(name: str, of: str) -> dict[str, Any]:
-    return _field(name, _LIST) | {"subfield": of}
+def _list(name: str, element: str) -> dict[str, Any]:
+    return _field(name, _LIST) | {"subfield": element}
 
 
 def _field(name: str, type_: str, stored_as: str | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ prints it as JSON in any environment that has the tool (`pip install fiftyone mo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -97,9 +96,9 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def main(tool: str, folder: str) -> None:
     readers = {"fiftyone": fiftyone, "huggingface": huggingface}
-    with contextlib.redirect_stdout(sys.stderr):  # of their progress
-        content = readers[tool](folder)
-    json.dump(content, sys.stdout, indent=1, default=str)
+    with os.fdopen(os.dup(1), "w") as output:
+        os.dup2(2, 1)  # where they print their progress
+        json.dump(readers[tool](folder), output, indent=1, default=str)
 
 
 if __name__ == "__main__":
