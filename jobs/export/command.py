@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "write results or labels for other tools: COCO, YOLO, CVAT, Label Studio, FiftyOne, Hugging Face, …"
 DESCRIPTION = """\
-Write the newest results of every image (or, with --labels, the newest labels) to the folder DIR:
+Write the newest results of every image (or, with --labels, the newest labels) to DIR, a folder or s3://…:
 
   coco             annotations.json: a dataset with masks, boxes, keypoints (and scores)
   coco-results     results.json for pycocotools' loadRes, and images.json; with --like FILE the ids are FILE's
@@ -33,7 +33,8 @@ Write the newest results of every image (or, with --labels, the newest labels) t
 --images copies the photos as well; labels speak of the upright image, as the orientation in a photo's EXIF says.
 Files are named after what is plain in a key and a hash of the URI; images.csv gives each its URI. Memory does not grow
 with the lake. What a format has no place for is counted and told; images that are gone, or have changed since the model
-saw them, are not copied, nor is anything said of them: left-out.csv lists them.
+saw them, are not copied, nor is anything said of them: left-out.csv lists them. A local DIR is there when all of it is
+written, or as it was. In object storage it is whole once it holds masklake-export.json; --overwrite removes that first.
 
 --where is a condition in DuckDB's SQL on the columns of an instance and its image (`masklake query --columns`). An image of
 which it is true for no instance is left out; where an image has no instances, their columns are null."""
@@ -41,7 +42,7 @@ EPILOG = """\
 examples:
   masklake export s3://lake --format coco --out coco/ --where "label = 'person' and score > 0.7"
   masklake export s3://lake --format yolo-segment --out yolo/ --score 0.5 --images
-  masklake export s3://lake --labels --format yolo-pose --out pose/ --images
+  masklake export s3://lake --labels --format yolo-pose --out s3://sets/pose --images
   masklake export s3://lake --format coco-results --like annotations.json --out results/
 
 exit codes: 0 written · 2 a mistake that the message names, or nothing to write: then DIR is as it was"""
@@ -53,7 +54,7 @@ def run(options: ExportOptions) -> int:
     from masklake.jobs.export.source import ExportSelection, Source
     from masklake.jobs.query.database import Database
     from masklake.pipeline.export import formats
-    from masklake.pipeline.export.folder import write_manifest, writing
+    from masklake.pipeline.export.remote import writing_at
     from masklake.pipeline.lake.lake import Lake
 
     lake = Lake(options.lake, options.storage.open())
@@ -62,7 +63,7 @@ def run(options: ExportOptions) -> int:
         labels=options.labels, where=options.where, score=options.score, split=options.split
     )
     with (
-        writing(out, overwrite=options.overwrite) as folder,
+        writing_at(out, lake.storage, overwrite=options.overwrite) as folder,
         Database(lake, run=options.run, seconds=options.timeout or None) as database,
     ):
         like, absent = like_file.read(lake, options.like) if options.like else (None, 0)
@@ -76,7 +77,7 @@ def run(options: ExportOptions) -> int:
             like=like,
         )
         facts = _facts(options, lake.uri, source, folder) | {"absent_of_like": absent}
-        write_manifest(folder, facts)
+        folder.manifest = facts
     if options.json:
         from masklake.jobs.terminal.json import print_json
 

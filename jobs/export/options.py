@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from masklake.jobs.options.declare import Options, Section, flag, included, option
-from masklake.jobs.options.kinds import fraction, local_file, one_of, zero_or_more
+from masklake.jobs.options.kinds import fraction, one_of, zero_or_more
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option, where_option
 from masklake.pipeline.errors import UserError
 
@@ -26,10 +26,10 @@ class ExportOptions(Options):
     lake: str = lake_argument()
     format: str | None = option(one_of(*FORMATS), "FORMAT", help=f"one of {', '.join(FORMATS)}")
     out: str | None = option(
-        local_file,
+        str,
         "DIR",
         short=("--output",),
-        help="the folder to write: it is there when all of it is written, or not at all",
+        help="the folder to write, or s3://…: it is whole when masklake-export.json is there, which is written last",
     )
     labels: bool = flag(section=_WHICH, help="the newest labels, in place of results")
     run: str | None = run_option(

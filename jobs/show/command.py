@@ -102,7 +102,7 @@ COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, optio
 def _draw(options: ShowOptions, gallery: LakeGallery, images: list[dict[str, Any]]) -> dict[str, Any]:
     from masklake.jobs.view.photos import NoPhotoError
     from masklake.model.draw import contact_sheet
-    from masklake.pipeline.export.folder import write_manifest, writing
+    from masklake.pipeline.export.folder import writing
     from masklake.pipeline.export.names import stem_of
     from masklake.pipeline.storage.explain import explaining
 
@@ -138,7 +138,7 @@ def _draw(options: ShowOptions, gallery: LakeGallery, images: list[dict[str, Any
             with folder.open(name, "wb") as file:
                 drawn.save(file, "PNG")
         _require_some(facts)
-        write_manifest(folder, facts)
+        folder.manifest = facts
     return facts
 
 

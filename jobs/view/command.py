@@ -78,7 +78,7 @@ def _write(options: ViewOptions, lake: Lake, out: str) -> int:
     from masklake.jobs.view import page, site
     from masklake.jobs.view.gallery import LakeGallery
     from masklake.jobs.view.selection import GalleryFilter
-    from masklake.pipeline.export.folder import write_manifest, writing
+    from masklake.pipeline.export.folder import writing
 
     chosen, against = (lake.resolve(name) if name else None for name in (options.run, options.against))
     with writing(out, overwrite=options.overwrite) as folder, Database(lake) as database:
@@ -107,7 +107,7 @@ def _write(options: ViewOptions, lake: Lake, out: str) -> int:
             "where": options.where,
             "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_manifest(folder, facts)
+        folder.manifest = facts
     if options.json:
         from masklake.jobs.terminal.json import print_json
 

@@ -7,6 +7,7 @@ import csv
 import json
 import secrets
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ class ExportFolder:
         self.left_out: Counter[str] = Counter()
         """Images that are not in the export, by reason; left-out.csv names them."""
         self.images = self.instances = 0
+        self.manifest: dict[str, Any] | None = None
         self._tables: dict[str, tuple[IO[str], Any]] = {}
 
     def open(self, name: str, mode: str = "w") -> IO[Any]:
@@ -41,6 +43,14 @@ class ExportFolder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open(mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "")
+
+    def make(self, name: str) -> None:
+        """A folder below it, for readers that want one where nothing is in it."""
+        (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def spool(self) -> IO[str]:
+        """A file for what has to wait; it is gone when it is closed."""
+        return tempfile.TemporaryFile("w+", encoding="utf-8", dir=self.path, newline="")
 
     def list_image(self, file: str, uri: str, split: str) -> None:
         """Say in images.csv which image the files named `file` are of."""
@@ -71,7 +81,7 @@ class ExportFolder:
 
 @contextlib.contextmanager
 def writing(out: str, *, overwrite: bool) -> Iterator[ExportFolder]:
-    """A folder that takes the place `out` when the block ends; after an error nothing has changed.
+    """A folder of this machine that takes the place `out` when the block ends; after an error nothing has changed.
 
     Raises UserError where `out` holds something: an earlier export is replaced if `overwrite`, what else lies there never.
     """
@@ -87,16 +97,17 @@ def writing(out: str, *, overwrite: bool) -> Iterator[ExportFolder]:
         finally:
             folder.close()
         with explaining(out, "write the export"):
+            with folder.open(MANIFEST) as file:
+                write_last(folder, file)
             _take_place(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_manifest(folder: ExportFolder, facts: dict[str, Any]) -> None:
-    """The last file of the folder."""
-    with folder.open(MANIFEST) as file:
-        json.dump(facts, file, ensure_ascii=False, indent=1)
-        file.write("\n")
+def write_last(folder: ExportFolder, file: IO[str]) -> None:
+    """Write the manifest, the last file of the folder."""
+    json.dump(folder.manifest or {}, file, ensure_ascii=False, indent=1)
+    file.write("\n")
 
 
 def _refuse(final: Path, out: str, *, overwrite: bool) -> None:

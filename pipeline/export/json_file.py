@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 from masklake.pipeline.export.folder import ExportFolder
 
@@ -25,7 +24,7 @@ class JsonArrays:
         self._file = folder.open(name)
         fields = "".join(f"{dumped(key)}:{dumped(value)},\n" for key, value in head.items())
         self._file.write(f"{{{fields}{dumped(arrays[0])}:[")
-        self._parts = {array: self._file if i == 0 else _spool(folder) for i, array in enumerate(arrays)}
+        self._parts = {array: self._file if i == 0 else folder.spool() for i, array in enumerate(arrays)}
         self._begun: set[str] = set()
 
     def add(self, array: str, value: Any) -> None:
@@ -44,11 +43,6 @@ class JsonArrays:
                     part.seek(0)
                     shutil.copyfileobj(part, self._file, 1 << 20)
             self._file.write("\n]}\n")
-
-
-def _spool(folder: ExportFolder) -> IO[str]:
-    """A file that is gone when it is closed."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder.path, newline="")
 
 
 class JsonArray:

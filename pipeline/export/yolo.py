@@ -40,7 +40,7 @@ class YoloDetect:
         self._index = {name: i for i, name in enumerate(self._classes)}
         for split in SPLITS:  # data.yaml names both
             for kind in ("labels", "images"):
-                (folder.path / kind / split).mkdir(parents=True)
+                folder.make(f"{kind}/{split}")
 
     def photos(self, split: str) -> str:
         return f"images/{split}"

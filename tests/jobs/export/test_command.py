@@ -193,7 +193,7 @@ def test_results_with_the_ids_of_a_file(masklake: Run, lake: LakeBuilder, tmp_pa
         (["--like", "x.json"], "--like is for --format coco-results"),
         (["--run", "20250101T000000-aaaaaa"], "has no run"),
         (["--format", "yolo"], "did you mean 'yolo-pose'"),
-        (["--out", "s3://b/x"], "local file"),
+        (["--out", "gopher://b/x"], "cannot open gopher://"),
     ],
 )  # fmt: skip
 def test_mistakes_leave_nothing(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.export.folder import MANIFEST, write_manifest, writing
+from masklake.pipeline.export.folder import MANIFEST, writing
 from masklake.pipeline.export.formats import FORMATS
 from masklake.pipeline.export.json_file import JsonArray, JsonArrays
 from masklake.pipeline.export.names import file_of, is_plain, stem_of
@@ -24,7 +24,7 @@ def test_it_is_there_when_it_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with writing(str(out), overwrite=False) as folder:
         folder.open("a/b.txt").close()
-        write_manifest(folder, {"x": 1})
+        folder.manifest = {"x": 1}
         assert not out.exists()
     assert all_files(out) == ["a/b.txt", MANIFEST]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -33,9 +33,9 @@ def test_it_is_there_when_it_is_whole(tmp_path: Path) -> None:
 def test_after_an_error_nothing_has_changed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with writing(str(out), overwrite=False) as folder:
-        write_manifest(folder, {"number": 1})
+        folder.manifest = {"number": 1}
     with pytest.raises(ZeroDivisionError), writing(str(out), overwrite=True) as folder:
-        write_manifest(folder, {"number": 2})
+        folder.manifest = {"number": 2}
         raise ZeroDivisionError
     assert json.loads((out / MANIFEST).read_text()) == {"number": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -46,7 +46,7 @@ def test_an_earlier_export_is_replaced_when_asked(tmp_path: Path) -> None:
     for number in (1, 2):
         with writing(str(out), overwrite=number == 2) as folder:
             folder.open(f"{number}.txt").close()
-            write_manifest(folder, {})
+            folder.manifest = {}
     assert all_files(out) == ["2.txt", MANIFEST]
     with (
         pytest.raises(UserError, match="holds an export already; --overwrite"),
@@ -67,7 +67,7 @@ def test_what_no_export_wrote_is_never_replaced(tmp_path: Path) -> None:
     assert all_files(tmp_path) == ["thesis.tex"]
     (tmp_path / "empty").mkdir()
     with writing(str(tmp_path / "empty"), overwrite=False) as folder:
-        write_manifest(folder, {})
+        folder.manifest = {}
     assert all_files(tmp_path / "empty") == [MANIFEST]
 
 
