@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
 
+from tests.helpers.faults.table import table as fault_table
 from tests.helpers.paths import SHARED
 from tests.helpers.servers import rgw
 from tests.helpers.servers.moto import Moto, moto
@@ -37,8 +38,9 @@ settings.register_profile("masklake", deadline=None)
 settings.load_profile("masklake")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep this machine's settings out of the tests and of every process they start."""
+    config.pluginmanager.register(fault_table)
     for name in list(os.environ):
         # Without bytecode every Ray worker would compile torch again.
         if name.startswith(("AWS_", "MASKLAKE_")) or name == "PYTHONDONTWRITEBYTECODE":

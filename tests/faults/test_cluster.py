@@ -15,6 +15,7 @@ from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket, CliResult
 from tests.helpers.faults.laptop import Laptop
+from tests.helpers.faults.table import counted, struck
 from tests.helpers.runs import part_names, table
 from tests.helpers.servers import network
 from tests.helpers.servers.ray_nodes import RayNodes, ray_nodes
@@ -70,10 +71,12 @@ def assert_whole(lake: str, run_id: str, uris: set[str], attempt: int) -> None:
     assert (record.state, record.attempt) == ("complete", attempt)
     assert record.verification is not None
     images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
-    assert Counter(images["uri"].to_pylist()) == Counter(uris)
+    rows = Counter(images["uri"].to_pylist())
+    counted(len(uris), len(images), lost=len(uris - rows.keys()), doubled=len(images) - len(rows))
+    assert rows == Counter(uris)
     assert set(images["status"].to_pylist()) == {"ok"}
-    counted = Counter(instances["uri"].to_pylist())
-    assert [counted[uri] for uri in images["uri"].to_pylist()] == images["n_instances"].to_pylist()
+    owners = Counter(instances["uri"].to_pylist())
+    assert [owners[uri] for uri in images["uri"].to_pylist()] == images["n_instances"].to_pylist()
     assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
 
 
@@ -99,6 +102,7 @@ def test_submitted_stopped_resumed_while_nodes_go_and_come(
         second = masklake.submit("segment", source, lake, "--resume", run_id, *OPTIONS[2:8])
         cluster.wait_until(lambda: committed(lake, run_id) > before, 180)
         began = time.monotonic()
+        struck()
         cluster.kill("one")
         cluster.add("three", 1)
         done = masklake("jobs", "logs", second, "--follow")
@@ -126,6 +130,7 @@ def test_a_node_whose_network_vanishes(
         masklake = Laptop(cluster=cluster, run_cli=run_cli)
         job, run_id = begin(masklake, source, lake)
 
+        struck()
         cluster.unplug("one")
         began = time.monotonic()
         cluster.wait_until(lambda: "one" not in cluster.names(), 120)

@@ -20,6 +20,7 @@ from masklake.pipeline.train.worker import Position
 from tests.conftest import Bucket, CliResult
 from tests.helpers import trainings
 from tests.helpers.faults.laptop import Laptop
+from tests.helpers.faults.table import struck
 from tests.helpers.servers.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = [
@@ -67,6 +68,7 @@ def await_checkpoint(cluster: RayNodes, lake: str, run: str) -> str:
 
 def assert_done(record: TrainingRecord, attempt: int, steps: int) -> None:
     """It made all steps, each with the batch that it should have."""
+    trainings.counted_steps(record, steps)
     assert (record.state, record.attempt) == ("complete", attempt)
     assert (record.position["step"], record.position["digest"]) == (steps, digest_of(record.lake, steps))
     assert record.position["images"] == steps * BATCH
@@ -132,6 +134,7 @@ def test_the_node_that_trains_is_switched_off(
         first = await_checkpoint(cluster, lake, run)
         before = trainers(cluster)
         began = time.monotonic()
+        struck()
         cluster.kill(sorted(before.values())[0])
         done = masklake("jobs", "logs", job, "--follow")
         print(

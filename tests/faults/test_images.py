@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.helpers.decode_worker import DAMAGED, Outcome, outcomes
+from tests.helpers.faults.table import counted
 from tests.helpers.strange_files import ANY, Strange, strange_files
 
 FILES = strange_files()
@@ -33,9 +34,17 @@ def test_each_ends_with_a_status_and_a_reason(strange: Strange, ended: Mapping[s
         assert "\n" not in reason
 
 
+def test_none_is_lost(ended: Mapping[str, Outcome]) -> None:
+    lost = sum(not set(statuses) <= set(ANY) for statuses, _ in ended.values())
+    counted(len(FILES), len(ended), lost=lost, doubled=0, unit="strange files")
+    assert (len(ended), lost) == (len(FILES), 0)
+
+
 def _damage_ends_with_a_status(seeds: range) -> None:
     ended = outcomes([f"{DAMAGED}{seed}" for seed in seeds])
-    assert {name: end for name, end in ended.items() if not set(end[0]) <= set(ANY)} == {}
+    without = {name: end for name, end in ended.items() if not set(end[0]) <= set(ANY)}
+    counted(len(seeds), len(ended), lost=len(without), doubled=0, unit="damaged files")
+    assert without == {}
 
 
 def test_damage_ends_with_a_status() -> None:

@@ -178,7 +178,7 @@ def test_a_killed_drivers_processes_end_by_themselves(setting: Setting) -> None:
 def test_a_stopped_driver(setting: Setting, signal_: signal.Signals) -> None:
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 2)
-        driver.process.send_signal(signal_)
+        driver.signal(signal_)
         result = driver.result()
         assert driver.process.returncode == 130
         assert (result["state"], result["error"]) == ("stopped", None)
@@ -215,17 +215,12 @@ def _title(process: psutil.Process) -> str:
         return "Agent, or whatever it was"
 
 
-def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
-
-
 def test_predictor_actors_killed(setting: Setting) -> None:
     with setting.drive("--seconds", 0.08) as driver:
         for parts in (1, 3, 5):
             setting.await_commits(driver, parts)
             (actor, *_) = driver.wait_until(lambda: driver.workers(INFER))
-            _kill(actor)
+            driver.signal(signal.SIGKILL, actor)
         result = _whole_in_one_attempt(setting, driver)
     assert result["counts"] == {"ok": N}
 
@@ -240,7 +235,7 @@ def test_any_worker_killed(setting: Setting, seed: int) -> None:
         setting.await_commits(driver, 1)
         for _ in range(8):
             if workers := [p for p in driver.workers() if not re.search("Ledger|Agent", _title(p))]:
-                _kill(rnd.choice(workers))
+                driver.signal(signal.SIGKILL, rnd.choice(workers))
             time.sleep(0.4)
         result = _whole_in_one_attempt(setting, driver)
     assert result["counts"] == {"ok": N}
@@ -251,7 +246,7 @@ def test_the_source_killed(setting: Setting) -> None:
     with setting.drive("--seconds", 0.05, "--list-seconds", 0.05) as driver:
         setting.await_commits(driver, 1)
         for reader in driver.workers("ray::ReadManifest"):
-            _kill(reader)
+            driver.signal(signal.SIGKILL, reader)
         result = _whole_in_one_attempt(setting, driver)
     assert result["counts"] == {"ok": N}
 
@@ -261,7 +256,7 @@ def test_the_ledger_killed(setting: Setting) -> None:
         for parts in (1, 4):
             setting.await_commits(driver, parts)
             for ledger in driver.wait_until(lambda: driver.workers("ray::Ledger")):
-                _kill(ledger)
+                driver.signal(signal.SIGKILL, ledger)
         result = _whole_in_one_attempt(setting, driver)
     assert result["counts"] == {"ok": N}
 
@@ -275,7 +270,7 @@ def test_rays_own_servers_killed(setting: Setting, server: str) -> None:
         victims = [process for process in driver.family() if server in _title(process)]
         assert victims
         for process in victims:
-            _kill(process)
+            driver.signal(signal.SIGKILL, process)
         assert driver.process.wait(timeout=300) != 0
     _finish(setting)
 

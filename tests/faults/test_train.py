@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -73,6 +72,7 @@ def await_checkpoint(driver: Driver, lake: str, newer_than: str = "") -> str:
 
 def assert_same(record: TrainingRecord, undisturbed: TrainingRecord) -> None:
     """It made the same steps, and came to the same weights, bit by bit."""
+    trainings.counted_steps(record, STEPS)
     assert record.state == "complete"
     assert (record.position["step"], record.position["digest"]) == (STEPS, undisturbed.position["digest"])
     expected = trainings.weights(undisturbed)
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_started_again(lake: str, undisturbed: TrainingRecord
     with training(lake, *TINY, *OFTEN, "--steps", str(STEPS)) as driver:
         await_checkpoint(driver, lake)
         [worker] = driver.workers(WORKER)
-        worker.kill()
+        driver.signal(signal.SIGKILL, worker)
         output = driver.output()
     assert driver.process.returncode == 0, output
     record = trainings.only(lake)
@@ -123,7 +123,7 @@ def test_ctrl_c_makes_a_checkpoint(lake: str, undisturbed: TrainingRecord, run_c
     with training(lake, *TINY, "--steps", str(STEPS), "--checkpoint-minutes", "60") as driver:
         driver.wait_until(lambda: (runs := ids(lake, Storage())) and load(lake, runs[0], Storage()).run)
         driver.wait_until(lambda: driver.workers("ray::MapWorker(MapBatches(_Loader))"))
-        os.kill(driver.process.pid, signal.SIGINT)
+        driver.signal(signal.SIGINT)
         output = driver.output()
     assert driver.process.returncode == 130, output
     record = trainings.only(lake)
@@ -139,10 +139,11 @@ def test_two_workers_see_the_same_batches(lake: str, undisturbed: TrainingRecord
         await_checkpoint(driver, lake)
         workers = driver.workers(WORKER)
         assert len(workers) == 2
-        workers[0].kill()
+        driver.signal(signal.SIGKILL, workers[0])
         output = driver.output()
     assert driver.process.returncode == 0, output
     record = trainings.only(lake)
+    trainings.counted_steps(record, STEPS)
     assert (record.position["step"], record.position["digest"]) == (STEPS, undisturbed.position["digest"])
 
 
@@ -256,6 +257,7 @@ def test_over_s3(s3_bucket: Bucket, scenes: Path, run_cli: RunCli, tmp_path: Pat
     result = run_cli("train", lake, "--resume", "last", "--promote")
     assert result.code == 0, result.stdout + result.stderr
     record = trainings.only(lake)
+    trainings.counted_steps(record, STEPS)
     assert (record.state, record.position["step"]) == ("complete", STEPS)
     steps = {step for step, _ in trainings.events(record)["loss/mask"]}
     assert max(steps) == STEPS

@@ -24,6 +24,7 @@ from masklake.pipeline.segment.run import Planned, run
 from masklake.pipeline.storage.parquet import read_table
 from masklake.pipeline.storage.store import Storage, join
 
+from tests.helpers.faults.table import counted
 from tests.helpers.images import solid
 from tests.helpers.predictors import VOCABULARY, ContentPredictor
 
@@ -120,11 +121,12 @@ def part_names(lake: str, name: str, run_id: str) -> set[str]:
 def assert_exactly_once(lake: str, run_id: str, uris: Sequence[str]) -> Counter[str]:
     """One row for each of `uris`, with the instances that it counts; statuses and how often they came."""
     images, instances = table(lake, "images", run_id), table(lake, "instances", run_id)
-    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
     rows_by_uri = Counter(images["uri"].to_pylist())
     doubled = [uri for uri, n in rows_by_uri.items() if n > 1]
-    assert not doubled, f"{len(doubled)} images have several rows"
     lacking, strange = set(uris) - set(rows_by_uri), set(rows_by_uri) - set(uris)
+    counted(len(uris), len(images), lost=len(lacking), doubled=len(doubled))
+    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
+    assert not doubled, f"{len(doubled)} images have several rows"
     assert not lacking, f"{len(lacking)} images have no row: {sorted(lacking)[:3]}"
     assert not strange, f"rows of images that were not asked for: {strange}"
     assert sorted(images["image_id"].to_pylist()) == list(range(len(uris)))

@@ -12,6 +12,8 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train.record import TrainingRecord, load, trainings
 
+from tests.helpers.faults.table import counted
+
 
 def scenes_lake(folder: Path, images: int = 48, seed: int = 3) -> str:
     """A lake of `images` labelled scenes, all of them in `folder`; every sixth is of split val."""
@@ -63,6 +65,14 @@ def only(lake: str) -> TrainingRecord:
     """The record of the newest training."""
     storage = Storage()
     return load(lake, trainings(lake, storage)[0], storage)
+
+
+def counted_steps(record: TrainingRecord, steps: int) -> None:
+    """Count the training's steps for the table of faults: those that had a batch, beside `steps`."""
+    batch = record.options["recipe"]["batch"]
+    with_batch, step = record.position["images"] // batch, record.position["step"]
+    doubled = max(0, with_batch - step)
+    counted(steps, step, lost=max(0, steps - step), doubled=doubled, unit="steps")
 
 
 def checkpoints(record: TrainingRecord) -> list[str]:

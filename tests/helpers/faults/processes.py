@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.helpers.faults.table import struck
 from tests.helpers.paths import ROOT
 
 _MARK = "MASKLAKE_TEST_DRIVER"
@@ -79,6 +80,13 @@ class Driver:
             time.sleep(0.05)
         return value
 
+    def signal(self, signal_: int, *processes: psutil.Process) -> None:
+        """Send a signal to some of the family, or to the driver; those that are gone do not mind."""
+        struck()
+        for process in processes or (psutil.Process(self.process.pid),):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal_)
+
     def output(self) -> str:
         """All that the driver printed, once it has ended."""
         self.process.wait(timeout=300)
@@ -94,6 +102,7 @@ class Driver:
 
     def kill(self) -> None:
         """SIGKILL, to the driver alone: its children have to notice by themselves."""
+        struck()
         self.process.kill()
         self.process.wait()
 

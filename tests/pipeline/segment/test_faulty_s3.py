@@ -12,6 +12,7 @@ from masklake.pipeline.segment.fetch import fetch
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
+from tests.helpers.faults.table import counted, struck
 from tests.helpers.servers import simulated_s3
 from tests.helpers.servers.faulty import Plan, faulty
 from tests.pipeline.segment.test_fetch import _rows
@@ -33,7 +34,10 @@ def _fetched(s3_bucket: Bucket, plan: Plan) -> list[dict]:
         for row in table:
             info = listed[row["uri"]]
             row |= {"etag": info.etag, "size_bytes": info.size, "last_modified": info.modified}
-        return fetch(pa.Table.from_pylist(table, MANIFEST), storage, 10**6).to_pylist()
+        struck()
+        fetched = fetch(pa.Table.from_pylist(table, MANIFEST), storage, 10**6).to_pylist()
+        counted(N, len(fetched), lost=len(set(listed) - {row["uri"] for row in fetched}), doubled=0)
+        return fetched
 
 
 @pytest.mark.parametrize("fault", ["slow down", "internal", "reset", "cut off", "answer lost"])

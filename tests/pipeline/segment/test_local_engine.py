@@ -20,6 +20,7 @@ from masklake.pipeline.segment.run import Planned, run
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.faults.processes import driving
+from tests.helpers.faults.table import struck
 from tests.helpers.images import solid
 from tests.helpers.predictors import ENDLESS, POISON, ContentPredictor
 from tests.helpers.runs import SMALL, assert_exactly_once, execute, fill, make_job, resume_job, table
@@ -51,6 +52,7 @@ def test_images_that_kill_their_worker_get_a_row_that_says_so(photos: Path, lake
     """Two in one packet, one in another, and the rest of both packets is done."""
     for name in ("00005a.png", "00006a.png", "00030a.png"):
         (photos / name).write_bytes(solid(POISON, (8, 8)))
+    struck()
     job = make_job(str(photos), lake)
     record, _ = execute(job, SMALL, LocalEngine)
     assert (record.state, record.error, record.engine) == ("complete", None, "local")
@@ -66,6 +68,7 @@ def test_images_that_kill_their_worker_get_a_row_that_says_so(photos: Path, lake
 
 def test_an_image_that_holds_its_worker_for_ever_gets_a_row_that_says_so(photos: Path, lake: str) -> None:
     (photos / "00011a.png").write_bytes(solid(ENDLESS, (8, 8)))
+    struck()
     record, _ = execute(make_job(str(photos), lake), replace(SMALL, image_seconds=0.5), LocalEngine)
     assert (record.state, record.error) == ("complete", None)
     assert assert_exactly_once(lake, record.run, _uris(photos)) == {"ok": 40, "failed": 1}
@@ -79,6 +82,7 @@ def test_a_worker_that_is_killed_from_outside_costs_no_image(photos: Path, lake:
 
     def watch(progress: Progress) -> None:
         if progress.snapshot.get("counts") and len(killed) < 2:
+            struck()
             for process in _workers():
                 process.kill()
                 killed.append(process.pid)
@@ -140,6 +144,7 @@ def test_a_signal_stops_the_run_and_resume_finishes_it(photos: Path, lake: str, 
     def watch(progress: Progress) -> None:
         if progress.snapshot.get("stages", {}).get("infer", {}).get("images") and not sent.is_set():
             sent.set()
+            struck()
             os.kill(os.getpid(), signal_)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -163,7 +168,7 @@ def test_workers_end_with_a_driver_that_is_killed(photos: Path, lake: str) -> No
         driver.wait_until(lambda: Storage().list(f"{lake}/images"))
         workers = _workers(driver.process.pid)
         assert workers
-        driver.process.kill()
+        driver.kill()
         psutil.wait_procs(workers, timeout=60)
         assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
     resumed, progress = execute(resume_job(lake, job.record.run), SMALL, LocalEngine)
