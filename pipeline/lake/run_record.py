@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from masklake.pipeline.errors import UserError
@@ -93,7 +93,8 @@ class RunFolder:
                 raise UserError(
                     f"{self.lake}: has no run {self.run!r}; `masklake runs {self.lake}` lists them"
                 ) from error
-        return RunRecord.parse(data, self.record_uri)
+        # The lake may have been moved or copied since: what goes on with the run must not write to where it was.
+        return replace(RunRecord.parse(data, self.record_uri), lake=self.lake)
 
     def save(self, record: RunRecord) -> None:
         self.storage.write(self.record_uri, record.to_json())

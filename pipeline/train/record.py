@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from masklake.pipeline.errors import UserError
@@ -83,7 +83,7 @@ def _parse(lake: str, run: str, uri: str, fetched: Fetched | Exception) -> Train
     if isinstance(fetched, Exception):
         return explain(fetched, uri, "read the training's record")
     try:
-        return TrainingRecord.parse(fetched.data, uri)
+        return replace(TrainingRecord.parse(fetched.data, uri), lake=lake)  # which may have been moved since
     except UserError as error:
         return error
 

@@ -40,6 +40,14 @@ def test_a_record_survives_its_file() -> None:
     assert "日本語" in before.to_json().decode()
 
 
+def test_a_record_of_a_lake_that_was_moved_names_it_where_it_is(tmp_path: Path) -> None:
+    """Else what goes on with the run would write to where the lake was."""
+    saved = record(RUN, str(tmp_path / "lake"))
+    RunFolder(saved.lake, RUN, Storage()).save(saved)
+    moved = str((tmp_path / "lake").rename(tmp_path / "moved"))
+    assert RunFolder(moved, RUN, Storage()).load() == replace(saved, lake=moved)
+
+
 def test_fields_of_a_later_masklake_are_ignored() -> None:
     content = json.loads(_record().to_json()) | {"colour": "red"}
     assert RunRecord.parse(json.dumps(content).encode(), "u") == _record()

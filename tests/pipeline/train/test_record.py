@@ -48,6 +48,12 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     assert training_record.trainings(lake, storage) == [RUN]
 
 
+def test_a_record_of_a_lake_that_was_moved_names_it_where_it_is(tmp_path: Path) -> None:
+    training_record.save(a_record(str(tmp_path / "lake")), Storage())
+    moved = str((tmp_path / "lake").rename(tmp_path / "moved"))
+    assert training_record.load(moved, RUN, Storage()).lake == moved
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
