@@ -17,7 +17,7 @@ from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage import parquet
 from masklake.pipeline.storage.explain import explaining
-from masklake.pipeline.storage.store import join
+from masklake.pipeline.storage.store import UNFINISHED_S, join
 
 _TICK = datetime.timedelta(microseconds=1)
 
@@ -98,6 +98,7 @@ def add(
 
 
 def _write(lake: Lake, changed: list[LabelSet]) -> str:
+    lake.storage.clear_unfinished(join(lake.uri, "labels"), UNFINISHED_S)
     moment = max(datetime.datetime.now(datetime.UTC), _newest_time(lake) + _TICK)
     while True:
         uri = join(lake.uri, "labels", f"part-{moment:%Y%m%dT%H%M%S%fZ}.parquet")

@@ -24,7 +24,7 @@ from masklake.pipeline.lake.record import now
 from masklake.pipeline.schema import SCHEMA_VERSION
 from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.explain import explaining
-from masklake.pipeline.storage.store import Storage, join
+from masklake.pipeline.storage.store import UNFINISHED_S, Storage, join
 
 SPEC = "model.json"
 
@@ -88,6 +88,7 @@ class Registry:
         """Add a version; False when it was there. Raises UserError for a name that cannot be a folder's."""
         check_name(name, "model")
         folder = join(self._root, name, version)
+        self._storage.clear_unfinished(folder, UNFINISHED_S)
         for file in sorted(files.keys() - {SPEC}):
             self._put_once(join(folder, file), files[file])
         uri = join(folder, SPEC)

@@ -38,7 +38,9 @@ class CommittedParts:
 
 
 def sweep(folder: RunFolder) -> int:
-    """Delete `instances` parts that were never committed. Returns how many there were."""
+    """Delete `instances` parts that were never committed, and files that were never finished. Returns how many parts there were."""
+    for place in (*map(folder.table_uri, ("images", "instances")), join(folder.lake, "runs", folder.run)):
+        folder.storage.clear_unfinished(place)
     parts = CommittedParts.listed(folder)
     orphans = parts.instances - parts.images
     for name in orphans:

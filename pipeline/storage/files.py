@@ -8,17 +8,20 @@ import fcntl
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from masklake.pipeline.storage.crash_points import reach
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo, TooLargeError
 
 _CONCURRENT_READS = 8
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -49,12 +52,13 @@ class LocalStore:
     def _temporary(self, path: str, data: bytes) -> Path:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")  # as _TEMPORARY
         try:
             temporary.write_bytes(data)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+        reach("written aside", path)
         return temporary
 
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> list[Fetched | Exception]:
@@ -85,10 +89,11 @@ class LocalStore:
         temporary = self._temporary(uri, data)
         try:
             os.link(temporary, uri)
+            reach("linked", uri)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         return True
 
     def replace(self, uri: str, data: bytes, etag: str) -> bool:
@@ -111,6 +116,16 @@ class LocalStore:
 
     def delete(self, uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
+
+    def clear_unfinished(self, folder: str, seconds: float) -> None:
+        """Remove the temporary files below `folder` that were last written so many seconds ago."""
+        for directory, _, names in os.walk(folder):
+            for path in (Path(directory, name) for name in names if _TEMPORARY.fullmatch(name)):
+                with contextlib.suppress(
+                    FileNotFoundError, PermissionError
+                ):  # its writer lives, or is someone else
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
 
     def walk(self, root: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ObjectInfo]:
         """Files below `root`, a directory at a time, in the order of their paths. Links are followed, except to a

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.clouds import PROTOCOLS, CloudStore
+from masklake.pipeline.storage.crash_points import reach
 from masklake.pipeline.storage.files import FsspecStore, LocalStore
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
@@ -26,6 +27,9 @@ from masklake.pipeline.storage.s3_walk import walk
 
 if TYPE_CHECKING:
     import pyarrow.fs
+
+UNFINISHED_S = 3600.0
+"""Seconds after which no writer is still at work on a file."""
 
 Store = S3Store | LocalStore | CloudStore | FsspecStore
 
@@ -173,15 +177,23 @@ class Storage:
 
     def write(self, uri: str, data: bytes) -> None:
         """Write the object whole: a reader sees the old content or the new, never a part."""
+        reach("write", uri)
         self.store(uri).write(uri, data)
+        reach("written", uri)
 
     def put_new(self, uri: str, data: bytes) -> bool:
         """Write only if there is no such object; False when there is. `data` must differ from what any other writer writes."""
-        return self.store(uri).put_new(uri, data)
+        reach("put", uri)
+        won = self.store(uri).put_new(uri, data)
+        reach("put, or refused", uri)
+        return won
 
     def replace(self, uri: str, data: bytes, etag: str) -> bool:
         """Compare-and-set: write only while the object still has `etag`; False when it has changed or gone."""
-        return self.store(uri).replace(uri, data, etag)
+        reach("replace", uri)
+        won = self.store(uri).replace(uri, data, etag)
+        reach("replaced, or refused", uri)
+        return won
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """The object's version and size, or None when there is none."""
@@ -202,7 +214,16 @@ class Storage:
 
     def delete(self, uri: str) -> None:
         """Remove one object; one that is already gone is no error."""
+        reach("delete", uri)
         self.store(uri).delete(uri)
+        reach("deleted", uri)
+
+    def clear_unfinished(self, folder: str, seconds: float = 0.0) -> None:
+        """Remove what writers that were killed have left below `folder` beside the objects: no longer written for so many
+        seconds. Only directories keep such files; they are no objects, but take room."""
+        store = self.store(folder)
+        if isinstance(store, LocalStore):
+            store.clear_unfinished(folder, seconds)
 
     def walk(self, uri: str) -> Iterator[ObjectInfo]:
         """Objects below the folder `uri`, as they are listed. A missing folder has none; a missing bucket is an error."""

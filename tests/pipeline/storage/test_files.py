@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.objects import Fetched
 from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
 
@@ -91,3 +92,21 @@ def test_a_name_that_is_no_utf8_is_spelled_and_read(tmp_path: Path) -> None:
     }  # fmt: skip
     answers = Storage().get_many(listed)
     assert sorted(answer.data for answer in answers if isinstance(answer, Fetched)) == sorted(names)
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """By the name that a write gives its temporary file; younger ones may have a writer that lives."""
+    reached: list[Path] = []
+    folder = tmp_path / "lake" / "labels"
+    with (
+        on_reach(lambda point: reached.extend(folder.glob(".*")) if "aside" in point else None),
+    ):
+        Storage().write(str(folder / "part-1.parquet"), b"new")
+    [temporary] = reached
+    others = [folder / name for name in ("part-1.parquet", ".hidden", "part-2.tmp", ".x.0123456789.tmp")]
+    for path in (temporary, *others):
+        path.touch()
+    Storage().clear_unfinished(str(tmp_path), seconds=60)
+    assert temporary.exists()
+    Storage().clear_unfinished(str(tmp_path))
+    assert sorted(folder.iterdir()) == sorted(others)
