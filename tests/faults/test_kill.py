@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import psutil
 import pytest
 from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from masklake.pipeline.lake.record import new_run_id
-from masklake.pipeline.lake.run_record import RunFolder
-from masklake.pipeline.segment.proof import verify
-from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket, _client
-from tests.helpers.faults.processes import Driver, driving
+from tests.helpers.faults.setting import Setting, new_setting, title
 from tests.helpers.images import solid
 from tests.helpers.predictors import ENDLESS, POISON
-from tests.helpers.runs import assert_exactly_once, colour, part_names, table
+from tests.helpers.runs import assert_exactly_once, part_names, table
 from tests.helpers.servers import rgw
 
 pytestmark = pytest.mark.slow
@@ -32,68 +27,9 @@ N = 96
 PARTS = N // 8
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A bucket of images and a lake in it."""
-
-    bucket: Bucket
-    run: str
-    uris: list[str]
-
-    @property
-    def source(self) -> str:
-        return f"{self.bucket.uri}/photos/"
-
-    @property
-    def lake(self) -> str:
-        return f"{self.bucket.uri}/lake"
-
-    @property
-    def folder(self) -> RunFolder:
-        return RunFolder(self.lake, self.run, Storage())
-
-    def drive(self, *options: object) -> contextlib.AbstractContextManager[Driver]:
-        return driving(self.source, self.lake, self.run, *options)
-
-    def committed(self) -> int:
-        """Parts of `images` in the lake."""
-        return len(self.bucket.all_keys(f"lake/images/run={self.run}/"))
-
-    def await_commits(self, driver: Driver, parts: int) -> None:
-        driver.wait_until(lambda: self.committed() >= parts)
-
-    def listed(self) -> list[str]:
-        return self.bucket.all_keys(f"lake/runs/{self.run}/manifest/")
-
-
-def _setting(bucket: Bucket, n: int = N) -> Setting:
-    keys = [f"photos/{i:05d}.png" for i in range(n)]
-    for i, key in enumerate(keys):
-        bucket.put(key, solid(colour(i), (12, 8)))
-    return Setting(bucket, new_run_id(), [f"{bucket.uri}/{key}" for key in keys])
-
-
 @pytest.fixture
 def setting(s3_bucket: Bucket) -> Setting:
-    return _setting(s3_bucket)
-
-
-def _finish(setting: Setting, *, attempt: int = 2) -> dict:
-    """Resume, and prove that nothing is lost or doubled."""
-    with setting.drive("--resume") as driver:
-        result = driver.result()
-        assert driver.process.returncode == 0, result
-    assert (result["state"], result["error"], result["attempt"]) == ("complete", None, attempt)
-    assert_exactly_once(setting.lake, setting.run, setting.uris)
-    record = setting.folder.load()
-    assert record.state == "complete"
-    assert record.counts == result["counts"]
-    assert sum(record.counts.values()) == len(setting.uris)
-    before = setting.bucket.all_keys("lake/")
-    again = verify(setting.folder, len(setting.uris), attempt)
-    assert (again.missing, again.doubled, again.mismatched) == (0, 0, 0)
-    assert setting.bucket.all_keys("lake/") == before
-    return result
+    return new_setting(s3_bucket, N)
 
 
 def test_driver_killed_while_it_lists(setting: Setting) -> None:
@@ -101,7 +37,7 @@ def test_driver_killed_while_it_lists(setting: Setting) -> None:
         driver.wait_until(lambda: len(setting.listed()) >= 2)
         driver.kill()
         assert not any(key.endswith("complete.json") for key in setting.listed())
-        _finish(setting)
+        setting.finish()
 
 
 @pytest.mark.parametrize("parts", [1, PARTS // 2, PARTS - 1])
@@ -110,7 +46,7 @@ def test_driver_killed_at_a_commit(setting: Setting, parts: int) -> None:
         setting.await_commits(driver, parts)
         driver.kill()
         committed = table(setting.lake, "images", setting.run).num_rows
-        result = _finish(setting)
+        result = setting.finish()
     assert result["skipped"] >= committed >= 8 * parts
 
 
@@ -120,7 +56,7 @@ def test_driver_killed_between_its_last_commit_and_its_record(setting: Setting) 
         driver.kill()
     if setting.folder.load().state == "complete":
         pytest.skip("the proof was quicker than the kill")
-    assert _finish(setting)["skipped"] == N
+    assert setting.finish()["skipped"] == N
 
 
 HOSTILE = [
@@ -144,7 +80,7 @@ def test_hostile_keys_are_listed_and_resumed_like_any_other(setting: Setting) ->
     with hostile.drive("--list-seconds", 0.1) as driver:
         driver.wait_until(lambda: len(setting.listed()) >= 2)
         driver.kill()
-    _finish(hostile)
+    hostile.finish()
 
 
 def test_driver_killed_again_and_again(setting: Setting) -> None:
@@ -153,7 +89,7 @@ def test_driver_killed_again_and_again(setting: Setting) -> None:
         with setting.drive("--seconds", 0.03, *(["--resume"] if attempt > 1 else [])) as driver:
             setting.await_commits(driver, setting.committed() + 2)
             driver.kill()
-    _finish(setting, attempt=5)
+    setting.finish(attempt=5)
 
 
 def test_resumed_at_once_while_the_killed_drivers_workers_still_live(setting: Setting) -> None:
@@ -161,7 +97,7 @@ def test_resumed_at_once_while_the_killed_drivers_workers_still_live(setting: Se
     with setting.drive("--seconds", 0.05) as first:
         setting.await_commits(first, 2)
         first.kill()
-        _finish(setting)
+        setting.finish()
 
 
 def test_a_killed_drivers_processes_end_by_themselves(setting: Setting) -> None:
@@ -189,30 +125,10 @@ def test_a_stopped_driver(setting: Setting, signal_: signal.Signals) -> None:
     rows = table(setting.lake, "images", setting.run).num_rows
     assert rows == 8 * len(images) or (signal_ == signal.SIGINT and rows < 8 * len(images))
     assert setting.folder.load().counts == result["counts"] == {"ok": rows}
-    assert _finish(setting)["skipped"] == rows
+    assert setting.finish()["skipped"] == rows
 
 
 # ---- killed workers ----
-
-
-def _whole_in_one_attempt(setting: Setting, driver: Driver) -> dict:
-    result = driver.result()
-    assert (result["state"], result["error"], result["attempt"]) == ("complete", None, 1)
-    assert result["verification"] == {
-        "images": len(setting.uris),
-        "missing": 0,
-        "doubled": 0,
-        "mismatched": 0,
-    }
-    assert_exactly_once(setting.lake, setting.run, setting.uris)
-    return result
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return "Agent, or whatever it was"
 
 
 def test_predictor_actors_killed(setting: Setting) -> None:
@@ -221,7 +137,7 @@ def test_predictor_actors_killed(setting: Setting) -> None:
             setting.await_commits(driver, parts)
             (actor, *_) = driver.wait_until(lambda: driver.workers(INFER))
             driver.signal(signal.SIGKILL, actor)
-        result = _whole_in_one_attempt(setting, driver)
+        result = setting.whole_in_one_attempt(driver)
     assert result["counts"] == {"ok": N}
 
 
@@ -234,10 +150,10 @@ def test_any_worker_killed(setting: Setting, seed: int) -> None:
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 1)
         for _ in range(8):
-            if workers := [p for p in driver.workers() if not re.search("Ledger|Agent", _title(p))]:
+            if workers := [p for p in driver.workers() if not re.search("Ledger|Agent", title(p))]:
                 driver.signal(signal.SIGKILL, rnd.choice(workers))
             time.sleep(0.4)
-        result = _whole_in_one_attempt(setting, driver)
+        result = setting.whole_in_one_attempt(driver)
     assert result["counts"] == {"ok": N}
 
 
@@ -247,7 +163,7 @@ def test_the_source_killed(setting: Setting) -> None:
         setting.await_commits(driver, 1)
         for reader in driver.workers("ray::ReadManifest"):
             driver.signal(signal.SIGKILL, reader)
-        result = _whole_in_one_attempt(setting, driver)
+        result = setting.whole_in_one_attempt(driver)
     assert result["counts"] == {"ok": N}
 
 
@@ -257,7 +173,7 @@ def test_the_ledger_killed(setting: Setting) -> None:
             setting.await_commits(driver, parts)
             for ledger in driver.wait_until(lambda: driver.workers("ray::Ledger")):
                 driver.signal(signal.SIGKILL, ledger)
-        result = _whole_in_one_attempt(setting, driver)
+        result = setting.whole_in_one_attempt(driver)
     assert result["counts"] == {"ok": N}
 
 
@@ -267,12 +183,12 @@ def test_rays_own_servers_killed(setting: Setting, server: str) -> None:
     minute without its raylet, after a minute without its GCS."""
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 2)
-        victims = [process for process in driver.family() if server in _title(process)]
+        victims = [process for process in driver.family() if server in title(process)]
         assert victims
         for process in victims:
             driver.signal(signal.SIGKILL, process)
         assert driver.process.wait(timeout=300) != 0
-    _finish(setting)
+    setting.finish()
 
 
 @pytest.mark.parametrize("poison", [[50], [0], [48, 50, 51, 95]])
@@ -317,13 +233,13 @@ def busy(use_s3: Callable[[LoopbackS3], None]) -> Iterator[Setting]:
         use_s3(host.server)
         bucket = Bucket(name="busy", host=host, client=_client(host.server))
         bucket.client.create_bucket(Bucket=bucket.name)
-        yield _setting(bucket, 300)
+        yield new_setting(bucket, 300)
 
 
 @pytest.mark.rgw
 def test_a_server_that_asks_to_slow_down(busy: Setting) -> None:
     with busy.drive() as driver:
-        result = _whole_in_one_attempt(busy, driver)
+        result = busy.whole_in_one_attempt(driver)
     assert result["counts"] == {"ok": 300}
 
 
@@ -340,7 +256,7 @@ def test_the_right_to_write_is_lost_midway(setting: Setting, use_s3: Callable[[L
         assert driver.process.returncode in (1, 2), result
         assert "denied" in result["error"].lower()
     use_s3(owner)
-    _finish(setting)
+    setting.finish()
 
 
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)  # on RGW the guest owns what it wrote
