@@ -37,13 +37,19 @@ class CocoDataset:
     """A file of images, instances with masks, boxes and keypoints, and categories."""
 
     name: ClassVar[str] = ANNOTATIONS
+    only_keypoints: ClassVar[bool] = False
+    """Whether classes without keypoints are no categories of the file."""
 
     def __init__(self, folder: ExportFolder, contents: Contents, *, with_photos: bool = False) -> None:
         self._folder, self._contents, self._with_photos = folder, contents, with_photos
         kind = "results" if contents.detected else "labels"
         head = {
             "info": {"description": f"{kind} of a Masklake lake"},
-            "categories": coco_writer.categories(contents.ids, contents.keypoints),
+            "categories": [
+                category
+                for category in coco_writer.categories(contents.ids, contents.keypoints)
+                if "keypoints" in category or not self.only_keypoints
+            ],
         }
         self._file = JsonArrays(folder, self.name, head, ("images", "annotations"))
         self._images = self._annotations = 0

@@ -28,6 +28,7 @@ class _Instances(CocoDataset):
 
 class _Keypoints(_Instances):
     name: ClassVar[str] = "coco-keypoints/annotations/person_keypoints_default.json"
+    only_keypoints = True
 
     def shaped(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
         if not annotation.get("num_keypoints"):
@@ -43,6 +44,8 @@ class Cvat:
     def __init__(self, folder: ExportFolder, contents: Contents, *, with_photos: bool = False) -> None:
         kinds = [_Instances, _Keypoints] if contents.keypoints else [_Instances]
         self._files = [kind(folder, contents, with_photos=with_photos) for kind in kinds]
+        for file in self._files:  # datumaro, with which CVAT reads, wants the folder also where it is empty
+            folder.make(f"{file.name.split('/')[0]}/images/default")
 
     def photos(self, split: str) -> str:
         return "coco/images/default"

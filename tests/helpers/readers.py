@@ -94,8 +94,57 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"image": [type(row["image"]).__name__, *row["image"].size]}
 
 
+def cvat(folder: str | Path) -> dict[str, Any]:
+    """By datumaro, of which CVAT has a version of its own: masks and boxes of COCO, points of COCO Keypoints."""
+    import datumaro
+
+    instances = datumaro.Dataset.import_from(str(Path(folder, "coco")), "coco_instances")
+    content = {"instances": [_datumaro_item(item, instances) for item in instances]}
+    if Path(folder, "coco-keypoints").exists():
+        keypoints = datumaro.Dataset.import_from(str(Path(folder, "coco-keypoints")), "coco_person_keypoints")
+        content["keypoints"] = [_datumaro_item(item, keypoints) for item in keypoints]
+    return content
+
+
+def _datumaro_item(item: Any, dataset: Any) -> dict[str, Any]:
+    import datumaro
+
+    labels = dataset.categories()[datumaro.AnnotationType.label]
+    content: dict[str, Any] = {"id": item.id, "masks": [], "boxes": [], "points": []}
+    for annotation in item.annotations:
+        name = labels[annotation.label].name
+        if isinstance(annotation, datumaro.Mask):
+            content["masks"].append([name, annotation.image.astype(int).tolist()])
+        elif isinstance(annotation, datumaro.Bbox):
+            content["boxes"].append([name, list(annotation.get_bbox())])
+        else:
+            visible = [value.value for value in annotation.visibility]
+            content["points"].append([name, list(annotation.points), visible])
+    return content
+
+
+def label_studio(folder: str | Path) -> dict[str, Any]:
+    """By label-studio-sdk's converter, from brush labels to arrays: [name of the class, pixels] of each task."""
+    import tempfile
+
+    import numpy as np
+    from label_studio_sdk.converter import Converter
+
+    folder = Path(folder)
+    converter = Converter(str(folder / "interface.xml"), str(folder), download_resources=False)
+    masks: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory() as out:
+        converter.convert(str(folder / "tasks.json"), out, "BRUSH_TO_NUMPY", is_dir=False)
+        for file in sorted(Path(out).glob("task-*.npy")):
+            _, task, _, _, _, _, _, *label = file.stem.split("-")
+            masks.setdefault(task, []).append(
+                ["-".join(label[:-1]), (np.load(file) > 0).astype(int).tolist()]
+            )
+    return {"formats": converter.supported_formats, "masks": masks}
+
+
 def main(tool: str, folder: str) -> None:
-    readers = {"fiftyone": fiftyone, "huggingface": huggingface}
+    readers = {"fiftyone": fiftyone, "huggingface": huggingface, "cvat": cvat, "label-studio": label_studio}
     with os.fdopen(os.dup(1), "w") as output:
         os.dup2(2, 1)  # where they print their progress
         json.dump(readers[tool](folder), output, indent=1, default=str)
