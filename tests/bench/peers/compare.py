@@ -78,7 +78,7 @@ def masklake(*options: str) -> Callable[[Path, Path], list[str]]:
 
 
 def lake_rows(lake: Path) -> Outcome:
-    rows = open_lake(str(lake)).sql("SELECT uri, error FROM images").to_pylist()
+    rows = open_lake(str(lake)).sql("SELECT uri, error FROM images").to_arrow_table().to_pylist()
     return Outcome(
         Counter(Path(row["uri"]).name for row in rows),
         frozenset(Path(row["uri"]).name for row in rows if row["error"]),
@@ -146,7 +146,7 @@ def main() -> None:
             f"  {len(names)} photos; mixed: {len(broken)} broken files more; a kill of all processes at half time"
         )
         print(
-            f"  {'':<22}{'s':>7}{'CPU s':>8}{'peak MiB':>10}{'bytes':>12}   with broken files                 after a kill"
+            f"  {'':<22}{'s':>7}{'CPU s':>8}{'peak MiB':>10}{'bytes':>12}   with broken files                         after a kill"
         )
         for peer in peers():
             if reason := peer.missing():
@@ -184,7 +184,7 @@ def line(peer: Peer, scratch: Path, photos: Path, mixed: Path, names: set[str], 
         after = f"{kept} kept; again: {str(e).rpartition(': ')[2]}"
     for out in outs:
         shutil.rmtree(out, ignore_errors=True)
-    return f"{whole.seconds:7.1f}{whole.total:8.1f}{whole.peak_bytes / 2**20:10.0f}{size:12,}   {with_broken:<34}{after}"
+    return f"{whole.seconds:7.1f}{whole.total:8.1f}{whole.peak_bytes / 2**20:10.0f}{size:12,}   {with_broken:<42}{after}"
 
 
 def said(outcome: Outcome, names: set[str], broken: set[str]) -> str:

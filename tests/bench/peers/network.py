@@ -6,7 +6,7 @@ network out of torchvision's `MaskRCNN`. What is done with it is each peer's own
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ def as_input(image: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(module: nn.Module, images: Iterable[NDArray[np.uint8]]) -> list[list[dict[str, Any]]]:
+def predict(module: nn.Module, images: Sequence[NDArray[np.uint8]]) -> list[list[dict[str, Any]]]:
     """For each (H, W, 3) image, its instances: label id, score, box xyxy in pixels, mask as COCO RLE text."""
+    if len(images) == 0:  # torchvision's models take no empty batch
+        return []
     outputs: Sequence[dict[str, Tensor]] = module([as_input(image) for image in images])
     return [instances(output) for output in outputs]
 
