@@ -34,6 +34,8 @@ COMMANDS = {
     "eval": "masklake.jobs.eval.command",
     "review": "masklake.jobs.review.command",
     "models": "masklake.jobs.models.command",
+    "compact": "masklake.jobs.tend.compact",
+    "forget": "masklake.jobs.tend.forget",
     "submit": "masklake.jobs.submit.command",
     "jobs": "masklake.jobs.submit.jobs_command",
     "schedule": "masklake.jobs.schedule.command",

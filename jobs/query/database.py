@@ -169,7 +169,7 @@ class Database:
         uri = join(self.lake.uri, path)
         if isinstance(error, FileNotFoundError):
             return UserError(
-                f"{uri}: has gone since the lake was listed (a run is at work on it?); query again"
+                f"{uri}: has gone since the lake was listed (a run, compact or forget is at work there?); query again"
             )
         return explain(error, uri, "read it")
 

@@ -21,14 +21,19 @@ _RUNS = """\
 -- What counts in the lake {lake}: for DuckDB, where it can read that (for s3://, `install httpfs; load httpfs;` and a secret).
 -- Views of tables of which the lake has no file cannot be made.
 
--- An images part is the commit: one atomic write.
-create view all_images as from read_parquet({images}, hive_partitioning = true, hive_types_autocast = false);
+-- An images part is the commit: one atomic write. While `masklake compact` exchanges parts, an image may be in two for some seconds.
+create view part_of_image as
+    select * exclude (filename), split_part(filename, '/run=', -1) as part
+    from read_parquet({images}, hive_partitioning = true, hive_types_autocast = false, filename = true)
+    qualify row_number() over (partition by run, image_id order by filename desc) = 1;
+create view all_images as select * exclude (part) from part_of_image;
 
--- An instances part counts when images has a part of the same run and name.
+-- An instance counts when its image is in the part of images of the same run and name.
 create view all_instances as
-    select * exclude (filename)
-    from read_parquet({instances}, hive_partitioning = true, hive_types_autocast = false, filename = true)
-    where split_part(filename, '/run=', -1) in (select split_part(file, '/run=', -1) from glob({images}));
+    select i.* exclude (filename)
+    from read_parquet({instances}, hive_partitioning = true, hive_types_autocast = false, filename = true) i
+    semi join part_of_image p
+    on i.run = p.run and i.image_id = p.image_id and split_part(i.filename, '/run=', -1) = p.part;
 
 -- Of each image the newest run counts; ids of runs sort by time.
 create view images as from all_images qualify run = max(run) over (partition by uri);

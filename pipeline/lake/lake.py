@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.part_summary import PartSummary
 from masklake.pipeline.lake.record_pack import PACK, RecordReader
+from masklake.pipeline.lake.replacements import Replacements
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.schema import IMAGES, INSTANCES, LABELS, SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.ahead import ahead
@@ -47,7 +48,7 @@ class Part:
     run: str
     name: str
     path: str
-    """Below the lake: `images/run=<run>/<name>`."""
+    """Below the lake: `images/run=<run>/<name>`, or where a new part waits to take its place there."""
     size: int | None
     """Bytes, as listed; None where the storage does not say."""
 
@@ -68,6 +69,8 @@ class Lake:
         self.uri = normalise_folder(uri)
         self.storage = storage
         self._parts: dict[str, list[Part]] = {}
+        self._replacements: Replacements | None = None
+        """As they were when images were listed; instances belong to these."""
         self._finished: dict[str, Run] = {}
         self._unfinished: dict[str, Run] = {}
         self._reader = RecordReader(join(self.uri, "runs", PACK), storage)
@@ -78,19 +81,39 @@ class Lake:
         An instances part is committed by the images part of the same name.
         """
         if table not in self._parts:
-            # Images are listed before instances: a part that a running job commits in between is then in neither.
-            committed = {(p.run, p.name) for p in self.parts("images")} if table == "instances" else None
-            parts = self._list(table)
-            self._parts[table] = [p for p in parts if committed is None or (p.run, p.name) in committed]
+            if table != "instances":
+                # Before the listing: what is replaced is removed only a while after this object says so.
+                replacements = Replacements.load(self.uri, self.storage)
+                self._parts[table] = self._list(table, replacements)
+                if table == "images":
+                    self._replacements = replacements
+            else:
+                # Images are listed before instances: a part that a running job commits in between is then in neither.
+                committed = {(part.run, part.name) for part in self.parts("images")}
+                parts = self._list(table, self._replacements or Replacements())
+                self._parts[table] = [part for part in parts if (part.run, part.name) in committed]
+                if len(self._parts[table]) < len(committed):
+                    self._require_unchanged()
         return self._parts[table]
 
-    def _list(self, table: str) -> list[Part]:
+    def _list(self, table: str, replacements: Replacements) -> list[Part]:
         pattern = _LABEL_PART if table == "labels" else _RUN_PART
         root = join(self.uri, table)
         with explaining(self.uri, f"list {table}"):
             listed = list(self.storage.walk(root))
         matched = ((pattern.fullmatch(info.uri.removeprefix(root)), info.size) for info in listed)
-        return sorted(Part(m[1], m[2], table + m[0], size) for m, size in matched if m)
+        parts = [Part(m[1], m[2], table + m[0], size) for m, size in matched if m]
+        hidden = replacements.hidden(table)
+        parts = [part for part in parts if (part.run, part.name) not in hidden]
+        return sorted([*parts, *(Part(*part) for part in replacements.standing_in(table))])
+
+    def _require_unchanged(self) -> None:
+        """Raises UserError where parts were replaced since images were listed: then none may be missed in silence."""
+        before = self._replacements.etag if self._replacements else None
+        if Replacements.load(self.uri, self.storage).etag != before:
+            raise UserError(
+                f"{self.uri}: parts of it were replaced since it was opened (masklake compact, or forget); open it again"
+            )
 
     def run_ids(self) -> list[str]:
         """Runs, newest first: those with a record, and those that left images."""

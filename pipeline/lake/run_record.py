@@ -81,6 +81,18 @@ class RunFolder:
     def manifest_uri(self) -> str:
         return join(self.lake, "runs", self.run, "manifest")
 
+    @property
+    def forgotten_uri(self) -> str:
+        return join(self.lake, "runs", self.run, "forgotten.json")
+
+    def forgotten(self) -> list[int]:
+        """The image_ids of a run that is not complete whose images were forgotten: they have no row, and need none."""
+        try:
+            ids: list[int] = json.loads(self.storage.read(self.forgotten_uri))["image_ids"]
+        except FileNotFoundError:
+            return []
+        return ids
+
     def table_uri(self, table: str) -> str:
         return join(self.lake, table, f"run={self.run}")
 

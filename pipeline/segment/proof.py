@@ -114,13 +114,14 @@ class Verification:
 
 
 def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
-    """Check that every image 0 … n_images - 1 has one row, with as many instances as it says.
+    """Check that every image 0 … n_images - 1 that is not forgotten has one row, with as many instances as it says.
 
     Where an image has two rows, the newest part's row is kept. Parts whose instances do not add up are deleted, so
     that a resume writes them again. Memory: a byte an image.
     """
     result = Verification(images=n_images)
     proven = np.zeros(n_images, bool)
+    proven[np.array(folder.forgotten(), np.int64)] = True
     names = sorted(CommittedParts.listed(folder).images, reverse=True)
     for name, part in zip(names, ahead(partial(_counted, folder), names), strict=True):
         ids = part.image_ids

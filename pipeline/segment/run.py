@@ -16,6 +16,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
+from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
 from masklake.pipeline.segment.engine import StageEngine, StartEngine
@@ -167,6 +168,8 @@ class _Driver:
         with explaining(self.record.lake, "write to the lake"):
             attempt = self.folder.take_attempt(self.record.attempt, process_alive)
             self.record = replace(self.record, attempt=attempt, engine=self._start_engine.name)
+            if self.job.resume:
+                require_untouched(self.record.lake, self.record.run, self.job.storage)
             self.folder.save(self.record)
             self.planned.lake.pack_records()
             sweep(self.folder)

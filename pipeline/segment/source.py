@@ -43,6 +43,8 @@ def packets(
     done = done_ids(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
     for part in manifest.follow(stopped=stopped):
         ids = part["image_id"].to_numpy()
+        if not len(ids):  # all of its images are forgotten
+            continue
         here = done[np.searchsorted(done, ids[0]) : np.searchsorted(done, ids[-1], side="right")]
         todo = part.filter(pa.array(~np.isin(ids, here)))
         for start, stop in _cuts(todo["size_bytes"].to_pylist(), packet_images):

@@ -28,7 +28,8 @@ def _read(builder: LakeBuilder) -> tuple[dict[str, int], list[str]]:
     """(instances by run, the runs whose record was read by itself)."""
     storage = CountingStorage()
     runs = Lake(builder.uri, storage).runs()
-    single = [uri.split("/")[-2] for call, uris in storage.calls if call == "read" for uri in uris]
+    read = [uri for call, uris in storage.calls if call == "read" for uri in uris]
+    single = [uri.split("/")[-2] for uri in read if uri.endswith("/run.json")]
     return {run.id: run.record.instances for run in runs if run.record is not None}, single
 
 

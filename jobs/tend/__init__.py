@@ -1,0 +1,1 @@
+"""`masklake compact` and `masklake forget`: options in, a report out. What they do is pipeline/tend."""

@@ -1,0 +1,185 @@
+"""Forgetting: the rows and labels of images, or a whole run, leave the lake.
+
+Parts that hold rows of the images are written anew without them. What else names the images (manifests, review tasks, exports,
+previews, lists) is `pipeline/tend/traces.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.lake import Lake, Part
+from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.replacements import FOLDER, PartGroup
+from masklake.pipeline.lake.run_record import RunFolder, silence
+from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.write import part_attempt, part_name
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import join
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.compaction import write_staged
+from masklake.pipeline.tend.crash_points import reach
+from masklake.pipeline.tend.replacing import Tending
+from masklake.pipeline.tend.rows import read_parts, without
+
+CHOSEN = "forget.json"
+"""Of committed work: which images it is about, beside its staged parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affected:
+    """A part (of a run: of both tables; of labels, where `run` is "") that holds rows to be forgotten."""
+
+    run: str
+    parts: dict[str, Part]
+    rows: int
+    """Images of a run, rows of labels."""
+
+
+@dataclass(kw_only=True)
+class ForgetPlan:
+    """What is to be forgotten, as it is in the tables."""
+
+    affected: list[Affected] = field(default_factory=list)
+    image_rows: int = 0
+    instance_rows: int = 0
+    label_rows: int = 0
+    uris: set[str] = field(default_factory=set)
+    """The chosen images that have a row or a label."""
+
+
+def plan(lake: Lake, chosen: Chosen) -> ForgetPlan:
+    """The parts with rows of `chosen`. Raises UserError when the lake cannot be read."""
+    return _plan_run(lake, chosen.run) if chosen.run is not None else _plan_images(lake, chosen)
+
+
+def _plan_images(lake: Lake, chosen: Chosen) -> ForgetPlan:
+    result = ForgetPlan()
+    pairs: dict[tuple[str, str], dict[str, Part]] = defaultdict(dict)
+    rows: dict[tuple[str, str], int] = defaultdict(int)
+    for table in ("images", "instances", "labels"):
+        by_path = {_path(lake, part): part for part in lake.parts(table)}
+        if not by_path:
+            continue
+        scanner = lake.dataset(table).scanner(columns=["uri", "__filename"], filter=chosen.filter())
+        with explaining(lake.uri, f"read {table}"):
+            for batch in scanner.to_batches():
+                if not len(batch):
+                    continue
+                result.uris |= set(batch["uri"].to_pylist())
+                for count in batch["__filename"].value_counts().to_pylist():
+                    part = by_path[count["values"]]
+                    pairs[part.run, part.name][table] = part
+                    rows[part.run, part.name] += count["counts"] if table != "instances" else 0
+                if table == "images":
+                    result.image_rows += len(batch)
+                elif table == "instances":
+                    result.instance_rows += len(batch)
+                else:
+                    result.label_rows += len(batch)
+    instances = (
+        {(part.run, part.name): part for part in lake.parts("instances")} if any(r for r, _ in pairs) else {}
+    )
+    for (run, name), parts in sorted(pairs.items()):
+        if run and "images" not in parts:
+            raise UserError(
+                f"{lake.uri}: part {name} of run {run} has instances of images that it does not hold; resume the run"
+            )
+        if run and (run, name) in instances:
+            parts["instances"] = instances[run, name]
+        result.affected.append(Affected(run=run, parts=parts, rows=rows[run, name]))
+    return result
+
+
+def _path(lake: Lake, part: Part) -> str:
+    """The part as the rows of a scan name it."""
+    return join(lake.arrow()[1], part.path)
+
+
+def _plan_run(lake: Lake, run: str) -> ForgetPlan:
+    result = ForgetPlan()
+    instances = {part.name: part for part in lake.parts("instances") if part.run == run}
+    for part in lake.parts_by_run.get(run, []):
+        pair = {"images": part} | ({"instances": instances[part.name]} if part.name in instances else {})
+        result.affected.append(Affected(run=run, parts=pair, rows=0))
+    if result.affected:
+        with explaining(lake.uri, "count the rows"):
+            result.image_rows = lake.dataset("images", [run]).count_rows()
+            result.instance_rows = lake.dataset("instances", [run]).count_rows()
+    return result
+
+
+def require_idle(lake: Lake, chosen: Chosen) -> None:
+    """Raises UserError while a run is at work that would write rows of the images again, or that is itself to be forgotten."""
+    for run in lake.runs():
+        record = run.record
+        if record is None or record.state == "complete" or chosen.run not in (None, run.id):
+            continue
+        alive = (
+            record.state == "running"
+            and silence(record.host, record.pid, record.updated_at, process_alive) is not None
+        )
+        if chosen.run is not None:
+            if alive:
+                raise UserError(f"run {run.id}: is at work; stop it, or let it end, and forget it then")
+            continue
+        manifest = Manifest(RunFolder(lake.uri, run.id, lake.storage).manifest_uri, lake.storage)
+        last, listed = None, False
+        with explaining(manifest.folder, "read the run's manifest"):
+            for part in manifest.parts():
+                last = part["uri"][-1].as_py() if len(part) else last
+                listed = listed or bool(pc.any(chosen.among(part["uri"])).as_py())
+            complete = manifest.totals().complete
+        if listed and alive:
+            raise UserError(
+                f"run {run.id}: is at work and would write rows of these images again; stop it, or let it end, and call again"
+            )
+        if not complete and last is not None and chosen.has(last):
+            raise UserError(
+                f"run {run.id}: stopped while its source was listed, after {last}, and could not go on without it; resume it "
+                f"first, or forget the run: masklake forget {lake.uri} --run {run.id}"
+            )
+
+
+def stage(lake: Lake, work: ForgetPlan, chosen: Chosen, id_: str, tending: Tending) -> list[PartGroup]:
+    """Write the parts without what is to be forgotten where no reader looks."""
+    reach("begun")
+    groups = []
+    uri = join(lake.uri, FOLDER, id_, CHOSEN)
+    with explaining(uri, "write what is to be forgotten"):
+        lake.storage.write(uri, chosen.to_json())
+    for number, affected in enumerate(work.affected):
+        groups.append(_stage(lake, affected, chosen, id_, number, tending))
+        reach("part staged")
+        tending.say(f"written: {number + 1:,} of {len(work.affected):,} parts without them")
+    return groups
+
+
+def _stage(
+    lake: Lake, affected: Affected, chosen: Chosen, id_: str, number: int, tending: Tending
+) -> PartGroup:
+    [old] = {part.name for part in affected.parts.values()}
+    left = {}
+    if chosen.run is None:
+        rows = {table: read_parts(lake, table, [part]) for table, part in affected.parts.items()}
+        left = {
+            table: without(part_rows, chosen.among(part_rows["uri"])) for table, part_rows in rows.items()
+        }
+    if not any(map(len, left.values())):
+        return PartGroup(run=affected.run, old=(old,), new=None)
+    name = f"part-{id_}-{number:06d}.parquet"
+    if affected.run:
+        name = part_name(part_attempt(old) or 1, left["images"]["image_id"].to_numpy())
+    return PartGroup(
+        run=affected.run, old=(old,), new=name, sizes=write_staged(left, affected.run, name, id_, tending)
+    )
+
+
+def chosen_of(tending: Tending, id_: str) -> Chosen:
+    """What committed work is to forget."""
+    uri = join(tending.lake, FOLDER, id_, CHOSEN)
+    with explaining(uri, "read what is to be forgotten"):
+        return Chosen.parse(tending.storage.read(uri))

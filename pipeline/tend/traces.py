@@ -1,0 +1,164 @@
+"""What names forgotten images beside the tables: manifests, records, lists, and review tasks, exports and previews that lie in the lake."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
+
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.record_pack import PACK
+from masklake.pipeline.lake.replacements import FOLDER, OBJECT
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.segment.covered import summarise
+from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.storage.store import join
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.crash_points import reach
+from masklake.pipeline.tend.mentions import Mentions
+from masklake.pipeline.tend.replacing import Tending
+
+_TABLES = ("images", "instances", "labels")
+_PART = re.compile(r"(?:images|instances)/run=([^/]+)/([^/]+)|labels()/([^/]+)")
+_COVERED = re.compile(r"runs/[^/]+/covered/.*")
+_WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".npz", ".npy"})
+_PIXELS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".heic", ".jp2"}
+)
+_ABANDONED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp")
+_ABANDONED_AFTER = datetime.timedelta(hours=1)
+_LARGEST = 2**29
+
+
+@dataclass(kw_only=True)
+class Traces:
+    """Objects of the lake beside its tables."""
+
+    pruned: list[str] = field(default_factory=list)
+    """Those that name the images among others: only that goes."""
+    removed: list[str] = field(default_factory=list)
+    """Those that are of the images, or that name them in a way that cannot be taken out."""
+    too_large: list[str] = field(default_factory=list)
+    """Those that were not looked into."""
+    photos: list[str] = field(default_factory=list)
+    """The images themselves, where they lie in the lake's folder. They are their owner's, and stay."""
+
+
+def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces:
+    """Take the traces of `chosen` out of the lake. It may be called again after an interruption."""
+    lake = Lake(tending.lake, tending.storage)
+    traces, mentions = Traces(), Mentions(chosen)
+    counted = {(table, part.run, part.name) for table in _TABLES for part in lake.parts(table)}
+    if not dry_run:
+        _keep_ids(lake, chosen)
+    for info, path in _others(lake, counted):
+        uri = info.uri
+        if chosen.has(uri):
+            traces.photos.append(uri)
+            continue
+        if _ABANDONED.fullmatch(path):
+            old = info.modified is not None and tending.now() - info.modified > _ABANDONED_AFTER
+            data, kept = (b"", None) if old else (b"", b"")
+        elif mentions.in_text(path):
+            data, kept = b"", None
+        elif PurePosixPath(path).suffix.lower() in _WEIGHTS | _PIXELS:
+            continue
+        elif info.size is not None and info.size > _LARGEST:
+            traces.too_large.append(uri)
+            continue
+        else:
+            with explaining(uri, "read it"):
+                try:
+                    data = tending.storage.read(uri)
+                except FileNotFoundError:
+                    continue
+            kept = mentions.pruned_file(path, data)
+        if kept == data:
+            continue
+        # A part beside the tables' counted ones is left of a killed attempt.
+        (traces.removed if kept is None or _PART.fullmatch(path) else traces.pruned).append(uri)
+        if dry_run:
+            continue
+        with explaining(uri, "write it without them"):
+            if kept is None or _PART.fullmatch(path):
+                tending.storage.delete(uri)
+            else:
+                tending.storage.write(uri, kept)
+        reach("trace removed")
+        tending.say(f"taken out of {len(traces.pruned) + len(traces.removed):,} other objects")
+    return traces
+
+
+def _others(lake: Lake, counted: set[tuple[str, str, str]]) -> Iterator[tuple[ObjectInfo, str]]:
+    """Every object of the lake but the parts that count, with its path below the lake."""
+    with explaining(lake.uri, "list it"):
+        for info in lake.storage.walk(lake.uri):
+            path = info.uri.removeprefix(lake.uri).lstrip("/")
+            if path.startswith((f"{FOLDER}/", "locks/")) or path == OBJECT or _COVERED.fullmatch(path):
+                continue
+            match = _PART.fullmatch(path)
+            if match and (path.partition("/")[0], match[1] or "", match[2] or match[4]) in counted:
+                continue
+            yield info, path
+
+
+def _keep_ids(lake: Lake, chosen: Chosen) -> None:
+    """Note, for runs that may be resumed, which of their images are not missing but forgotten."""
+    for run in lake.runs():
+        if run.record is None or run.record.state == "complete":
+            continue
+        folder = RunFolder(lake.uri, run.id, lake.storage)
+        with explaining(folder.forgotten_uri, "note which images are forgotten"):
+            ids = set(folder.forgotten())
+            before = len(ids)
+            for part in Manifest(folder.manifest_uri, lake.storage).parts():
+                ids |= set(part["image_id"].filter(chosen.among(part["uri"])).to_pylist())
+            if len(ids) > before:
+                lake.storage.write(folder.forgotten_uri, json.dumps({"image_ids": sorted(ids)}).encode())
+
+
+def renew_summaries(tending: Tending, runs: set[str], *, recount: bool) -> None:
+    """Let the records of complete `runs` speak for the parts that are in place now, and renew their digests.
+
+    `recount`: rows have gone, so that the record counts them anew.
+    """
+    lake = Lake(tending.lake, tending.storage)
+    for run in lake.runs(sorted(runs & set(lake.run_ids()))):
+        if run.record is None or run.record.state != "complete":
+            continue
+        folder = RunFolder(lake.uri, run.id, lake.storage)
+        with explaining(folder.record_uri, "write the run's record"):
+            tally, summary = summarise(folder)
+            record = replace(run.record, parts=asdict(summary))
+            if recount:
+                record = replace(record, counts=dict(tally.counts), instances=tally.instances)
+            folder.save(record)
+            for uri in lake.storage.list(join(lake.uri, "runs", run.id, "covered")):
+                number = re.search(r"part-(\d+)\.parquet$", uri)
+                if number and int(number[1]) >= summary.covered_parts:
+                    lake.storage.delete(uri)
+
+
+def remove_pack(tending: Tending) -> None:
+    """Remove the copy of all runs' records: it is made again when it is wanted."""
+    uri = join(tending.lake, "runs", PACK)
+    with explaining(uri, "delete it"):
+        tending.storage.delete(uri)
+
+
+def remove_run(tending: Tending, run: str) -> list[str]:
+    """Remove all objects of a run, its record last. Returns their URIs."""
+    folders = [join(tending.lake, table, f"run={run}") for table in ("images", "instances")]
+    folders.append(join(tending.lake, "runs", run))
+    uris = [uri for folder in folders for uri in tending.storage.list(folder)]
+    uris.sort(key=lambda uri: uri.endswith("/run.json"))
+    for uri in uris:
+        with explaining(uri, "delete it"):
+            tending.storage.delete(uri)
+        reach("trace removed")
+    return uris

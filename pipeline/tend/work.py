@@ -1,0 +1,229 @@
+"""`compact` and `forget` from beginning to end, and what an earlier call has left. The caller holds the lake's lock `tending`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.replacements import FOLDER, Replacement
+from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import join
+from masklake.pipeline.tend import compaction, forgetting, traces
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.compaction import CompactionPlan
+from masklake.pipeline.tend.forgetting import ForgetPlan
+from masklake.pipeline.tend.learnt import Learnt, learnt
+from masklake.pipeline.tend.replacing import Tending, clear, commit, finish, new_id
+from masklake.pipeline.tend.traces import Traces
+
+LOCK = "tending"
+"""The lock that both commands hold: of all of them, one is at work on a lake."""
+_MOST_PASSES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What an earlier call had committed, and this one went on with."""
+
+    command: str | None = None
+    waits_s: float = 0.0
+    """Where it cannot be finished yet, and this call was not to wait: the seconds until then."""
+    forgotten: Forgotten | None = None
+    """What it forgot."""
+
+
+@dataclass(kw_only=True)
+class Compacted:
+    """What `compact` did, or would do."""
+
+    files: int = 0
+    """Part files of the lake before."""
+    replaced: int = 0
+    """Of these, files whose rows are in new ones now."""
+    new: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+    """Runs that have several parts and were left as they are, with the reason."""
+    earlier: Earlier = field(default_factory=Earlier)
+    waits_s: float = 0.0
+    """Where this call did not wait: seconds until the next one can finish the work."""
+
+
+@dataclass(kw_only=True)
+class Forgotten:
+    """What `forget` did, or would do."""
+
+    images: list[str] = field(default_factory=list)
+    """The URIs that had rows or labels."""
+    image_rows: int = 0
+    instance_rows: int = 0
+    label_rows: int = 0
+    parts: int = 0
+    """Parts of the tables that were written anew or removed."""
+    traces: Traces = field(default_factory=Traces)
+    models: list[Learnt] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Records of trainings that cannot be read: whether they took these images cannot be told."""
+    earlier: Earlier = field(default_factory=Earlier)
+    waits_s: float = 0.0
+
+
+def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: bool = False) -> Compacted:
+    """Compact the lake into parts of about `target_bytes`. Raises UserError, with the lake whole, where that is not possible."""
+    earlier = Earlier() if dry_run else finish_earlier(tending, wait)
+    if earlier.waits_s:
+        return Compacted(earlier=earlier, waits_s=earlier.waits_s)
+    lake = Lake(tending.lake, tending.storage)
+    lake.require()
+    work = compaction.plan(lake, target_bytes)
+    result = Compacted(files=work.files, left=work.left, earlier=earlier)
+    if dry_run:
+        _count(result, work)
+        return result
+    if work.gathered:
+        id_ = new_id()
+        groups = compaction.stage(lake, work, id_, tending)
+        _count(result, work)
+        if groups:
+            result.waits_s = _finished_after(tending, commit(tending, id_, "compact", groups), wait)
+    if not result.waits_s:
+        clear(tending, wait=wait)
+    return result
+
+
+def _count(result: Compacted, work: CompactionPlan) -> None:
+    gathered = [group for group in work.gathered if group.run not in work.left]
+    result.replaced = sum(group.files for group in gathered)
+    result.new = sum(len(group.parts) for group in gathered)
+
+
+def _finished_after(tending: Tending, replacement: Replacement, wait: bool) -> float:
+    """Finish what is committed; where it is not to `wait`, the seconds that are left until that is possible."""
+    waits = replacement.waits(tending.now())
+    if waits and not wait:
+        return waits
+    finish(tending, replacement, _rest_of(tending, replacement))
+    return 0.0
+
+
+def finish_earlier(tending: Tending, wait: bool) -> Earlier:
+    """Finish what an earlier call has committed, and remove what it had not."""
+    clear(tending, wait=False)
+    current = tending.state().current
+    if current is None:
+        return Earlier()
+    tending.say(f"finishing `masklake {current.command}` of {current.committed_at[:19]} UTC first")
+    forgotten = _kept_report(tending, current.id) if current.command == "forget" else None
+    return Earlier(
+        command=current.command, waits_s=_finished_after(tending, current, wait), forgotten=forgotten
+    )
+
+
+def _report_uri(tending: Tending, id_: str) -> str:
+    return join(tending.lake, FOLDER, id_, "report.json")
+
+
+def _keep_report(tending: Tending, id_: str, result: Forgotten) -> None:
+    """For the call that finishes the work, if this one is killed: by then nothing else tells which models learnt from what."""
+    uri = _report_uri(tending, id_)
+    with explaining(uri, "write what is to be forgotten"):
+        tending.storage.write(uri, json.dumps(asdict(result)).encode())
+
+
+def _kept_report(tending: Tending, id_: str) -> Forgotten:
+    uri = _report_uri(tending, id_)
+    with explaining(uri, "read what was forgotten"):
+        content = json.loads(tending.storage.read(uri))
+    models = [Learnt(**model) for model in content["models"]]
+    return Forgotten(**{**content, "models": models, "traces": Traces(), "earlier": Earlier()})
+
+
+def _rest_of(tending: Tending, replacement: Replacement) -> Callable[[], None]:
+    """What is to be done once the parts of committed work are in place."""
+    runs = {group.run for group in replacement.groups if group.run}
+    if replacement.command == "compact":
+        return partial(traces.renew_summaries, tending, runs, recount=False)
+    return partial(_forget_rest, tending, replacement.id, runs, Traces())
+
+
+def _forget_rest(tending: Tending, id_: str, runs: set[str], into: Traces) -> None:
+    chosen = forgetting.chosen_of(tending, id_)
+    if chosen.run is not None:
+        into.removed += traces.remove_run(tending, chosen.run)
+    else:
+        removed = traces.remove(tending, chosen)
+        into.pruned, into.removed = removed.pruned, removed.removed
+        into.too_large, into.photos = removed.too_large, removed.photos
+        traces.renew_summaries(tending, runs, recount=True)
+    traces.remove_pack(tending)
+
+
+def forget(
+    tending: Tending,
+    chosen: Chosen,
+    *,
+    earlier: Earlier | None = None,
+    wait: bool = True,
+    dry_run: bool = False,
+) -> Forgotten:
+    """Forget `chosen`. `earlier` is what `finish_earlier` did, where the caller has called it.
+
+    Raises UserError, with the lake whole, where that is not possible, and where there is nothing of it.
+    """
+    if earlier is None:
+        earlier = Earlier() if dry_run else finish_earlier(tending, wait)
+    if earlier.waits_s:
+        return Forgotten(earlier=earlier, waits_s=earlier.waits_s)
+    lake = Lake(tending.lake, tending.storage)
+    lake.require()
+    if chosen.run is not None:
+        lake.resolve(chosen.run)
+    work = forgetting.plan(lake, chosen)
+    chosen = chosen.with_uris(work.uris)
+    result = _planned(lake, chosen, work, earlier)
+    if chosen.run is None and (dry_run or not work.affected):
+        result.traces = traces.remove(tending, chosen, dry_run=True)
+    nothing = not work.affected and not result.traces.pruned and not result.traces.removed
+    if nothing and chosen.run is None:
+        if not dry_run:
+            clear(tending, wait=wait)
+        if earlier.command is None:
+            raise UserError(f"{tending.lake}: holds nothing of these images; nothing was changed")
+        return result
+    if dry_run:
+        return result
+    for _ in range(_MOST_PASSES):
+        forgetting.require_idle(lake, chosen)
+        id_ = new_id()
+        _keep_report(tending, id_, result)
+        replacement = commit(tending, id_, "forget", forgetting.stage(lake, work, chosen, id_, tending))
+        result.waits_s = replacement.waits(tending.now()) if not wait else 0.0
+        if result.waits_s:
+            return result
+        runs = {group.run for group in replacement.groups if group.run}
+        finish(tending, replacement, partial(_forget_rest, tending, id_, runs, result.traces))
+        clear(tending, wait=wait)
+        lake = Lake(tending.lake, tending.storage)
+        work = forgetting.plan(lake, chosen)
+        if not work.affected:  # else a run or an import has brought some in since
+            return result
+    raise UserError(
+        f"{tending.lake}: rows of these images come in again and again; stop what writes them, and call again"
+    )
+
+
+def _planned(lake: Lake, chosen: Chosen, work: ForgetPlan, earlier: Earlier) -> Forgotten:
+    models, problems = learnt(lake, chosen) if chosen.run is None else ([], [])
+    return Forgotten(
+        images=sorted(work.uris),
+        image_rows=work.image_rows,
+        instance_rows=work.instance_rows,
+        label_rows=work.label_rows,
+        parts=sum(len(affected.parts) for affected in work.affected),
+        models=models,
+        problems=problems,
+        earlier=earlier,
+    )

@@ -1,0 +1,294 @@
+"""Forgetting: nothing of an image is left in the lake, and nothing of another one is gone, wherever it is stopped."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from masklake.pipeline.errors import UserError
+from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.record import now
+from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.proof import done_ids, verify
+from masklake.pipeline.segment.source import packets
+from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.tend import work
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.crash_points import POINTS, on_reach
+from masklake.pipeline.tend.replacing import Tending
+from masklake.pipeline.train import record as training
+from masklake.pipeline.train.record import TrainingRecord
+
+from tests.helpers.lakes import WHEN, record
+from tests.helpers.tended_lakes import (
+    EXACT,
+    R1,
+    R2,
+    STOPPED,
+    all_bytes,
+    by_published_views,
+    by_read_table,
+    covered,
+    run_with_parts,
+    small_parts,
+    uri_of,
+)
+
+STORAGE = Storage()
+GONE = {uri_of(n) for n in (2, 5, 25, 49)}
+"""Two of the first run, of which one has labels, one of the second, one of the stopped run."""
+CHOSEN = Chosen(uris=frozenset(GONE))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    uri = str(tmp_path / "lake")
+    small_parts(uri)
+    return uri
+
+
+def tending(lake: str, grace_s: float = 0.0) -> Tending:
+    return Tending(lake=lake, storage=STORAGE, grace_s=grace_s)
+
+
+def leftovers(lake: str, uris: set[str] = GONE) -> list[str]:
+    """Files of the lake in which one of the images is named."""
+    return [name for name, data in all_bytes(Path(lake)).items() if any(uri.encode() in data for uri in uris)]
+
+
+def counts(lake: str) -> dict[str, tuple[int, int]]:
+    readers = EXACT | {"views": by_published_views, "read_table": by_read_table}
+    return {name: read(lake, STORAGE) for name, read in readers.items()}
+
+
+LEFT = (52, 55 - (2 + 2 + 1 + 1))
+
+
+def test_nothing_of_the_images_is_left(lake: str) -> None:
+    assert leftovers(lake)
+    result = work.forget(tending(lake), CHOSEN)
+    assert set(result.images) == GONE
+    assert (result.image_rows, result.instance_rows, result.label_rows) == (4, 6, 3 + 1)
+    assert leftovers(lake) == []
+    assert set(counts(lake).values()) == {LEFT}
+    assert covered(lake, STORAGE) == 48 - 3
+    assert [labels.uri for labels in label_store.newest(Lake(lake, STORAGE))] == [
+        uri_of(n) for n in (0, 4, 1, 3)
+    ]
+    assert {run.id: run.record and run.record.counts for run in Lake(lake, STORAGE).runs()} == {
+        R1: {"ok": 22},
+        R2: {"ok": 23},
+        STOPPED: {},
+    }
+    assert set(Lake(lake, STORAGE).summaries()) == {R1, R2}
+    with pytest.raises(UserError, match="holds nothing of these images; nothing was changed"):
+        work.forget(tending(lake), CHOSEN)
+
+
+def test_a_folder_of_images(lake: str) -> None:
+    result = work.forget(tending(lake), Chosen(uris=frozenset(), folders=("s3://p/a/",)))
+    assert len(result.images) == 28
+    assert not [name for name, data in all_bytes(Path(lake)).items() if b"s3://p/a/" in data]
+    assert set(counts(lake).values()) == {(28, sum(n % 3 for run in (24, 24, 8) for n in range(1, run, 2)))}
+
+
+def test_a_dry_run_changes_nothing(lake: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(lake).rglob("*")}
+    result = work.forget(tending(lake), CHOSEN, dry_run=True)
+    assert (result.image_rows, len(result.traces.pruned)) == (4, 3)  # the manifests
+    assert {path: path.stat().st_mtime_ns for path in Path(lake).rglob("*")} == before
+
+
+def test_a_stopped_run_can_still_be_resumed_to_its_end(lake: str) -> None:
+    """A forgotten image is neither done again nor missing."""
+    run = "20261104T000000-dddddd"
+    run_with_parts(lake, run, STORAGE, first=100, parts=3, state="stopped")
+    folder = RunFolder(lake, run, STORAGE)
+    last = max(Path(folder.table_uri("images")).iterdir())
+    Path(folder.table_uri("instances"), last.name).unlink()
+    last.unlink()
+    gone = {uri_of(n) for n in (101, 109)}  # one with a row, one that was still to be done
+    work.forget(tending(lake), Chosen(uris=frozenset(gone)))
+    assert leftovers(lake, gone) == []
+    todo = packets(Manifest(folder.manifest_uri, STORAGE), folder, 2, 100)
+    assert [row["image_id"] for packet in todo for row in unpacked(packet)] == [8, 10, 11]
+    assert len(done_ids(folder, 2)) == 7
+    assert verify(folder, 12, 2).missing == 3
+
+
+def unpacked(packet: Any) -> list[dict[str, Any]]:
+    from masklake.pipeline.streams.packet import unpack
+
+    rows: list[dict[str, Any]] = unpack(packet).to_pylist()
+    return rows
+
+
+def test_a_run_at_work_on_them_is_waited_for(lake: str) -> None:
+    folder = RunFolder(lake, STOPPED, STORAGE)
+    folder.save(replace(folder.load(), state="running", updated_at=now(), host="elsewhere"))
+    with pytest.raises(UserError, match="is at work and would write rows of these images again"):
+        work.forget(tending(lake), CHOSEN)
+    with pytest.raises(UserError, match="is at work; stop it"):
+        work.forget(tending(lake), Chosen(uris=frozenset(), run=STOPPED))
+    assert set(counts(lake).values()) == {(56, 55)}
+    assert set(work.forget(tending(lake), Chosen(uris=frozenset({uri_of(2)}))).images) == {uri_of(2)}
+
+
+def test_a_listing_that_could_not_go_on_is_not_broken(lake: str) -> None:
+    Path(lake, "runs", STOPPED, "manifest", "complete.json").unlink()
+    with pytest.raises(UserError, match="resume it first, or forget the run"):
+        work.forget(tending(lake), Chosen(uris=frozenset({uri_of(55)})))
+    work.forget(tending(lake), CHOSEN)
+    assert leftovers(lake) == []
+
+
+def test_a_run_as_a_whole(lake: str) -> None:
+    run_with_parts(lake, "20261105T000000-eeeeee", STORAGE, first=0, parts=1)
+    result = work.forget(tending(lake), Chosen(uris=frozenset(), run=R1))
+    assert (result.image_rows, result.instance_rows, result.label_rows) == (24, 24, 0)
+    assert not [name for name in all_bytes(Path(lake)) if R1 in name]
+    assert set(counts(lake).values()) == {(36, 24 + 7 + 3)}
+    assert R1 not in Lake(lake, STORAGE).run_ids()
+    with pytest.raises(UserError, match="has no run"):
+        work.forget(tending(lake), Chosen(uris=frozenset(), run=R1))
+
+
+def test_review_tasks_exports_and_lists_in_the_lake(lake: str) -> None:
+    from hashlib import sha256
+
+    def stem(uri: str) -> str:
+        return f"x-{sha256(uri.encode()).hexdigest()[:16]}"
+
+    gone, stays = uri_of(2), uri_of(4)
+    files = {
+        "review.json": json.dumps([{"data": {"uri": uri, "image": f"https://h/{uri}?X-Amz-Signature=1"}} for uri in (gone, stays)]),
+        "out/annotations.json": json.dumps({
+            "images": [{"id": 7, "file_name": f"{stem(gone)}.jpg"}, {"id": 8, "file_name": f"{stem(stays)}.jpg"}],
+            "annotations": [{"id": 1, "image_id": 7}, {"id": 2, "image_id": 8}],
+            "categories": [{"id": 7, "name": "dog"}],
+        }),
+        f"out/labels/{stem(gone)}.txt": "0 .1 .1 .1 .1",
+        f"out/labels/{stem(stays)}.txt": "0 .2 .2 .2 .2",
+        f"out/images/{stem(gone)}.png": "pixels",
+        "out/images.csv": f"file,uri\n{stem(gone)},{gone}\n{stem(stays)},{stays}\n",
+        "gallery/index.html": f"<img alt='{gone}'>",
+        "gallery/other.html": f"<img alt='{stays}'>",
+        "note.txt": f"{gone}.bak\n",
+        "runs/" + R2 + "/train.json": json.dumps({"skipped": {gone: "gone", stays: "gone"}, "error": f"cannot read {gone}: 404"}),
+    }  # fmt: skip
+    for name, text in files.items():
+        STORAGE.write(f"{lake}/{name}", text.encode())
+    work.forget(tending(lake), Chosen(uris=frozenset({gone})))
+
+    def left(name: str) -> str | None:
+        path = Path(lake, name)
+        return path.read_text() if path.exists() else None
+
+    assert [task["data"]["uri"] for task in json.loads(left("review.json") or "")] == [stays]
+    assert json.loads(left("out/annotations.json") or "") == {
+        "images": [{"id": 8, "file_name": f"{stem(stays)}.jpg"}],
+        "annotations": [{"id": 2, "image_id": 8}],
+        "categories": [{"id": 7, "name": "dog"}],
+    }
+    assert left("out/images.csv") == f"file,uri\n{stem(stays)},{stays}\n"
+    assert left(f"out/labels/{stem(gone)}.txt") is left(f"out/images/{stem(gone)}.png") is None
+    assert left("gallery/index.html") is None
+    for name in (f"out/labels/{stem(stays)}.txt", "gallery/other.html", "note.txt"):
+        assert left(name) == files[name]
+    assert json.loads(left(f"runs/{R2}/train.json") or "") == {
+        "skipped": {stays: "gone"},
+        "error": "cannot read (forgotten): 404",
+    }
+
+
+def test_a_photo_in_the_lakes_folder_stays(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    small_parts(lake)
+    photo = Path(lake, "photos", "1.jpg")
+    photo.parent.mkdir()
+    photo.write_bytes(b"jpeg")
+    Path(lake, "list.txt").write_text(f"{photo}\n/elsewhere.jpg\n")
+    result = work.forget(tending(lake), Chosen(uris=frozenset({str(photo)})))
+    assert result.traces.photos == [str(photo)]
+    assert photo.read_bytes() == b"jpeg"
+    assert Path(lake, "list.txt").read_text() == "/elsewhere.jpg\n"
+
+
+def test_models_that_learnt_from_them_are_named(lake: str) -> None:
+    def trained(run: str, day: int, model: str | None, origin: str) -> None:
+        base = record(run, lake)
+        as_of = WHEN + datetime.timedelta(days=day, hours=1)
+        training.save(
+            TrainingRecord(
+                run=run, lake=lake, command=[], options={}, versions={}, state="complete",
+                start={"from": origin}, data={"as_of": as_of.isoformat()}, model=model,
+                created_at=base.created_at, updated_at=base.updated_at,
+            ),
+            STORAGE,
+        )  # fmt: skip
+
+    trained("20261110T000000-000001", -1, "early@1", "demo@0")
+    trained("20261111T000000-000002", 0, "first@2", "demo@0")
+    trained("20261112T000000-000003", -1, "second@3", "first@2")
+    trained("20261113T000000-000004", 2, None, "demo@0")
+    STORAGE.write(f"{lake}/runs/20261114T000000-000005/train.json", b"{")
+    result = work.forget(tending(lake), Chosen(uris=frozenset({uri_of(2)})))
+    named = [(entry.model, entry.learnt_from, entry.begun_with) for entry in result.models]
+    assert named == [("first@2", 1, None), ("second@3", 0, "first@2"), (None, 1, None)]
+    assert len(result.problems) == 1
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(
+    ("point", "times"),
+    [(point, 2 if point == "finished" else 1) for point in POINTS]
+    + [("part put in place", 4), ("old part removed", 4), ("trace removed", 2)],
+)
+def test_killed_at_each_step_the_next_call_forgets_all(lake: str, point: str, times: int) -> None:
+    reached = []
+
+    def kill(here: str) -> None:
+        reached.append(here)
+        if here == point and reached.count(point) == times:
+            raise KilledError
+
+    with pytest.raises(KilledError), on_reach(kill):
+        work.forget(tending(lake), CHOSEN)
+    committed = POINTS.index(point) >= POINTS.index("committed")
+    assert {read(lake, STORAGE) for read in EXACT.values()} == {LEFT if committed else (56, 55)}
+    in_place = POINTS.index(point) >= POINTS.index("retired")
+    if in_place:
+        with pytest.raises(UserError, match="holds nothing of these images"):
+            work.forget(tending(lake), CHOSEN)
+    else:
+        result = work.forget(tending(lake), CHOSEN)
+        assert result.earlier.command == ("forget" if committed else None)
+        report = result.earlier.forgotten if committed else result
+        assert report is not None
+        assert (set(report.images), report.image_rows) == (GONE, 4)
+    assert leftovers(lake) == []
+    assert set(counts(lake).values()) == {LEFT}
+    assert not list(Path(lake, "replacing").rglob("*.parquet"))
+
+
+def test_rows_that_come_in_meanwhile_are_forgotten_too(lake: str) -> None:
+    seen: list[str] = []
+
+    def run_ends(point: str) -> None:
+        if point == "all in place" and not seen:
+            seen.append(point)
+            run_with_parts(lake, "20261106T000000-ffffff", STORAGE, parts=2)
+
+    with on_reach(run_ends):
+        work.forget(tending(lake), CHOSEN)
+    assert leftovers(lake) == []
+    assert any(Path(lake, "images", "run=20261106T000000-ffffff").iterdir())
