@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 _LOOK_S = 1.0
 
 
-def under_lock(lake: str, name: str | None, storage: Storage, work: Callable[[], int]) -> int:
+def under_lock(
+    lake: str, name: str | None, storage: Storage, work: Callable[[], int], *, what: str | None = None
+) -> int:
     """The result of `work`, done while this process holds the lake's lock `name`, or without a lock where that is None.
+
+    `what` the work is, for others who want the lock; None: the command line.
 
     Prints why and returns REFUSED while another process holds the lock. Raises UserError where the lake cannot keep a lock.
     """
@@ -34,7 +38,7 @@ def under_lock(lake: str, name: str | None, storage: Storage, work: Callable[[],
         return work()
     from masklake.pipeline.lake.lock import Lock, LockHeldError  # it imports Arrow, which help does not need
 
-    holder = elide(redact(shlex.join(typed())), 200)
+    holder = elide(redact(shlex.join(typed())), 200) if what is None else what
     lock = Lock(normalise_folder(lake), name, storage, what=holder)
     try:
         lock.acquire()

@@ -59,6 +59,7 @@ class CompactOptions(Options):
 
 def run(options: CompactOptions) -> int:
     """Compact. Raises UserError, with the lake whole, when that is not possible."""
+    from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.store import normalise_folder
     from masklake.pipeline.tend import work
     from masklake.pipeline.tend.replacing import Tending
@@ -74,14 +75,8 @@ def run(options: CompactOptions) -> int:
         _report(work.compact(tending, target, wait=not options.no_wait), options)
         return ExitCode.DONE
 
-    _require_lake(options.lake, storage)
-    return locked(options.lake, storage, options.grace_minutes, compact)
-
-
-def _require_lake(uri: str, storage: object) -> None:
-    from masklake.pipeline.lake.lake import Lake
-
-    Lake(uri, storage).require()  # before a lock is written where there is no lake
+    Lake(options.lake, storage).require()  # before a lock is written where there is no lake
+    return locked("compact", options.lake, storage, options.grace_minutes, compact)
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=CompactOptions, run=run)

@@ -105,7 +105,7 @@ def run(options: ForgetOptions) -> int:
         _report(work.forget(tending, chosen, earlier=earlier, wait=wait), chosen, options)
         return ExitCode.DONE
 
-    return locked(options.lake, storage, options.grace_minutes, forget)
+    return locked("forget", options.lake, storage, options.grace_minutes, forget)
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ForgetOptions, run=run)

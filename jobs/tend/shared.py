@@ -39,14 +39,17 @@ def no_wait_flag() -> Any:
     )
 
 
-def locked(lake: str, storage: Storage, grace_minutes: float, work: Callable[[Tending], int]) -> int:
+def locked(
+    command: str, lake: str, storage: Storage, grace_minutes: float, work: Callable[[Tending], int]
+) -> int:
     """The result of `work`, done while this process holds the lake's lock for such work; REFUSED where another does."""
     from masklake.pipeline.storage.store import normalise_folder
     from masklake.pipeline.tend.replacing import Tending
     from masklake.pipeline.tend.work import LOCK
 
     tending = Tending(lake=normalise_folder(lake), storage=storage, grace_s=60 * grace_minutes, say=_Teller())
-    return under_lock(lake, LOCK, storage, lambda: work(tending))
+    # Not the command line: the lock's object stays, and would name what is forgotten.
+    return under_lock(lake, LOCK, storage, lambda: work(tending), what=f"masklake {command}")
 
 
 class _Teller:

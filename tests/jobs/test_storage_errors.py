@@ -82,6 +82,8 @@ COMMANDS = [
     Command("eval {lake} --coco {b}/coco --model demo"),
     Command("eval {lake} --model {b}/model"),
     Command("review {b}/lake --keep-similar --out {new}"),
+    Command("compact {b}/lake --grace-minutes 0", writes=True),
+    Command("forget {b}/lake --uri s3://storage-errors/photos/ --grace-minutes 0", writes=True),
     Command("review {lake} --keep-similar --out {b}/review.json", writes=True, reads=False),
     Command("review {lake} --keep-similar --model {b}/model"),
     Command("models list {b}/lake"),

@@ -6,7 +6,6 @@ import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from masklake.pipeline.errors import UserError
@@ -117,16 +116,9 @@ def test_a_stopped_run_can_still_be_resumed_to_its_end(lake: str) -> None:
     work.forget(tending(lake), Chosen(uris=frozenset(gone)))
     assert leftovers(lake, gone) == []
     todo = packets(Manifest(folder.manifest_uri, STORAGE), folder, 2, 100)
-    assert [row["image_id"] for packet in todo for row in unpacked(packet)] == [8, 10, 11]
+    assert [i for packet in todo for i in packet["image_id"].to_pylist()] == [8, 10, 11]
     assert len(done_ids(folder, 2)) == 7
     assert verify(folder, 12, 2).missing == 3
-
-
-def unpacked(packet: Any) -> list[dict[str, Any]]:
-    from masklake.pipeline.streams.packet import unpack
-
-    rows: list[dict[str, Any]] = unpack(packet).to_pylist()
-    return rows
 
 
 def test_a_run_at_work_on_them_is_waited_for(lake: str) -> None:
