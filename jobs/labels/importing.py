@@ -113,10 +113,12 @@ def run(options: ImportOptions) -> int:
     from masklake.pipeline.labels import importing as label_import
     from masklake.pipeline.labels import placement as label_uris
     from masklake.pipeline.labels import store as label_store
+    from masklake.pipeline.lake.forgotten import forgets_done
     from masklake.pipeline.lake.lake import Lake
-    from masklake.pipeline.storage.store import normalise
+    from masklake.pipeline.storage.store import normalise, normalise_folder
 
     storage = options.storage.open()
+    forgets = forgets_done(normalise_folder(options.lake), storage)  # before the files are read
     files = [(file, _read(file, storage, "read the labels")) for file in options.files]
     format_, annotations = label_import.read(
         files, options.format, strict=options.strict, allow_empty=options.allow_empty
@@ -146,7 +148,7 @@ def run(options: ImportOptions) -> int:
         ids={name: id_ for id_, name in CATEGORIES},
         skip_empty=options.skip_empty,
     )
-    added = label_store.add(lake, prepared.sets, prepared.before, dry_run=options.dry_run)
+    added = label_store.add(lake, prepared.sets, prepared.before, forgets=forgets, dry_run=options.dry_run)
     facts = _facts(format_, prepared.sets, added, len(placement.unplaced), annotations.notes + prepared.notes)
     facts["skipped"] = [left_out._asdict() for left_out in annotations.skipped]
     if options.json:
@@ -219,6 +221,7 @@ def _facts(
         "replaced": added.replaced,
         "unchanged": added.unchanged,
         "unresolved": unresolved,
+        "forgotten": added.forgotten,
         "empty": sum(not label_set.instances for label_set in sets),
         "train": sum(label_set.split == "train" for label_set in sets),
         "val": sum(label_set.split == "val" for label_set in sets),
@@ -251,6 +254,8 @@ def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run
     )
     if facts["unresolved"]:
         say("left out: {unresolved:,} images that could not be resolved".format(**facts))
+    if facts["forgotten"]:
+        say("left out: {forgotten:,} images that were forgotten since (masklake forget)".format(**facts))
     by_kind: dict[str, list[Skipped]] = {}
     for entry in skipped:
         by_kind.setdefault(entry.kind, []).append(entry)

@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
+from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import sets as labels
 from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage import parquet
 from masklake.pipeline.storage.explain import explaining
@@ -33,6 +35,8 @@ class Added:
     """Images whose newest label set is equal to the given one already."""
     instances: int
     """Written rows of instances."""
+    forgotten: int = 0
+    """Images that were forgotten since the import began (masklake forget): they are left out."""
 
 
 def newest(lake: Lake, uris: Collection[str] | None = None) -> list[LabelSet]:
@@ -75,26 +79,49 @@ def classes(lake: Lake) -> dict[str, int]:
 
 
 def add(
-    lake: Lake, sets: Iterable[LabelSet], current: Iterable[LabelSet] | None = None, *, dry_run: bool = False
+    lake: Lake,
+    sets: Iterable[LabelSet],
+    current: Iterable[LabelSet] | None = None,
+    *,
+    forgets: int | None = None,
+    dry_run: bool = False,
 ) -> Added:
     """Write the label sets that differ from the newest ones of their images (`current`, read if not given).
 
-    `dry_run` only tells what that would be. Raises UserError when they cannot be written; then nothing is.
+    `forgets` is what `forgets_done` said when the import began (None: now). `dry_run` only tells what that would be. Raises UserError
+    when they cannot be written; then nothing is.
     """
+    if forgets is None:
+        forgets = forgets_done(lake.uri, lake.storage)
     wanted = list(sets)
     if current is None:
         current = newest(lake, [label_set.uri for label_set in wanted])
     known = {label_set.uri: label_set for label_set in current}
     changed = [label_set for label_set in wanted if known.get(label_set.uri) != label_set]
+    forgotten, heeded = ForgottenSince.load(lake.uri, lake.storage, forgets)
+    kept = [label_set for label_set in changed if not forgotten.has(label_set.uri)]
+    n_forgotten, changed = len(changed) - len(kept), kept
     replaced = sum(label_set.uri in known for label_set in changed)
     part = _write(lake, changed) if changed and not dry_run else None
+    if part is not None:
+        _require_remembered(lake, part, changed, heeded)
     return Added(
         part=part,
         new=len(changed) - replaced,
         replaced=replaced,
         unchanged=len(wanted) - len(changed),
         instances=sum(len(label_set.instances) for label_set in changed),
+        forgotten=n_forgotten,
     )
+
+
+def _require_remembered(lake: Lake, part: str, written: list[LabelSet], heeded: int) -> None:
+    """Raises UserError where images were forgotten while their labels were being written, so that forget did not see them."""
+    forgotten, _ = ForgottenSince.load(lake.uri, lake.storage, heeded)
+    if any(forgotten.has(label_set.uri) for label_set in written):
+        raise UserError(
+            f"{part}: was written while `masklake forget` took out images that it holds labels of; call that forget again"
+        )
 
 
 def _write(lake: Lake, changed: list[LabelSet]) -> str:

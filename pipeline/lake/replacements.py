@@ -80,7 +80,14 @@ class Replacements:
 
     current: Replacement | None = None
     retired: tuple[Retired, ...] = ()
+    forgets: tuple[str, ...] = ()
+    """The ids of all calls of `masklake forget` that have committed (pipeline/lake/forgotten.py says what they took out)."""
     etag: str | None = None
+
+    @property
+    def forgets_done(self) -> int:
+        """How many of them are done: what one that is not done takes out is not to come in again meanwhile."""
+        return len(self.forgets) - (self.current is not None and self.current.command == "forget")
 
     @classmethod
     def load(cls, lake: str, storage: Storage) -> Replacements:
@@ -105,6 +112,7 @@ class Replacements:
             "written_at": datetime.datetime.now(datetime.UTC).isoformat(),  # no two versions have equal bytes
             "current": asdict(self.current) if self.current else None,
             "retired": [asdict(retired) for retired in self.retired],
+            "forgets": self.forgets,
         }
         data = json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
         with explaining(uri, "write what replaces which parts"):
@@ -168,6 +176,7 @@ def _parse(data: bytes, uri: str, etag: str | None) -> Replacements:
         return Replacements(
             current=None if current is None else _replacement(current),
             retired=tuple(Retired(**retired) for retired in content["retired"]),
+            forgets=tuple(_names(content["forgets"])),
             etag=etag,
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -176,14 +185,17 @@ def _parse(data: bytes, uri: str, etag: str | None) -> Replacements:
         ) from error
 
 
+def _names(names: list[str]) -> list[str]:
+    """`names`, which become parts of paths. Raises ValueError for one that must not."""
+    if wrong := [name for name in names if not _NAME.fullmatch(name)]:
+        raise ValueError(f"{wrong[0]!r} is no name")
+    return names
+
+
 def _replacement(content: dict[str, Any]) -> Replacement:
     groups = tuple(PartGroup(**{**group, "old": tuple(group["old"])}) for group in content["groups"])
     replacement = Replacement(**{**content, "groups": groups})
-    names = {
-        replacement.id,
-        *(name for group in groups for name in (*group.old, group.new, group.run or None)),
-    }
-    if wrong := [name for name in names if name is not None and not _NAME.fullmatch(name)]:
-        raise ValueError(f"{wrong[0]!r} is no name")
+    names = [name for group in groups for name in (*group.old, group.new, group.run or None)]
+    _names([replacement.id, *(name for name in names if name is not None)])
     replacement.waits(datetime.datetime.now(datetime.UTC))  # whether its time is one
     return replacement

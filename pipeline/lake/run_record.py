@@ -26,6 +26,8 @@ _LATER_OPTIONS: dict[str, Any] = {"tile": 0, "overlap": None, "proposals": None}
 """Options that older records do not have, with the values that those runs used: they cut no image into tiles, and took as
 many proposals as the model says."""
 
+_LONG_AGO = "1970-01-01T00:00:00+00:00"
+
 STATES = ("running", "stopped", "failed", "incomplete", "complete")
 
 
@@ -53,6 +55,8 @@ class RunRecord(Record):
     """Of a complete run: what its images parts hold (pipeline/lake/part_summary.py)."""
     engine: str = "ray"
     """What carried the images from stage to stage in the last attempt: ray, or local (processes of this machine)."""
+    forgets: int = 0
+    """How many calls of `masklake forget` were done when the run was planned; what later ones took out it leaves out."""
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:
@@ -85,14 +89,6 @@ class RunFolder:
     def forgotten_uri(self) -> str:
         return join(self.lake, "runs", self.run, "forgotten.json")
 
-    def forgotten(self) -> list[int]:
-        """The image_ids of a run that is not complete whose images were forgotten: they have no row, and need none."""
-        try:
-            ids: list[int] = json.loads(self.storage.read(self.forgotten_uri))["image_ids"]
-        except FileNotFoundError:
-            return []
-        return ids
-
     def table_uri(self, table: str) -> str:
         return join(self.lake, table, f"run={self.run}")
 
@@ -124,6 +120,16 @@ class RunFolder:
         if number > 1:
             require_conditions(self.lake, self.storage)
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "at": now(), "token": secrets.token_hex(8)}
+        return self._claim(number, owner, alive)
+
+    def end_attempts(self, number: int, alive: Callable[[int], bool]) -> None:
+        """Let no worker commit any more that outlived its driver: claim attempt `number`, for nobody.
+
+        Raises UserError when a driver that is, or may be, running has just claimed it.
+        """
+        self._claim(number, {"host": "", "pid": 0, "at": _LONG_AGO, "token": secrets.token_hex(8)}, alive)
+
+    def _claim(self, number: int, owner: dict[str, Any], alive: Callable[[int], bool]) -> int:
         while not self.storage.put_new(self._attempt_uri(number), json.dumps(owner).encode()):
             other = json.loads(self.storage.read(self._attempt_uri(number)))
             if silence(other["host"], other["pid"], other["at"], alive) is not None:

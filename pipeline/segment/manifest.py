@@ -63,12 +63,13 @@ class Manifest:
         if self.storage.exists(self._complete_uri):
             return ManifestTotals(**json.loads(self.storage.read(self._complete_uri)))
         totals = ManifestTotals()
-        for sizes in ahead(self._sizes, itertools.count()):
-            if sizes is None:
+        for rows in ahead(self._sizes, itertools.count()):
+            if rows is None:
                 break
             totals.parts += 1
-            totals.images += len(sizes)
-            totals.bytes += pc.sum(sizes).as_py() or 0
+            # Not the number of rows: those of forgotten images are gone, and no later image gets their numbers.
+            totals.images = rows["image_id"][-1].as_py() + 1 if len(rows) else totals.images
+            totals.bytes += pc.sum(rows["size_bytes"]).as_py() or 0
         return totals
 
     def parts(self) -> Iterator[pa.Table]:
@@ -78,10 +79,10 @@ class Manifest:
             yield read_table(self.part_uri(number), self.storage)
             number += 1
 
-    def _sizes(self, number: int) -> pa.ChunkedArray | None:
-        """The objects' sizes in a part, or None where there is no such part."""
+    def _sizes(self, number: int) -> pa.Table | None:
+        """The objects' numbers and sizes in a part, or None where there is no such part."""
         try:
-            return read_table(self.part_uri(number), self.storage, ["size_bytes"])["size_bytes"]
+            return read_table(self.part_uri(number), self.storage, ["image_id", "size_bytes"])
         except FileNotFoundError:
             return None
 

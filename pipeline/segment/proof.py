@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.write import part_attempt, part_name
 from masklake.pipeline.storage.ahead import ahead
@@ -107,6 +108,8 @@ class Verification:
     """Images that had two rows, because a worker outlived its attempt; mended."""
     mismatched: int = 0
     """Images whose n_instances did not add up; their parts were deleted, so they count as missing."""
+    forgotten: int = 0
+    """Images without a row because they were forgotten (masklake forget)."""
 
     @property
     def whole(self) -> bool:
@@ -121,7 +124,9 @@ def verify(folder: RunFolder, n_images: int, attempt: int) -> Verification:
     """
     result = Verification(images=n_images)
     proven = np.zeros(n_images, bool)
-    proven[np.array(folder.forgotten(), np.int64)] = True
+    forgotten = np.array(sorted(RowlessImages.load(folder).image_ids), np.int64)
+    proven[forgotten] = True  # if there is a row, it goes like the second of a doubled one
+    result.forgotten = len(forgotten)
     names = sorted(CommittedParts.listed(folder).images, reverse=True)
     for name, part in zip(names, ahead(partial(_counted, folder), names), strict=True):
         ids = part.image_ids

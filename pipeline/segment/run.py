@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
@@ -20,6 +21,7 @@ from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
 from masklake.pipeline.segment.engine import StageEngine, StartEngine
+from masklake.pipeline.segment.heed import FORGOTTEN, heed
 from masklake.pipeline.segment.job import Job, Progress, Watch
 from masklake.pipeline.segment.listing import gone_on
 from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
@@ -41,6 +43,9 @@ class Planned:
 
     def __init__(self, job: Job) -> None:
         record = job.record
+        # Before anything else is looked at: what is forgotten from here on is left out.
+        self.forgets = record.forgets if job.resume else forgets_done(record.lake, job.storage)
+        self.forgotten = ForgottenSince()
         self.lake = Lake(record.lake, job.storage)
         self.totals = ManifestTotals()
         self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
@@ -109,12 +114,20 @@ class Planned:
     def write(self) -> Iterator[ManifestTotals]:
         """Write the manifest. Yields the totals after each part."""
         if not self.totals.complete:
-            for totals in self._manifest.extend(self.objects(), self.totals):
+            for totals in self._manifest.extend(self._remembered(self.objects()), self.totals):
                 self._count_left_out()
                 yield totals
             self._count_left_out()
             self._manifest.close(self.totals)
         yield self.totals
+
+    def _remembered(self, objects: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """`objects`, without those that were forgotten since this began."""
+        for info in objects:
+            if self.forgotten and self.forgotten.has(info.uri):
+                self.listing.left_out[FORGOTTEN] += 1
+            else:
+                yield info
 
     def _count_left_out(self) -> None:
         self.totals.ignored, self.totals.left_out = self.listing.ignored, dict(self.listing.left_out)
@@ -152,7 +165,9 @@ class _Driver:
     ) -> None:
         self.job, self.planned, self.resources, self.watch = job, planned, resources, watch
         self._start_engine = start_engine
-        self.record = resumed(job.record, process_alive) if job.resume else job.record
+        self.record = (
+            resumed(job.record, process_alive) if job.resume else replace(job.record, forgets=planned.forgets)
+        )
         self.folder = RunFolder(self.record.lake, self.record.run, job.storage)
         self.progress = Progress(totals=planned.totals)
         self._started = time.monotonic()
@@ -171,6 +186,7 @@ class _Driver:
             if self.job.resume:
                 require_untouched(self.record.lake, self.record.run, self.job.storage)
             self.folder.save(self.record)
+            self.planned.forgotten = heed(self.folder, self.record.forgets)
             self.planned.lake.pack_records()
             sweep(self.folder)
             self._before = tally(self.folder) if self.job.resume else Tally()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.proof import done_ids
@@ -34,13 +35,13 @@ def packets(
     packet_images: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[pa.Table]:
-    """Packets of manifest rows that no earlier attempt has committed: up to `packet_images` rows, and up to 256 MiB of
+    """Packets of manifest rows that no earlier attempt has committed, and that are not forgotten: up to `packet_images` rows, and up to 256 MiB of
     objects (or one larger object).
 
     Parts never change once written, so a restarted reader makes the same packets again. Ray's
     reconstruction of lost outputs depends on that.
     """
-    done = done_ids(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
+    done = _done(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
     for part in manifest.follow(stopped=stopped):
         ids = part["image_id"].to_numpy()
         if not len(ids):  # all of its images are forgotten
@@ -49,6 +50,12 @@ def packets(
         todo = part.filter(pa.array(~np.isin(ids, here)))
         for start, stop in _cuts(todo["size_bytes"].to_pylist(), packet_images):
             yield todo.slice(start, stop - start).combine_chunks()
+
+
+def _done(folder: RunFolder, attempt: int) -> np.ndarray:
+    forgotten = sorted(RowlessImages.load(folder).image_ids)
+    done = done_ids(folder, attempt)
+    return np.union1d(done, np.array(forgotten, np.int64)) if forgotten else done
 
 
 def _cuts(sizes: list[int | None], packet_images: int) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,7 @@ class Chosen:
 
     def among(self, column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
         """Which of these URIs are chosen: bool."""
-        mask = pc.is_in(column, value_set=pa.array(sorted(self.uris), pa.string()))
+        mask = pc.is_in(column, value_set=pa.array(sorted(self.uris), column.type))
         for folder in self.folders:
             mask = pc.or_(mask, pc.starts_with(column, folder))
         return pc.fill_null(mask, False)

@@ -7,22 +7,25 @@ previews, lists) is `pipeline/tend/traces.py`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.lake import Lake, Part
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup
-from masklake.pipeline.lake.run_record import RunFolder, silence
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord, silence
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.write import part_attempt, part_name
+from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import join
 from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.compaction import write_staged
 from masklake.pipeline.tend.crash_points import reach
-from masklake.pipeline.tend.replacing import Tending
+from masklake.pipeline.tend.replacing import Tending, new_id
 from masklake.pipeline.tend.rows import read_parts, without
 
 CHOSEN = "forget.json"
@@ -112,8 +115,13 @@ def _plan_run(lake: Lake, run: str) -> ForgetPlan:
     return result
 
 
-def require_idle(lake: Lake, chosen: Chosen) -> None:
-    """Raises UserError while a run is at work that would write rows of the images again, or that is itself to be forgotten."""
+def require_idle(lake: Lake, chosen: Chosen, forgets: int) -> list[str]:
+    """The runs that are not complete, not at work, and have not heeded the first `forgets` calls of forget, this one among them: a
+    worker that outlived its driver could write rows of the images there.
+
+    Raises UserError while a run is at work that would write rows of the images again, or that is itself to be forgotten.
+    """
+    idle = []
     for run in lake.runs():
         record = run.record
         if record is None or record.state == "complete" or chosen.run not in (None, run.id):
@@ -124,33 +132,69 @@ def require_idle(lake: Lake, chosen: Chosen) -> None:
         )
         if chosen.run is not None:
             if alive:
-                raise UserError(f"run {run.id}: is at work; stop it, or let it end, and forget it then")
+                raise UserError(f"run {run.id}: is at work; stop it, or let it end, and call again")
+            idle.append(run.id)
             continue
-        manifest = Manifest(RunFolder(lake.uri, run.id, lake.storage).manifest_uri, lake.storage)
-        last, listed = None, False
-        with explaining(manifest.folder, "read the run's manifest"):
-            for part in manifest.parts():
-                last = part["uri"][-1].as_py() if len(part) else last
-                listed = listed or bool(pc.any(chosen.among(part["uri"])).as_py())
-            complete = manifest.totals().complete
-        if listed and alive:
+        folder = RunFolder(lake.uri, run.id, lake.storage)
+        with explaining(folder.manifest_uri, "read the run's manifest"):
+            if max(record.forgets, RowlessImages.load(folder).forgets) >= forgets:
+                continue
+            listed = _Listed.of(Manifest(folder.manifest_uri, lake.storage), chosen)
+        if alive and listed.chosen:
             raise UserError(
                 f"run {run.id}: is at work and would write rows of these images again; stop it, or let it end, and call again"
             )
-        if not complete and last is not None and chosen.has(last):
+        if alive and not listed.complete:
             raise UserError(
-                f"run {run.id}: stopped while its source was listed, after {last}, and could not go on without it; resume it "
+                f"run {run.id}: is at work, and may come upon these images while it lists its source; call again when it has listed "
+                "it, or stop it"
+            )
+        if not listed.complete and listed.last is not None and chosen.has(listed.last):
+            raise UserError(
+                f"run {run.id}: stopped while its source was listed, after {listed.last}, and could not go on without it; resume it "
                 f"first, or forget the run: masklake forget {lake.uri} --run {run.id}"
             )
+        idle.append(run.id)
+    return idle
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What a run has listed of its source."""
+
+    last: str | None
+    chosen: bool
+    """Whether one of the chosen images is among it."""
+    complete: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest, chosen: Chosen) -> _Listed:
+        last, listed = None, False
+        for part in manifest.parts():
+            last = part["uri"][-1].as_py() if len(part) else last
+            listed = listed or bool(pc.any(chosen.among(part["uri"])).as_py())
+        return cls(last, listed, manifest.totals().complete)
+
+
+def end_attempts(lake: Lake, runs: Iterable[str]) -> None:
+    """Let no worker commit any more that outlived the driver of one of `runs`, which are not at work.
+
+    Raises UserError where a driver has just begun with one of them.
+    """
+
+    def end(record: RunRecord) -> None:
+        folder = RunFolder(lake.uri, record.run, lake.storage)
+        with explaining(folder.record_uri, "end the run's attempts"):
+            folder.end_attempts(record.attempt + 1, process_alive)
+
+    for _ in ahead(end, [run.record for run in lake.runs(runs) if run.record is not None]):
+        pass
 
 
 def stage(lake: Lake, work: ForgetPlan, chosen: Chosen, id_: str, tending: Tending) -> list[PartGroup]:
     """Write the parts without what is to be forgotten where no reader looks."""
     reach("begun")
     groups = []
-    uri = join(lake.uri, FOLDER, id_, CHOSEN)
-    with explaining(uri, "write what is to be forgotten"):
-        lake.storage.write(uri, chosen.to_json())
     for number, affected in enumerate(work.affected):
         groups.append(_stage(lake, affected, chosen, id_, number, tending))
         reach("part staged")
@@ -170,12 +214,19 @@ def _stage(
         }
     if not any(map(len, left.values())):
         return PartGroup(run=affected.run, old=(old,), new=None)
-    name = f"part-{id_}-{number:06d}.parquet"
+    name = f"part-{new_id()}-{number:06d}.parquet"
     if affected.run:
         name = part_name(part_attempt(old) or 1, left["images"]["image_id"].to_numpy())
     return PartGroup(
         run=affected.run, old=(old,), new=name, sizes=write_staged(left, affected.run, name, id_, tending)
     )
+
+
+def keep_chosen(tending: Tending, id_: str, chosen: Chosen) -> None:
+    """Note for the work `id_` what it is to forget."""
+    uri = join(tending.lake, FOLDER, id_, CHOSEN)
+    with explaining(uri, "write what is to be forgotten"):
+        tending.storage.write(uri, chosen.to_json())
 
 
 def chosen_of(tending: Tending, id_: str) -> Chosen:

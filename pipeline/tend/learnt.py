@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.run_record import silence
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.train import record as training
@@ -25,6 +27,8 @@ class Learnt:
     """Images that it was trained on."""
     measured_by: int
     """Images that it was evaluated on."""
+    at_work: bool = False
+    """Whether its driver is, or may be, running."""
     begun_with: str | None = None
     """The model of this list that the training started from: what that one learnt is in this one too."""
 
@@ -50,6 +54,8 @@ def learnt(lake: Lake, chosen: Chosen) -> tuple[list[Learnt], list[str]]:
             model=record.model,
             learnt_from=splits.count("train"),
             measured_by=splits.count("val"),
+            at_work=record.state in ("running", "trained")
+            and silence(record.host, record.pid, record.updated_at, process_alive) is not None,
             begun_with=origin if origin in tainted else None,
         )
         if entry.learnt_from or entry.measured_by or entry.begun_with:

@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -66,9 +67,9 @@ class Mentions:
         return _DIGEST.sub(lambda match: FORGOTTEN if match[0] in self._digests else match[0], text)
 
     def pruned(self, value: Any) -> Any:
-        """A JSON value without what is of the images: entries of lists and of objects that name them; COCO's annotations too."""
+        """A JSON value without what is of the images: entries of lists, entries of objects under their names, COCO's annotations."""
         if isinstance(value, list):
-            return [self.pruned(entry) for entry in value if not self._names(entry)]
+            return [self.pruned(entry) for entry in value if not self._is_of(entry)]
         if isinstance(value, dict):
             gone = self._coco_ids(value)
             kept = {key: self.pruned(entry) for key, entry in value.items() if not self.in_text(key)}
@@ -77,18 +78,23 @@ class Mentions:
             return kept
         return self.without(value) if isinstance(value, str) else value
 
-    def _names(self, value: Any) -> bool:
-        if isinstance(value, dict):
-            return any(self.in_text(key) or self._names(entry) for key, entry in value.items())
-        if isinstance(value, list):
-            return any(map(self._names, value))
-        return isinstance(value, str) and self.in_text(value)
+    def _is_of(self, entry: Any) -> bool:
+        """Whether an entry of a list is of one of the images, or of nothing else: then it goes as a whole.
+
+        An object is, where one of its texts names an image; where a list in it does, among others, that list alone loses an entry.
+        """
+        if isinstance(entry, dict):
+            named = [self.in_text(key) for key in entry]
+            return any(map(self._is_of, entry.values())) or (bool(named) and all(named))
+        if isinstance(entry, list):
+            return bool(entry) and (all if _gathers(entry) else any)(map(self._is_of, entry))
+        return isinstance(entry, str) and self.in_text(entry)
 
     def _coco_ids(self, value: dict[str, Any]) -> set[Any]:
         if not isinstance(value.get("images"), list) or not isinstance(value.get("annotations"), list):
             return set()
         return {
-            image.get("id") for image in value["images"] if isinstance(image, dict) and self._names(image)
+            image.get("id") for image in value["images"] if isinstance(image, dict) and self._is_of(image)
         }
 
     def pruned_file(self, name: str, data: bytes) -> bytes | None:
@@ -113,15 +119,43 @@ class Mentions:
             table = pq.read_table(io.BytesIO(data))
         except (pa.ArrowInvalid, OSError):  # a file that was cut off: what it holds cannot be told
             return None
-        mask = None
+        gone = np.zeros(len(table), bool)
+        columns = []
         for column in table.columns:
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-            if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-                names = self._chosen.among(column.cast(pa.string()))
-                mask = names if mask is None else pc.or_(mask, names)
-        if mask is None or not pc.any(mask).as_py():
+            if _is_text(kind):
+                # Cast, as a dictionary keeps texts that no row has any more.
+                plain = column.cast(kind)
+                gone |= self._chosen.among(plain).to_numpy()
+                columns.append((column.type, plain))
+            elif pa.types.is_nested(kind) and any(map(self._in_column, column.chunks)):
+                values = column.to_pylist()
+                gone |= np.array([self._is_of(value) for value in values], bool)
+                columns.append(
+                    (column.type, pa.chunked_array([[self.pruned(v) for v in values]], column.type))
+                )
+            else:
+                columns.append((column.type, column))
+        if not gone.any() and all(new is old for (_, new), old in zip(columns, table.columns, strict=True)):
             return data
-        return encode(table.filter(pc.invert(mask)))
+        kept = [column.filter(pa.array(~gone)) for _, column in columns]
+        return encode(
+            pa.table([c.cast(t) for c, (t, _) in zip(kept, columns, strict=True)], schema=table.schema)
+        )
+
+    def _in_column(self, values: pa.Array) -> bool:
+        """Whether one of these values, or of what they hold, is the name of an image."""
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary
+        if _is_text(values.type):
+            return bool(pc.any(self._chosen.among(values)).as_py())
+        if pa.types.is_struct(values.type):
+            return any(map(self._in_column, values.flatten()))
+        if pa.types.is_map(values.type):
+            return self._in_column(values.keys) or self._in_column(values.items)
+        if pa.types.is_nested(values.type):
+            return self._in_column(values.flatten())
+        return False
 
     def _pruned_json(self, text: str) -> bytes | None:
         try:
@@ -132,15 +166,55 @@ class Mentions:
         indent = 1 if text[1:2] == "\n" else None
         return json.dumps(kept, ensure_ascii=False, indent=indent).encode("utf-8", "surrogatepass")
 
-    def _pruned_lines(self, text: str) -> bytes | None:
-        kept = [line for line in text.splitlines(keepends=True) if not self.in_text(line)]
+    def _pruned_json_lines(self, text: str) -> bytes | None:
+        kept = []
+        for line in text.splitlines(keepends=True):
+            if self.in_text(line):
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    continue
+                if self._is_of(value):
+                    continue
+                line = json.dumps(self.pruned(value), ensure_ascii=False) + "\n"
+            kept.append(line)
         return "".join(kept).encode("utf-8", "surrogatepass") if kept else None
+
+    def _pruned_lines(self, text: str) -> bytes | None:
+        return self._without_rows(text.splitlines(keepends=True))
+
+    def _pruned_csv(self, text: str) -> bytes | None:
+        rows = [""]
+        for line in text.splitlines(keepends=True):
+            rows[-1] += line
+            if rows[-1].count('"') % 2 == 0:  # else the row goes on in the next line
+                rows.append("")
+        return self._without_rows(rows)
+
+    def _without_rows(self, rows: list[str]) -> bytes | None:
+        kept = [row for row in rows if not self.in_text(row)]
+        return "".join(kept).encode("utf-8", "surrogatepass") if any(kept) else None
 
 
 _TEXTS: dict[str, Callable[[Mentions, str], bytes | None]] = {
     "json": Mentions._pruned_json,
-    **dict.fromkeys(("jsonl", "ndjson", "txt", "csv", "tsv", "log"), Mentions._pruned_lines),
+    **dict.fromkeys(("jsonl", "ndjson"), Mentions._pruned_json_lines),
+    **dict.fromkeys(("csv", "tsv"), Mentions._pruned_csv),
+    **dict.fromkeys(("txt", "log"), Mentions._pruned_lines),
 }
+
+
+def _gathers(entries: list[Any]) -> bool:
+    """Whether a list in JSON gathers things of one kind (objects, lists, names of files), and is no row of a table."""
+    return (
+        all(isinstance(entry, dict) for entry in entries)
+        or all(isinstance(entry, list) for entry in entries)
+        or all(isinstance(entry, str) and "/" in entry for entry in entries)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _image_id(annotation: Any) -> Any:

@@ -4,6 +4,7 @@
     commit     one conditional write of LAKE/replacements.json
     wait       while readers that listed the old parts may still be at work
     exchange   put the new parts in place, remove the old ones
+    rest       once more, if rows of forgotten images have come in since
     retire     clear the object; readers that listed the staged parts have as long again
     clear      remove what is staged
 
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake import forgotten
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import (
     FOLDER,
@@ -37,6 +39,7 @@ from masklake.pipeline.storage.store import Storage, join
 from masklake.pipeline.tend.crash_points import reach
 
 _GROUPS_AT_ONCE = 32
+_MOST_PASSES = 5
 _SETTLE_S = 2.0
 """Longer than one query takes from its first listing to its last."""
 
@@ -77,14 +80,15 @@ def new_id() -> str:
     return new_run_id()
 
 
-def commit(tending: Tending, id_: str, command: str, groups: Sequence[PartGroup]) -> Replacement:
-    """From now on `groups` count as they say. Raises UserError where another process has committed in between."""
+def commit(
+    tending: Tending, planned: Replacements, id_: str, command: str, groups: Sequence[PartGroup]
+) -> Replacement:
+    """From now on `groups` count as they say.
+
+    `planned` is the state that was read before the parts were listed. Raises UserError where another process has committed since:
+    what was staged may hold rows that it has taken out.
+    """
     reach("all staged")
-    state = tending.state()
-    if state.current is not None:
-        raise UserError(
-            f"{tending.lake}: `masklake {state.current.command}` is at work there; let it finish, then call again"
-        )
     replacement = Replacement(
         id=id_,
         command=command,
@@ -92,42 +96,74 @@ def commit(tending: Tending, id_: str, command: str, groups: Sequence[PartGroup]
         grace_s=tending.grace_s,
         groups=tuple(groups),
     )
-    if not replace(state, current=replacement).save(tending.lake, tending.storage):
+    forgets = (*planned.forgets, *([id_] if command == "forget" else []))
+    if not replace(planned, current=replacement, forgets=forgets).save(tending.lake, tending.storage):
         raise _changed(tending)
     reach("committed")
     return replacement
 
 
-def finish(
-    tending: Tending, replacement: Replacement, remove_traces: Callable[[], None] = lambda: None
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """What belongs to committed work beside its parts. Each may be called again after an interruption."""
+
+    prepare: Callable[[], None]
+    """Before the old parts go. Raises UserError where that is not possible yet."""
+    remove_traces: Callable[[], None]
+    """Once the old parts are gone."""
+    rest: Callable[[], Sequence[PartGroup]] = tuple
+    """Stage what the work is about and has come in since it was committed: nothing, at the end."""
+
+
+def finish(tending: Tending, replacement: Replacement, ending: Ending) -> None:
     """Bring committed work to its end. It may be called again after any interruption.
 
-    `remove_traces` does what else belongs to the work, once the old parts are gone; it may be called again as well.
+    Raises UserError, with the lake whole and the work still committed, where that is not possible yet.
     """
-    waits = replacement.waits(tending.now())
-    if waits:
-        tending.say(
-            f"committed; the old parts stay {waits:.0f} s for readers that opened the lake before (the next call goes on, should this one be ended)"
+    for _ in range(_MOST_PASSES):
+        waits = replacement.waits(tending.now())
+        if waits:
+            tending.say(
+                f"committed; the old parts stay {waits:.0f} s for readers that opened the lake before (the next call goes on, should this one be ended)"
+            )
+            tending.pause(waits)
+        reach("waited")
+        ending.prepare()
+        groups = list(replacement.groups)
+        for start in range(0, len(groups), _GROUPS_AT_ONCE):
+            _require_ours(tending, replacement.id)
+            _exchange(tending, replacement.id, groups[start : start + _GROUPS_AT_ONCE])
+            tending.say(f"in place: {min(start + _GROUPS_AT_ONCE, len(groups)):,} of {len(groups):,} parts")
+        reach("all in place")
+        ending.remove_traces()
+        reach("traces removed")
+        rest = tuple(ending.rest())
+        if not rest:
+            break
+        replacement = replace(replacement, groups=rest, committed_at=tending.now().isoformat())
+        if not replace(_require_ours(tending, replacement.id), current=replacement).save(
+            tending.lake, tending.storage
+        ):
+            raise _changed(tending)
+    else:
+        raise UserError(
+            f"{tending.lake}: rows of these images come in again and again; stop what writes them, and call again"
         )
-        tending.pause(waits)
-    reach("waited")
-    groups = list(replacement.groups)
-    for start in range(0, len(groups), _GROUPS_AT_ONCE):
-        _exchange(tending, replacement.id, groups[start : start + _GROUPS_AT_ONCE])
-        tending.say(f"in place: {min(start + _GROUPS_AT_ONCE, len(groups)):,} of {len(groups):,} parts")
-    reach("all in place")
-    remove_traces()
-    reach("traces removed")
-    state = tending.state()
-    if state.current is None or state.current.id != replacement.id:
-        return  # another process finished it
+    state = _require_ours(tending, replacement.id)
     retired = Retired(id=replacement.id, since=tending.now().isoformat(), grace_s=replacement.grace_s)
     if not replace(state, current=None, retired=(*state.retired, retired)).save(
         tending.lake, tending.storage
     ):
         raise _changed(tending)
     reach("retired")
+
+
+def _require_ours(tending: Tending, id_: str) -> Replacements:
+    """What counts in the lake now. Raises UserError where another process, which took this one for dead, has finished the work `id_`."""
+    state = tending.state()
+    if state.current is None or state.current.id != id_:
+        raise _changed(tending)
+    return state
 
 
 def _exchange(tending: Tending, id_: str, groups: Sequence[PartGroup]) -> None:
@@ -194,6 +230,8 @@ def clear(tending: Tending, *, wait: bool) -> int:
     with explaining(folder, "list what is staged"):
         staged = tending.storage.list(folder)
     unneeded = [uri for uri in staged if uri.removeprefix(f"{folder}/").partition("/")[0] not in needed]
+    digests = forgotten.uris(tending.lake, tending.storage)
+    unneeded += [uri for id_, uri in digests.items() if id_ not in state.forgets]
     for uri in unneeded:
         with explaining(uri, "delete it"):
             tending.storage.delete(uri)

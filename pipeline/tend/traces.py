@@ -6,9 +6,11 @@ import datetime
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePosixPath
 
+from masklake.pipeline.lake import forgotten
+from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.record_pack import PACK
 from masklake.pipeline.lake.replacements import FOLDER, OBJECT
@@ -47,6 +49,12 @@ class Traces:
     """Those that were not looked into."""
     photos: list[str] = field(default_factory=list)
     """The images themselves, where they lie in the lake's folder. They are their owner's, and stay."""
+
+    def add(self, more: Traces) -> None:
+        """Take in what another look has found."""
+        for each in fields(self):
+            known = getattr(self, each.name)
+            known += [uri for uri in getattr(more, each.name) if uri not in known]
 
 
 def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces:
@@ -99,7 +107,11 @@ def _others(lake: Lake, counted: set[tuple[str, str, str]]) -> Iterator[tuple[Ob
     with explaining(lake.uri, "list it"):
         for info in lake.storage.walk(lake.uri):
             path = info.uri.removeprefix(lake.uri).lstrip("/")
-            if path.startswith((f"{FOLDER}/", "locks/")) or path == OBJECT or _COVERED.fullmatch(path):
+            if (
+                path.startswith((f"{FOLDER}/", f"{forgotten.FOLDER}/", "locks/"))
+                or path == OBJECT
+                or _COVERED.fullmatch(path)
+            ):
                 continue
             match = _PART.fullmatch(path)
             if match and (path.partition("/")[0], match[1] or "", match[2] or match[4]) in counted:
@@ -114,12 +126,10 @@ def _keep_ids(lake: Lake, chosen: Chosen) -> None:
             continue
         folder = RunFolder(lake.uri, run.id, lake.storage)
         with explaining(folder.forgotten_uri, "note which images are forgotten"):
-            ids = set(folder.forgotten())
-            before = len(ids)
+            ids: set[int] = set()
             for part in Manifest(folder.manifest_uri, lake.storage).parts():
-                ids |= set(part["image_id"].filter(chosen.among(part["uri"])).to_pylist())
-            if len(ids) > before:
-                lake.storage.write(folder.forgotten_uri, json.dumps({"image_ids": sorted(ids)}).encode())
+                ids.update(part["image_id"].filter(chosen.among(part["uri"])).to_pylist())
+            RowlessImages.note(folder, ids)
 
 
 def renew_summaries(tending: Tending, runs: set[str], *, recount: bool) -> None:
@@ -156,6 +166,11 @@ def remove_run(tending: Tending, run: str) -> list[str]:
     folders = [join(tending.lake, table, f"run={run}") for table in ("images", "instances")]
     folders.append(join(tending.lake, "runs", run))
     uris = [uri for folder in folders for uri in tending.storage.list(folder)]
+    # The claim of a last attempt, for nobody, stays: a worker that outlived the run's driver commits nothing then.
+    claims = sorted(uri for uri in uris if "/attempts/" in uri)
+    with explaining(folders[-1], "read its attempts"):
+        if claims and not json.loads(tending.storage.read(claims[-1]))["host"]:
+            uris.remove(claims[-1])
     uris.sort(key=lambda uri: uri.endswith("/run.json"))
     for uri in uris:
         with explaining(uri, "delete it"):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.forgotten import write_forgotten
 from masklake.pipeline.lake.lake import Lake
-from masklake.pipeline.lake.replacements import FOLDER, Replacement
+from masklake.pipeline.lake.replacements import FOLDER, PartGroup, Replacement
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import join
 from masklake.pipeline.tend import compaction, forgetting, traces
@@ -17,12 +17,11 @@ from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.compaction import CompactionPlan
 from masklake.pipeline.tend.forgetting import ForgetPlan
 from masklake.pipeline.tend.learnt import Learnt, learnt
-from masklake.pipeline.tend.replacing import Tending, clear, commit, finish, new_id
+from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, new_id
 from masklake.pipeline.tend.traces import Traces
 
 LOCK = "tending"
 """The lock that both commands hold: of all of them, one is at work on a lake."""
-_MOST_PASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +69,21 @@ class Forgotten:
     earlier: Earlier = field(default_factory=Earlier)
     waits_s: float = 0.0
 
+    def add(self, work: ForgetPlan) -> None:
+        """Count what `work` takes out."""
+        self.images = sorted({*self.images, *work.uris})
+        self.image_rows += work.image_rows
+        self.instance_rows += work.instance_rows
+        self.label_rows += work.label_rows
+        self.parts += sum(len(affected.parts) for affected in work.affected)
+
 
 def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: bool = False) -> Compacted:
     """Compact the lake into parts of about `target_bytes`. Raises UserError, with the lake whole, where that is not possible."""
     earlier = Earlier() if dry_run else finish_earlier(tending, wait)
     if earlier.waits_s:
         return Compacted(earlier=earlier, waits_s=earlier.waits_s)
+    planned = tending.state()
     lake = Lake(tending.lake, tending.storage)
     lake.require()
     work = compaction.plan(lake, target_bytes)
@@ -88,7 +96,8 @@ def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: 
         groups = compaction.stage(lake, work, id_, tending)
         _count(result, work)
         if groups:
-            result.waits_s = _finished_after(tending, commit(tending, id_, "compact", groups), wait)
+            replacement = commit(tending, planned, id_, "compact", groups)
+            result.waits_s = _finished_after(tending, replacement, wait)
     if not result.waits_s:
         clear(tending, wait=wait)
     return result
@@ -100,12 +109,18 @@ def _count(result: Compacted, work: CompactionPlan) -> None:
     result.new = sum(len(group.parts) for group in gathered)
 
 
-def _finished_after(tending: Tending, replacement: Replacement, wait: bool) -> float:
+def _finished_after(
+    tending: Tending, replacement: Replacement, wait: bool, into: Forgotten | None = None
+) -> float:
     """Finish what is committed; where it is not to `wait`, the seconds that are left until that is possible."""
     waits = replacement.waits(tending.now())
     if waits and not wait:
         return waits
-    finish(tending, replacement, _rest_of(tending, replacement))
+    if replacement.command == "compact":
+        ending = _compact_ending(tending, replacement)
+    else:
+        ending = _forget_ending(tending, replacement.id, into or Forgotten())
+    finish(tending, replacement, ending)
     return 0.0
 
 
@@ -117,9 +132,8 @@ def finish_earlier(tending: Tending, wait: bool) -> Earlier:
         return Earlier()
     tending.say(f"finishing `masklake {current.command}` of {current.committed_at[:19]} UTC first")
     forgotten = _kept_report(tending, current.id) if current.command == "forget" else None
-    return Earlier(
-        command=current.command, waits_s=_finished_after(tending, current, wait), forgotten=forgotten
-    )
+    waits = _finished_after(tending, current, wait, forgotten)
+    return Earlier(command=current.command, waits_s=waits, forgotten=forgotten)
 
 
 def _report_uri(tending: Tending, id_: str) -> str:
@@ -141,24 +155,42 @@ def _kept_report(tending: Tending, id_: str) -> Forgotten:
     return Forgotten(**{**content, "models": models, "traces": Traces(), "earlier": Earlier()})
 
 
-def _rest_of(tending: Tending, replacement: Replacement) -> Callable[[], None]:
-    """What is to be done once the parts of committed work are in place."""
+def _compact_ending(tending: Tending, replacement: Replacement) -> Ending:
     runs = {group.run for group in replacement.groups if group.run}
-    if replacement.command == "compact":
-        return partial(traces.renew_summaries, tending, runs, recount=False)
-    return partial(_forget_rest, tending, replacement.id, runs, Traces())
+    return Ending(
+        prepare=lambda: forgetting.end_attempts(Lake(tending.lake, tending.storage), sorted(runs)),
+        remove_traces=partial(traces.renew_summaries, tending, runs, recount=False),
+    )
 
 
-def _forget_rest(tending: Tending, id_: str, runs: set[str], into: Traces) -> None:
+def _forget_ending(tending: Tending, id_: str, into: Forgotten) -> Ending:
+    """`into` is told what else was found."""
     chosen = forgetting.chosen_of(tending, id_)
-    if chosen.run is not None:
-        into.removed += traces.remove_run(tending, chosen.run)
-    else:
-        removed = traces.remove(tending, chosen)
-        into.pruned, into.removed = removed.pruned, removed.removed
-        into.too_large, into.photos = removed.too_large, removed.photos
-        traces.renew_summaries(tending, runs, recount=True)
-    traces.remove_pack(tending)
+
+    def prepare() -> None:
+        state, lake = tending.state(), Lake(tending.lake, tending.storage)
+        runs = forgetting.require_idle(lake, chosen, len(state.forgets))
+        if chosen.run is None and state.current is not None:
+            runs += [group.run for group in state.current.groups if group.run and group.run not in runs]
+        forgetting.end_attempts(lake, runs)
+
+    def remove_traces() -> None:
+        if chosen.run is not None:
+            into.traces.removed += traces.remove_run(tending, chosen.run)
+        else:
+            into.traces.add(traces.remove(tending, chosen))
+            current = tending.state().current
+            runs = {group.run for group in current.groups if group.run} if current else set()
+            traces.renew_summaries(tending, runs, recount=True)
+        traces.remove_pack(tending)
+
+    def rest() -> list[PartGroup]:
+        lake = Lake(tending.lake, tending.storage)
+        work = forgetting.plan(lake, chosen)
+        into.add(work)
+        return forgetting.stage(lake, work, chosen, id_, tending) if work.affected else []
+
+    return Ending(prepare=prepare, remove_traces=remove_traces, rest=rest)
 
 
 def forget(
@@ -177,6 +209,7 @@ def forget(
         earlier = Earlier() if dry_run else finish_earlier(tending, wait)
     if earlier.waits_s:
         return Forgotten(earlier=earlier, waits_s=earlier.waits_s)
+    planned = tending.state()
     lake = Lake(tending.lake, tending.storage)
     lake.require()
     if chosen.run is not None:
@@ -195,35 +228,25 @@ def forget(
         return result
     if dry_run:
         return result
-    for _ in range(_MOST_PASSES):
-        forgetting.require_idle(lake, chosen)
-        id_ = new_id()
-        _keep_report(tending, id_, result)
-        replacement = commit(tending, id_, "forget", forgetting.stage(lake, work, chosen, id_, tending))
-        result.waits_s = replacement.waits(tending.now()) if not wait else 0.0
-        if result.waits_s:
-            return result
-        runs = {group.run for group in replacement.groups if group.run}
-        finish(tending, replacement, partial(_forget_rest, tending, id_, runs, result.traces))
+    if busy := [entry.training for entry in result.models if entry.at_work]:
+        raise UserError(
+            f"training {busy[0]}: is at work and learns from these images; stop it, or let it end, and call again"
+        )
+    forgetting.require_idle(lake, chosen, len(planned.forgets) + 1)
+    id_ = new_id()
+    forgetting.keep_chosen(tending, id_, chosen)
+    _keep_report(tending, id_, result)
+    write_forgotten(lake.uri, lake.storage, id_, chosen.uris, chosen.folders, chosen.run)
+    groups = forgetting.stage(lake, work, chosen, id_, tending)
+    replacement = commit(tending, planned, id_, "forget", groups)
+    result.waits_s = _finished_after(tending, replacement, wait, result)
+    if not result.waits_s:
         clear(tending, wait=wait)
-        lake = Lake(tending.lake, tending.storage)
-        work = forgetting.plan(lake, chosen)
-        if not work.affected:  # else a run or an import has brought some in since
-            return result
-    raise UserError(
-        f"{tending.lake}: rows of these images come in again and again; stop what writes them, and call again"
-    )
+    return result
 
 
 def _planned(lake: Lake, chosen: Chosen, work: ForgetPlan, earlier: Earlier) -> Forgotten:
     models, problems = learnt(lake, chosen) if chosen.run is None else ([], [])
-    return Forgotten(
-        images=sorted(work.uris),
-        image_rows=work.image_rows,
-        instance_rows=work.instance_rows,
-        label_rows=work.label_rows,
-        parts=sum(len(affected.parts) for affected in work.affected),
-        models=models,
-        problems=problems,
-        earlier=earlier,
-    )
+    result = Forgotten(models=models, problems=problems, earlier=earlier)
+    result.add(work)
+    return result

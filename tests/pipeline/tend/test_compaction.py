@@ -189,7 +189,7 @@ def test_two_who_commit_at_once_do_not_both(lake: str) -> None:
         if point == "all staged" and reached.count(point) == 1:
             work.compact(tending(lake, 3600), TARGET, wait=False)
 
-    with on_reach(overtake), pytest.raises(UserError, match="is at work there"):
+    with on_reach(overtake), pytest.raises(UserError, match="another process changed it at the same time"):
         work.compact(tending(lake), TARGET)
     assert_whole(lake)
 
