@@ -98,6 +98,8 @@ def _run(options: TrainOptions) -> ExitCode:
     target = _held_out(lake, options, labels)
     if record is None:
         record = _new(options, lake.uri, storage, labels)
+    elif record.state != "trained":
+        _require_same(record, training_set.as_record(labels))
     say(console, _heading(record, labels, target, storage))
     if not record.options.get("mirrored", True):
         say(
@@ -111,6 +113,16 @@ def _run(options: TrainOptions) -> ExitCode:
             record = train_run.conclude(options, record, lake, labels, target, cluster, storage, console)
     _closing(record, options, console)
     return EXIT_CODES[record.state]
+
+
+def _require_same(record: TrainingRecord, data: dict[str, Any]) -> None:
+    """Raises UserError where the labels that the training began with are not all there: its steps would be others from here on."""
+    for what in ("images", "instances"):
+        if data[what] != record.data[what]:
+            raise UserError(
+                f"training {record.run}: began with labels of {record.data[what]:,} {what}, of which the lake has {data[what]:,} now "
+                "(masklake forget?); start a new one"
+            )
 
 
 def _selection(options: TrainOptions, record: TrainingRecord | None) -> tuple[Any, Any, int | None]:

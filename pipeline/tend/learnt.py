@@ -35,8 +35,10 @@ class Learnt:
 
 def learnt(lake: Lake, chosen: Chosen) -> tuple[list[Learnt], list[str]]:
     """Trainings whose labels held one of the images, oldest first, with those that started from their results; and what is
-    wrong with records that cannot be read."""
-    ids = sorted(lake.training_ids())
+    wrong with records that cannot be read.
+
+    `lake` is as it was before the labels of the images were taken out; the trainings are those of now."""
+    ids = sorted(Lake(lake.uri, lake.storage).training_ids())
     records = training.load_many(lake.uri, ids, lake.storage)
     problems = [str(record) for record in records if isinstance(record, UserError)]
     rows = _sets(lake, chosen)

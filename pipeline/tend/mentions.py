@@ -119,29 +119,29 @@ class Mentions:
             table = pq.read_table(io.BytesIO(data))
         except (pa.ArrowInvalid, OSError):  # a file that was cut off: what it holds cannot be told
             return None
-        gone = np.zeros(len(table), bool)
+        gone, changed = np.zeros(len(table), bool), False
         columns = []
         for column in table.columns:
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             if _is_text(kind):
-                # Cast, as a dictionary keeps texts that no row has any more.
-                plain = column.cast(kind)
+                plain = column.cast(kind)  # a dictionary keeps texts that no row has any more
                 gone |= self._chosen.among(plain).to_numpy()
-                columns.append((column.type, plain))
+                columns.append(plain)
             elif pa.types.is_nested(kind) and any(map(self._in_column, column.chunks)):
                 values = column.to_pylist()
+                kept = [self.pruned(value) for value in values]
                 gone |= np.array([self._is_of(value) for value in values], bool)
-                columns.append(
-                    (column.type, pa.chunked_array([[self.pruned(v) for v in values]], column.type))
-                )
+                changed = changed or kept != values
+                columns.append(pa.chunked_array([kept], column.type))
             else:
-                columns.append((column.type, column))
-        if not gone.any() and all(new is old for (_, new), old in zip(columns, table.columns, strict=True)):
+                columns.append(column)
+        if not changed and not gone.any():
             return data
-        kept = [column.filter(pa.array(~gone)) for _, column in columns]
-        return encode(
-            pa.table([c.cast(t) for c, (t, _) in zip(kept, columns, strict=True)], schema=table.schema)
-        )
+        stays = pa.array(~gone)
+        columns = [
+            column.filter(stays).cast(field.type) for column, field in zip(columns, table.schema, strict=True)
+        ]
+        return encode(pa.table(columns, schema=table.schema))
 
     def _in_column(self, values: pa.Array) -> bool:
         """Whether one of these values, or of what they hold, is the name of an image."""
@@ -169,15 +169,15 @@ class Mentions:
     def _pruned_json_lines(self, text: str) -> bytes | None:
         kept = []
         for line in text.splitlines(keepends=True):
-            if self.in_text(line):
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    continue
-                if self._is_of(value):
-                    continue
-                line = json.dumps(self.pruned(value), ensure_ascii=False) + "\n"
-            kept.append(line)
+            if not self.in_text(line):
+                kept.append(line)
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if not self._is_of(value):
+                kept.append(json.dumps(self.pruned(value), ensure_ascii=False) + "\n")
         return "".join(kept).encode("utf-8", "surrogatepass") if kept else None
 
     def _pruned_lines(self, text: str) -> bytes | None:

@@ -80,6 +80,16 @@ def new_id() -> str:
     return new_run_id()
 
 
+def free_state(tending: Tending) -> Replacements:
+    """What counts now, for work that is to be committed upon it. Raises UserError where other work is committed and not finished."""
+    state = tending.state()
+    if state.current is not None:
+        raise UserError(
+            f"{tending.lake}: `masklake {state.current.command}` is at work there; let it finish, then call again"
+        )
+    return state
+
+
 def commit(
     tending: Tending, planned: Replacements, id_: str, command: str, groups: Sequence[PartGroup]
 ) -> Replacement:

@@ -63,7 +63,7 @@ def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces
     traces, mentions = Traces(), Mentions(chosen)
     counted = {(table, part.run, part.name) for table in _TABLES for part in lake.parts(table)}
     if not dry_run:
-        _keep_ids(lake, chosen)
+        note_rowless(lake, chosen)
     for info, path in _others(lake, counted):
         uri = info.uri
         if chosen.has(uri):
@@ -119,7 +119,7 @@ def _others(lake: Lake, counted: set[tuple[str, str, str]]) -> Iterator[tuple[Ob
             yield info, path
 
 
-def _keep_ids(lake: Lake, chosen: Chosen) -> None:
+def note_rowless(lake: Lake, chosen: Chosen) -> None:
     """Note, for runs that may be resumed, which of their images are not missing but forgotten."""
     for run in lake.runs():
         if run.record is None or run.record.state == "complete":

@@ -17,7 +17,7 @@ from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.compaction import CompactionPlan
 from masklake.pipeline.tend.forgetting import ForgetPlan
 from masklake.pipeline.tend.learnt import Learnt, learnt
-from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, new_id
+from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, free_state, new_id
 from masklake.pipeline.tend.traces import Traces
 
 LOCK = "tending"
@@ -83,7 +83,7 @@ def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: 
     earlier = Earlier() if dry_run else finish_earlier(tending, wait)
     if earlier.waits_s:
         return Compacted(earlier=earlier, waits_s=earlier.waits_s)
-    planned = tending.state()
+    planned = tending.state() if dry_run else free_state(tending)
     lake = Lake(tending.lake, tending.storage)
     lake.require()
     work = compaction.plan(lake, target_bytes)
@@ -209,7 +209,7 @@ def forget(
         earlier = Earlier() if dry_run else finish_earlier(tending, wait)
     if earlier.waits_s:
         return Forgotten(earlier=earlier, waits_s=earlier.waits_s)
-    planned = tending.state()
+    planned = tending.state() if dry_run else free_state(tending)
     lake = Lake(tending.lake, tending.storage)
     lake.require()
     if chosen.run is not None:
@@ -239,6 +239,10 @@ def forget(
     write_forgotten(lake.uri, lake.storage, id_, chosen.uris, chosen.folders, chosen.run)
     groups = forgetting.stage(lake, work, chosen, id_, tending)
     replacement = commit(tending, planned, id_, "forget", groups)
+    traces.note_rowless(Lake(tending.lake, tending.storage), chosen)
+    if chosen.run is None:  # again: a training may have read the labels since, and before the commit
+        result.models, result.problems = learnt(lake, chosen)
+        _keep_report(tending, id_, result)
     result.waits_s = _finished_after(tending, replacement, wait, result)
     if not result.waits_s:
         clear(tending, wait=wait)

@@ -14,6 +14,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import sets as labels
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.lake.forgotten import forgets_done
 from masklake.pipeline.lake.lake import Lake
 from numpy.typing import NDArray
 
@@ -51,6 +52,9 @@ class TrainingSet:
     """Instances with a mask."""
     as_of: datetime.datetime
     """When the newest of the labels were given."""
+    lake: str
+    forgets: int
+    """How many calls of `masklake forget` were done before the labels were read."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -82,6 +86,7 @@ def gather(
     import pyarrow.compute as pc
 
     lake.require()
+    forgets = forgets_done(lake.uri, lake.storage)
     every = label_store.newest_rows(lake, as_of=as_of)
     rows = every.filter(pc.equal(every["split"], split)).select(_COLUMNS)
     if not rows.num_rows:
@@ -131,6 +136,8 @@ def gather(
         keypoint_names=keypoint_names,
         with_keypoints=with_keypoints,
         as_of=pc.max(every["labelled_at"]).as_py(),
+        lake=lake.uri,
+        forgets=forgets,
         masks=single.num_rows - single["mask"].null_count,
     )
 

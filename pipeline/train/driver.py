@@ -63,9 +63,10 @@ class Training:
         crew: Crew,
         storage: Storage,
         watch: Watch,
+        require_current: Callable[[], None] = lambda: None,
     ) -> None:
         self.record, self._make_work, self._crew, self._storage = record, make_work, crew, storage
-        self._watch = watch
+        self._watch, self._require_current = watch, require_current
         self._news: dict[str, Any] = {}
         self._failure: Exception | None = None
         self._stopping = False
@@ -79,6 +80,11 @@ class Training:
         attempt = self._folder.take_attempt(self.record.attempt, process_alive)
         self.record = replace(self.record, attempt=attempt, state="running", error=None, finished_at=None)
         save(self.record, self._storage)
+        try:
+            self._require_current()
+        except UserError as error:
+            save(replace(self.record, state="failed", error=str(error), finished_at=now()), self._storage)
+            raise
         self._board = beside_driver(Board)
         self._metrics = TrainingMetrics(self.record.run)
         thread = threading.Thread(target=self._fit, daemon=True)

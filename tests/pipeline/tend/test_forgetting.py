@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import now
+from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.segment.heed import FORGOTTEN, heed
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.proof import done_ids, verify
+from masklake.pipeline.segment.run import Planned
 from masklake.pipeline.segment.source import packets
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
@@ -24,7 +29,8 @@ from masklake.pipeline.tend.replacing import Tending
 from masklake.pipeline.train import record as training
 from masklake.pipeline.train.record import TrainingRecord
 
-from tests.helpers.lakes import WHEN, record
+from tests.helpers.lakes import WHEN, LakeBuilder, label_row, record
+from tests.helpers.runs import fill, make_job
 from tests.helpers.tended_lakes import (
     EXACT,
     R1,
@@ -284,3 +290,184 @@ def test_rows_that_come_in_meanwhile_are_forgotten_too(lake: str) -> None:
         work.forget(tending(lake), CHOSEN)
     assert leftovers(lake) == []
     assert any(Path(lake, "images", "run=20261106T000000-ffffff").iterdir())
+
+
+def nobody(pid: int) -> bool:
+    return False
+
+
+def begin(lake: str, run: str) -> list[int]:
+    """What a driver does first that resumes a run: the image_ids that it gives out. Its process stays at work."""
+    require_untouched(lake, run, STORAGE)
+    folder = RunFolder(lake, run, STORAGE)
+    record = folder.load()
+    attempt = folder.take_attempt(record.attempt + 1, nobody)
+    folder.save(replace(record, state="running", attempt=attempt, updated_at=now(), host="elsewhere"))
+    heed(folder, record.forgets)
+    todo = packets(Manifest(folder.manifest_uri, STORAGE), folder, attempt, 100)
+    return [i for packet in todo for i in packet["image_id"].to_pylist()]
+
+
+def stop(lake: str, run: str) -> None:
+    folder = RunFolder(lake, run, STORAGE)
+    folder.save(replace(folder.load(), state="stopped"))
+
+
+@pytest.fixture
+def undone(lake: str) -> str:
+    """A stopped run of the images of R1 that has still to do its last four, 8 to 11."""
+    run = "20261104T000000-dddddd"
+    run_with_parts(lake, run, STORAGE, parts=3, state="stopped")
+    folder = RunFolder(lake, run, STORAGE)
+    last = max(Path(folder.table_uri("images")).iterdir())
+    Path(folder.table_uri("instances"), last.name).unlink()
+    last.unlink()
+    return run
+
+
+NINE = Chosen(uris=frozenset({uri_of(9)}))
+
+
+def test_a_run_that_is_resumed_in_the_grace_leaves_it_out(lake: str, undone: str) -> None:
+    assert work.forget(tending(lake, 3600), NINE, wait=False).waits_s
+    assert begin(lake, undone) == [8, 10, 11]
+    finish_at_once(lake)
+    assert work.compact(tending(lake), 10**7).earlier.command == "forget"
+    assert leftovers(lake, set(NINE.uris)) == []
+    assert verify(RunFolder(lake, undone, STORAGE), 12, 2).missing == 3
+
+
+def finish_at_once(lake: str) -> None:
+    """Let the grace of committed work be over."""
+    state = tending(lake).state()
+    assert state.current is not None
+    assert replace(state, current=replace(state.current, grace_s=0.0)).save(lake, STORAGE)
+
+
+@pytest.mark.parametrize("point", ["begun", "all staged", "committed", "waited", "all in place"])
+def test_a_run_that_is_resumed_at_any_step_does_not_bring_it_back(lake: str, undone: str, point: str) -> None:
+    seen: list[int] = []
+
+    def resume(here: str) -> None:
+        if here == point and not seen:
+            seen.extend(begin(lake, undone))
+
+    with on_reach(resume):
+        try:
+            work.forget(tending(lake), NINE)
+            refused = False
+        except UserError as error:
+            assert "is at work and would write rows of these images again" in str(error)
+            refused = True
+    assert refused == (
+        9 in seen
+    )  # before the commit it could not know, and forget does not say that it is done
+    if refused:
+        stop(lake, undone)
+        work.compact(tending(lake), 10**7)
+        assert 9 not in begin(lake, undone)
+    assert leftovers(lake, set(NINE.uris)) == []
+
+
+def test_a_new_run_that_began_before_leaves_it_out_and_a_later_one_takes_it(tmp_path: Path) -> None:
+    photos, lake = tmp_path / "photos", str(tmp_path / "lake")
+    fill(photos, 6)
+    gone = str(photos / "00003.png")
+    LakeBuilder(lake).labels([label_row(gone, "dog")])
+
+    def listed(planned: Planned, run: str) -> list[str]:
+        folder = RunFolder(lake, run, STORAGE)
+        folder.save(planned_job.record)
+        planned.forgotten = heed(folder, planned.forgets)
+        list(planned.write())
+        return [
+            Path(u).name
+            for part in Manifest(folder.manifest_uri, STORAGE).parts()
+            for u in part["uri"].to_pylist()
+        ]
+
+    planned_job = make_job(str(photos), lake)
+    earlier = Planned(planned_job)
+    work.forget(tending(lake), Chosen(uris=frozenset({gone})))
+    assert listed(earlier, planned_job.record.run) == [f"{n:05d}.png" for n in (0, 1, 2, 4, 5)]
+    assert earlier.totals.left_out == {FORGOTTEN: 1}
+    planned_job = make_job(str(photos), lake)
+    later = Planned(planned_job)
+    assert listed(later, planned_job.record.run) == [f"{n:05d}.png" for n in range(6)]
+
+
+def test_a_listing_that_goes_on_gives_no_number_twice(lake: str) -> None:
+    Path(lake, "runs", STOPPED, "manifest", "complete.json").unlink()
+    work.forget(tending(lake), CHOSEN)
+    totals = Manifest(RunFolder(lake, STOPPED, STORAGE).manifest_uri, STORAGE).totals()
+    assert (totals.images, totals.complete) == (8, False)
+
+
+def test_an_import_that_began_before_leaves_its_labels_out(lake: str) -> None:
+    sets = label_store.newest(Lake(lake, STORAGE))
+    opened, before = Lake(lake, STORAGE), forgets_done(lake, STORAGE)
+    work.forget(tending(lake), CHOSEN)
+    added = label_store.add(opened, sets, [], forgets=before)
+    assert (added.new, added.forgotten) == (4, 2)
+    assert leftovers(lake) == []
+    assert label_store.add(Lake(lake, STORAGE), sets, []).new == 6  # one that begins now may
+
+
+def test_an_import_that_is_written_at_the_same_moment_says_so(
+    lake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets, write = label_store.newest(Lake(lake, STORAGE)), label_store._write
+
+    def overtaken(*arguments: object) -> str:
+        work.forget(tending(lake), CHOSEN)
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(label_store, "_write", overtaken)
+    with pytest.raises(UserError, match="call that forget again"):
+        label_store.add(Lake(lake, STORAGE), sets, [])
+    work.forget(tending(lake), CHOSEN)
+    assert leftovers(lake) == []
+
+
+def test_a_compaction_that_lost_its_lock_brings_nothing_back(lake: str) -> None:
+    reached: list[str] = []
+
+    def overtake(point: str) -> None:
+        reached.append(point)
+        if point == "all staged" and len(reached) == reached.index(point) + 1:
+            work.forget(tending(lake), CHOSEN)
+
+    with on_reach(overtake), pytest.raises(UserError, match="another process changed it"):
+        work.compact(tending(lake), 10**7)
+    assert set(counts(lake).values()) == {LEFT}
+    work.compact(tending(lake), 10**7)
+    assert leftovers(lake) == []
+    assert set(counts(lake).values()) == {LEFT}
+
+
+@pytest.mark.parametrize("run", [R1, STOPPED])
+def test_a_worker_that_outlived_its_driver_commits_nothing_more(lake: str, run: str) -> None:
+    work.forget(tending(lake), CHOSEN)
+    assert RunFolder(lake, run, STORAGE).superseded(1)
+    assert (
+        RunFolder(lake, STOPPED, STORAGE).take_attempt(2, process_alive) == 3
+    )  # and a resume is not in anybody's way
+
+
+def test_a_run_that_is_forgotten_while_it_is_resumed_does_not_come_back(lake: str) -> None:
+    folder = RunFolder(lake, STOPPED, STORAGE)
+    record = folder.load()
+    work.forget(tending(lake), Chosen(uris=frozenset(), run=STOPPED))
+    assert folder.superseded(1)
+    folder.save(record)
+    with pytest.raises(UserError, match="was forgotten"):
+        heed(folder, record.forgets)
+    assert STOPPED not in Lake(lake, STORAGE).run_ids()
+
+
+def test_digests_do_not_name_what_is_forgotten(lake: str) -> None:
+    work.forget(tending(lake), Chosen(uris=frozenset({uri_of(2)}), folders=("s3://p/b/",)))
+    forgotten, forgets = ForgottenSince.load(lake, STORAGE, 0)
+    assert (forgets, forgotten.has(uri_of(2)), forgotten.has("s3://p/b/new/x.jpg")) == (1, True, True)
+    assert not any(map(forgotten.has, (uri_of(4), "s3://p/bb/1.jpg", "s3://p/b")))
+    assert not ForgottenSince.load(lake, STORAGE, 1)[0]
