@@ -46,6 +46,10 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
     proof = record.verification
     if proof and proof["doubled"]:
         say(f"  mended: {proof['doubled']:,} images had been written twice by a killed attempt")
+    if proof and proof.get("forgotten"):
+        say(
+            f"  without {proof['forgotten']:,} images that were forgotten since the run began (masklake forget)"
+        )
     if record.error:
         say(f"  because: {record.error}")
     infer = record.stages.get("infer", {})

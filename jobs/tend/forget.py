@@ -11,6 +11,7 @@ from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
+from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,13 +29,19 @@ and names the images: Label Studio tasks, exports, previews, records. Of files t
 rows or lines go. At the end none of it is in the lake's storage. Models that learnt from the images are named, and stay: train
 anew without them, or `masklake models unalias`.
 
+Once it says that it is done, nothing that began before brings the rows back: a stopped run that is resumed, a run or an import of
+labels that was at work on other images leave them out and say so. While a run or a training is at work on the images themselves,
+the call is refused, before or after the commit; what is committed stays so, and the next call finishes it. A new run of
+a folder where the photo still is takes it in again, and so does a new import of a file that has labels of it.
+
 --uri names an image as the lake does; one that ends in / means all below it. --where is an SQL condition on images
 (`masklake query --columns` lists the columns), of all runs: images for which it is true are forgotten in every run. --run
 forgets what one run wrote, and its record; labels stay, and of an image the newest run that is left counts again.
 
-What is not the lake's stays, and is yours to remove: the photos themselves (while a photo is there, the next run of its folder
-takes it again), files that were exported elsewhere, Ray's logs, and, on a bucket with versioning, the older versions of
-removed objects until a lifecycle rule ends them.
+What is not the lake's stays, and is yours to remove: the photos themselves, files that were exported elsewhere or are being
+written by another command just now, Ray's logs, and, on a bucket with versioning, the older versions of removed objects until a
+lifecycle rule ends them. LAKE/forgotten keeps digests (BLAKE2b) of what is forgotten: they tell whether a name that one
+has is among them, and give no name.
 
 The change is one conditional write, as of `masklake compact`, whose help tells what readers see. The old files stay for
 --grace-minutes for readers that had opened the lake. A call that was ended at any moment leaves the lake whole; the next call
@@ -46,8 +53,8 @@ examples:
   masklake forget s3://lake --where "uri like '%/users/7/%' or error is not null"
   masklake forget s3://lake --run 20261101T020000-a1b2c3
 
-exit codes: 0 done · 2 a mistake that the message names, or the lake has nothing of them · 75 another compact or forget is at
-work · 130 stopped: the lake is whole, and the next call goes on"""
+exit codes: 0 done · 2 a mistake that the message names, or the lake has nothing of them · 75 another compact or forget, or a
+run or training of these images, is at work: call again later · 130 stopped: the lake is whole, and the next call goes on"""
 
 
 _SHOWN = 20
@@ -82,6 +89,7 @@ def run(options: ForgetOptions) -> int:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.tend import work
     from masklake.pipeline.tend.chosen import Chosen
+    from masklake.pipeline.tend.forgetting import AtWorkError
     from masklake.pipeline.tend.replacing import Tending
 
     storage = options.storage.open()
@@ -105,7 +113,15 @@ def run(options: ForgetOptions) -> int:
         _report(work.forget(tending, chosen, earlier=earlier, wait=wait), chosen, options)
         return ExitCode.DONE
 
-    return locked("forget", options.lake, storage, options.grace_minutes, forget)
+    def forget_or_refuse(tending: Tending) -> int:
+        """Also where an earlier call had committed: it stays so."""
+        try:
+            return forget(tending)
+        except AtWorkError as error:
+            note(f"refused: {error}")
+            return ExitCode.REFUSED
+
+    return locked("forget", options.lake, storage, options.grace_minutes, forget_or_refuse)
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ForgetOptions, run=run)

@@ -32,6 +32,10 @@ CHOSEN = "forget.json"
 """Of committed work: which images it is about, beside its staged parts."""
 
 
+class AtWorkError(UserError):
+    """Others are at work on what is to be forgotten: later it may work."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Affected:
     """A part (of a run: of both tables; of labels, where `run` is "") that holds rows to be forgotten."""
@@ -119,7 +123,7 @@ def require_idle(lake: Lake, chosen: Chosen, forgets: int) -> list[str]:
     """The runs that are not complete, not at work, and have not heeded the first `forgets` calls of forget, this one among them: a
     worker that outlived its driver could write rows of the images there.
 
-    Raises UserError while a run is at work that would write rows of the images again, or that is itself to be forgotten.
+    Raises AtWorkError while a run is at work that would write rows of the images again, or that is itself to be forgotten.
     """
     idle = []
     for run in lake.runs():
@@ -132,7 +136,7 @@ def require_idle(lake: Lake, chosen: Chosen, forgets: int) -> list[str]:
         )
         if chosen.run is not None:
             if alive:
-                raise UserError(f"run {run.id}: is at work; stop it, or let it end, and call again")
+                raise AtWorkError(f"run {run.id}: is at work; stop it, or let it end, and call again")
             idle.append(run.id)
             continue
         folder = RunFolder(lake.uri, run.id, lake.storage)
@@ -141,11 +145,11 @@ def require_idle(lake: Lake, chosen: Chosen, forgets: int) -> list[str]:
                 continue
             listed = _Listed.of(Manifest(folder.manifest_uri, lake.storage), chosen)
         if alive and listed.chosen:
-            raise UserError(
+            raise AtWorkError(
                 f"run {run.id}: is at work and would write rows of these images again; stop it, or let it end, and call again"
             )
         if alive and not listed.complete:
-            raise UserError(
+            raise AtWorkError(
                 f"run {run.id}: is at work, and may come upon these images while it lists its source; call again when it has listed "
                 "it, or stop it"
             )

@@ -229,7 +229,7 @@ def forget(
     if dry_run:
         return result
     if busy := [entry.training for entry in result.models if entry.at_work]:
-        raise UserError(
+        raise forgetting.AtWorkError(
             f"training {busy[0]}: is at work and learns from these images; stop it, or let it end, and call again"
         )
     forgetting.require_idle(lake, chosen, len(planned.forgets) + 1)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from masklake.jobs.exit_codes import ExitCode
+from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.lock import Lock
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend.work import LOCK
 
 from tests.conftest import Bucket
-from tests.helpers.tended_lakes import EXACT, R1, STOPPED, by_read_table, small_parts
+from tests.helpers.tended_lakes import EXACT, R1, R2, STOPPED, by_read_table, covered, small_parts
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -65,11 +66,26 @@ def test_no_lake_and_wrong_values(tmp_path: Path, masklake: Run) -> None:
     assert (code, "is not a lake" in err) == (2, True)
 
 
-@pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
-def test_in_s3(s3_bucket: Bucket, masklake: Run) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("s3_bucket", ["moto", pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
+def test_in_s3(s3_bucket: Bucket, masklake: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digests of what is covered, the packed records and the listing in pages agree with the new parts."""
+    monkeypatch.setattr("masklake.pipeline.lake.record_pack.WORTH_IT", 2)
     lake = f"{s3_bucket.uri}/lake"
     small_parts(lake)
+    packing = Lake(lake, Storage())
+    packing.runs()
+    packing.pack_records()
     code, out, err = masklake("compact", lake, "--grace-minutes", "0")
     assert (code, "27 files are now 5" in out) == (0, True), err
     assert {read(lake, Storage()) for read in EXACT.values()} == {(56, 55)}
     assert not [key for key in s3_bucket.all_keys() if "replacing" in key]
+    opened = Lake(lake, Storage())
+    assert set(opened.summaries()) == {R1, R2}
+    opened.pack_records()
+    assert set(Lake(lake, Storage()).summaries()) == {R1, R2}  # as they are packed now
+    assert covered(lake, Storage()) == 48
+    listed = {
+        f"lake/{part.path}" for table in ("images", "instances", "labels") for part in opened.parts(table)
+    }
+    assert listed == {key for key in s3_bucket.all_keys() if "/part-" in key and "lake/runs/" not in key}

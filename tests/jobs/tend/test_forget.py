@@ -106,6 +106,7 @@ def test_the_next_call_finishes_what_a_killed_one_left(lake: str, masklake: Run,
     assert not [name for name in all_bytes(Path(lake)) if name.startswith("replacing")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s3_bucket", ["moto", pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
 def test_in_s3(s3_bucket: Bucket, masklake: Run, tmp_path: Path) -> None:
     lake = f"{s3_bucket.uri}/lake"
