@@ -117,7 +117,7 @@ def test_every_image_gets_its_row(tmp_path: Path, lake: str) -> None:
         assert row["etag"]
     assert rows[f"{folder}/deep/er/bomb.png"]["width"] == 30_000
     assert record.instances == table(lake, "instances", record.run).num_rows > 60
-    assert record.verification == {"images": 68, "missing": 0, "doubled": 0, "mismatched": 0}
+    assert record.verification == {"images": 68, "missing": 0, "doubled": 0, "mismatched": 0, "forgotten": 0}
     assert record.manifest["images"] == 68
     assert record.manifest["ignored"] == 1
     assert _loaded(lake, record.run) == record
@@ -373,7 +373,7 @@ def test_a_straggler_that_commits_after_the_next_attempt_has_looked(photos: Path
     record, _ = run(job, Planned(job), SMALL, watch)
     assert came.is_set()
     assert (record.state, record.attempt) == ("complete", 2)
-    assert record.verification == {"images": 40, "missing": 0, "doubled": 32, "mismatched": 0}
+    assert record.verification == {"images": 40, "missing": 0, "doubled": 32, "mismatched": 0, "forgotten": 0}
     assert record.counts == {"ok": 40}
     assert_exactly_once(lake, first.run, _uris(photos))
 
