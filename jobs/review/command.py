@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.lock import under_lock
 from masklake.jobs.options.command import Command
 from masklake.jobs.review.options import ReviewOptions
 from masklake.pipeline.errors import UserError
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
-    from masklake.pipeline.review.tasks import Prediction
     from masklake.pipeline.storage.store import Storage
 
 SUMMARY = "pick images worth correcting, and write them as Label Studio tasks"
@@ -38,7 +37,11 @@ changed since the run are passed over, and counted by reason. --keep-similar rea
 
 --urls presigned writes URLs of images in S3 that a browser can open without credentials, for --expires hours at
 most (S3: a week; temporary credentials end sooner). Whoever has the file has the images: keep it as you keep a
-password. Plain URIs need Label Studio to be connected to the bucket."""
+password. Plain URIs need Label Studio to be connected to the bucket.
+
+--push URL --project N adds the tasks to a project of a Label Studio server, by its API, those of images alone that have none
+there yet. The project's labelling interface must offer the classes; --setup adds those that it lacks. `masklake labels pull`
+takes the annotations back, and `masklake backend` serves the lake's model to the server."""
 EPILOG = """\
 examples:
   masklake review s3://lake --budget 200
@@ -46,23 +49,42 @@ examples:
   masklake review s3://lake --budget 200 --urls presigned --expires 72
   masklake review s3://lake --budget 500 --model production --random 0.3 --dry-run
   masklake labels import corrected.json s3://lake         # what Label Studio exports as JSON
+  masklake review s3://lake --push https://studio.example.org --project 3 --setup
+  masklake labels pull https://studio.example.org s3://lake --project 3
 
-exit codes: 0 tasks were written (or would be: --dry-run) · 2 a mistake that the message names, or nothing to review:
-then nothing is written"""
+exit codes: 0 tasks were written or pushed (or would be: --dry-run) · 1 Label Studio does not answer · 2 a mistake that the message names, or nothing to review:
+then nothing is written · 75 another pushes from this lake"""
 
 
 def run(options: ReviewOptions) -> int:
     """Choose and write. Raises UserError, with nothing written, for a mistake and where nothing is to be reviewed."""
-    from masklake.jobs.review import report as review_report
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.review import candidates as review_rows
+
+    lake = Lake(options.lake, options.storage.open())
+    review_rows.require_runs(lake)
+    # Of two that push into one project at a time, both would find an image's task missing.
+    lock = "review-push" if options.push and not options.dry_run else None
+    return under_lock(lake.uri, lock, lake.storage, lambda: _review(options, lake))
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ReviewOptions, run=run)
+
+
+def _review(options: ReviewOptions, lake: Lake) -> int:
+    from masklake.jobs.review import report as review_report
+    from masklake.jobs.review import written
+    from masklake.jobs.studio.client import StudioClient
     from masklake.pipeline.review import candidates as review_rows
     from masklake.pipeline.review import pick as review_pick
     from masklake.pipeline.review import score as review_score
     from masklake.pipeline.review import tasks as review_tasks
 
-    storage = options.storage.open()
-    lake = Lake(options.lake, storage)
-    review_rows.require_runs(lake)
+    storage = lake.storage
+    client = None
+    if options.push is not None and options.project is not None:
+        client = StudioClient(options.push)
+        client.project(options.project)  # before minutes are spent on the choice
     run_id = None if options.run is None else lake.resolve(options.run)
     model = None if options.model is None else _model(options.model, storage, lake)
     known = review_rows.labelled(lake)
@@ -81,17 +103,18 @@ def run(options: ReviewOptions) -> int:
     )
     if not picks.chosen:
         raise _none_left(lake, candidates, picks)
-    predictions = review_tasks.predictions(lake, candidates, picks.chosen)
-    reasons = [review_tasks.why(pick, figures) for pick in picks.chosen]
-    models = [candidates.models[candidates.model[pick.image]] for pick in picks.chosen]
+    chosen = written.Chosen(
+        predictions=review_tasks.predictions(lake, candidates, picks.chosen),
+        reasons=[review_tasks.why(pick, figures) for pick in picks.chosen],
+        models=[candidates.models[candidates.model[pick.image]] for pick in picks.chosen],
+    )
+    given = None
     if not options.dry_run:
-        _write(predictions, reasons, models, options, storage, lake)
-    facts = review_report.facts(lake, candidates, picks, predictions, reasons, models, options)
+        written.write(chosen, options, lake)
+        given = None if client is None else written.give(chosen, client, options, lake)
+    facts = review_report.facts(lake, candidates, picks, chosen, options, given)
     review_report.show(facts, "json" if options.json else options.format)
     return ExitCode.DONE
-
-
-COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=ReviewOptions, run=run)
 
 
 def _model(text: str, storage: Storage, lake: Lake) -> str:
@@ -125,36 +148,3 @@ def _none_left(lake: Lake, candidates: Candidates, picks: Picks) -> UserError:
         redact(f"{lake.uri}: of {len(candidates):,} images none could be chosen: {reasons}{first}; ")
         + "check that the images can be read from here, or give --keep-similar, which reads none"
     )
-
-
-def _write(
-    predictions: list[Prediction],
-    reasons: list[dict[str, Any]],
-    models: list[str],
-    options: ReviewOptions,
-    storage: Storage,
-    lake: Lake,
-) -> None:
-    from masklake.pipeline.labels import store as label_store
-    from masklake.pipeline.labels.formats.studio_writer import labelling_interface
-    from masklake.pipeline.review import score as review_score
-    from masklake.pipeline.review import tasks as review_tasks
-    from masklake.pipeline.storage import presign as review_urls
-    from masklake.pipeline.storage.explain import explaining
-    from masklake.pipeline.storage.store import normalise
-
-    urls = [prediction.set.uri for prediction in predictions]
-    if options.urls == "presigned":
-        urls = review_urls.signed(urls, storage, options.expires)
-    tasks = review_tasks.tasks(
-        [prediction.above(options.score) for prediction in predictions], reasons, models, urls
-    )
-    files = {options.out: json.dumps(tasks, ensure_ascii=False, separators=(",", ":"))}
-    if options.interface:
-        able = {name for reach in review_score.reach(lake, lake.run_ids()) for name in reach.classes or ()}
-        files[options.interface] = labelling_interface(
-            [prediction.set for prediction in predictions], able.union(label_store.classes(lake))
-        )
-    for file, text in files.items():
-        with explaining(file, "write the tasks"):
-            storage.write(normalise(file), text.encode("utf-8", "surrogatepass"))

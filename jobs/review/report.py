@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masklake.jobs.review.options import ReviewOptions
+    from masklake.jobs.review.written import Chosen, Given
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
-    from masklake.pipeline.review.tasks import Prediction
 
 _LISTED = 20
 _PROBLEMS_LISTED = 5
@@ -21,10 +20,9 @@ def facts(
     lake: Lake,
     candidates: Candidates,
     picks: Picks,
-    predictions: Sequence[Prediction],
-    reasons: Sequence[dict[str, Any]],
-    models: Sequence[str],
+    chosen: Chosen,
     options: ReviewOptions,
+    given: Given | None,
 ) -> dict[str, Any]:
     """Everything that is printed, as plain values."""
     from masklake.pipeline.storage.store import redact
@@ -39,15 +37,18 @@ def facts(
         "images_read": picks.read,
         "stopped_reading": picks.stopped,
         "picked": dict(Counter(pick.kind for pick in picks.chosen).most_common()),
-        "offered_instances": sum(len(prediction.above(options.score).scores) for prediction in predictions),
+        "offered_instances": sum(len(prediction.scores) for prediction in chosen.above(options.score).predictions),
         "problems": [
             {"uri": redact(uri), "cause": redact(cause)} for uri, cause in picks.problems
         ],
         "images": [
             {"uri": redact(prediction.set.uri), "model": model, **reason}
-            for prediction, model, reason in zip(predictions, models, reasons, strict=True)
+            for prediction, model, reason in zip(
+                chosen.predictions, chosen.models, chosen.reasons, strict=True
+            )
         ],
-        "written": [] if options.dry_run else [options.out, *([options.interface] if options.interface else [])],
+        "written": [] if options.dry_run else [file for file in options.files if file],
+        "pushed": None if given is None else given.facts(),
     }  # fmt: skip
 
 
@@ -104,7 +105,13 @@ def _print(facts: dict[str, Any]) -> None:
             f"{len(images):,} tasks with {facts['offered_instances']:,} instances to correct written to "
             + ", ".join(facts["written"])
         )
-    else:
+    if given := facts["pushed"]:
+        say(
+            f"{given['added']:,} tasks added to project {given['project']} of {given['url']}; {given['there']:,} images had one there"
+        )
+        for reason, count in given["left_out"].items():
+            say(f"left out: {reason}: {count:,}")
+    if not facts["written"] and not given:
         say("dry run: nothing was written")
 
 

@@ -6,7 +6,7 @@ from masklake.pipeline.export.folder import ExportFolder
 from masklake.pipeline.export.image import Contents, ExportImage
 from masklake.pipeline.export.json_file import JsonArray
 from masklake.pipeline.export.names import file_of
-from masklake.pipeline.labels.formats import studio_writer
+from masklake.pipeline.labels.formats import studio_interface, studio_writer
 
 
 class LabelStudioTasks:
@@ -36,4 +36,4 @@ class LabelStudioTasks:
         self._tasks.finish()
         keypoints = dict.fromkeys(name for names in self._contents.keypoints.values() for name in names)
         with self._folder.open("interface.xml") as file:
-            file.write(studio_writer.interface(sorted(self._contents.classes), list(keypoints)))
+            file.write(studio_interface.interface(sorted(self._contents.classes), list(keypoints)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import store as label_store
@@ -53,16 +54,33 @@ def read(
     `allow_empty`, for one that has images and no annotation at all.
     """
     chosen, label_file = _read(files, format_)
-    if strict and label_file.skipped:
-        raise UserError(f"{_listed(label_file.skipped)}; without --strict they are left out")
+    _require_read(label_file, strict=strict)
     if label_file.unannotated and not allow_empty:
         raise UserError(
             f"{label_file.unannotated[0]}: has images and no annotation at all, as CVAT's export COCO Keypoints writes it where it "
             "lost the annotations (COCO 1.0 has them); --allow-empty says that these images hold nothing"
         )
+    return chosen, label_file
+
+
+def read_tasks(tasks: Iterable[Any], where: str, *, strict: bool = False) -> LabelFile:
+    """The labels of Label Studio's tasks, read one by one, from a server for example, which `where` names in messages.
+
+    Otherwise as `read`.
+    """
+    studio = StudioReader()
+    for task in tasks:
+        studio.add([task], where)
+    label_file = studio.result()
+    _require_read(label_file, strict=strict)
+    return label_file
+
+
+def _require_read(label_file: LabelFile, *, strict: bool) -> None:
+    if strict and label_file.skipped:
+        raise UserError(f"{_listed(label_file.skipped)}; without --strict they are left out")
     if label_file.skipped and not label_file.images:
         raise UserError(f"{_listed(label_file.skipped)}; nothing is left to import")
-    return chosen, label_file
 
 
 def _listed(skipped: Sequence[Skipped]) -> str:

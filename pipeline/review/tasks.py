@@ -6,15 +6,17 @@ Who corrects the tasks is the source of those labels; so, unlike an export of la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.detected import detected_instance
 from masklake.pipeline.labels.formats import studio_writer as label_studio_export
-from masklake.pipeline.labels.sets import LabelSet
+from masklake.pipeline.labels.formats.studio_interface import OURS, Interface, fitted
+from masklake.pipeline.labels.sets import Instance, LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review.candidates import Candidates, chosen_rows
 from masklake.pipeline.review.pick import RANDOM, REST, Pick
@@ -32,11 +34,23 @@ class Prediction:
 
     def above(self, score: float) -> Prediction:
         """Only the instances of at least this score."""
-        kept = [i for i, own in enumerate(self.scores) if own >= score]
-        instances = tuple(self.set.instances[i] for i in kept)
+        return self._of(
+            (instance, own)
+            for instance, own in zip(self.set.instances, self.scores, strict=True)
+            if own >= score
+        )
+
+    def fitted(self, names: Interface, left_out: Counter[str]) -> Prediction:
+        """Only what an interface can hold; `left_out` counts the rest by reason."""
+        pairs = zip(self.set.instances, self.scores, strict=True)
+        kept = ((fitted(instance, names, left_out), own) for instance, own in pairs)
+        return self._of((instance, own) for instance, own in kept if instance is not None)
+
+    def _of(self, scored: Iterable[tuple[Instance, float]]) -> Prediction:
+        kept = list(scored)
         return Prediction(
-            set=LabelSet(**vars(self.set) | {"instances": instances}),
-            scores=tuple(self.scores[i] for i in kept),
+            set=replace(self.set, instances=tuple(instance for instance, _ in kept)),
+            scores=tuple(own for _, own in kept),
         )
 
 
@@ -104,13 +118,18 @@ def tasks(
     reasons: Sequence[dict[str, Any]],
     models: Sequence[str],
     urls: Sequence[str],
+    names: Interface = OURS,
 ) -> list[dict[str, Any]]:
-    """A task of each image. `reasons` come from `why`; `models` name the model of each prediction."""
+    """A task of each image. `reasons` come from `why`; `models` name the model of each prediction; `names` are the project's."""
     return [
         {
             "id": i,
-            "data": {"image": url, **reason, "masklake": label_studio_export.identity(prediction.set)},
-            "predictions": [label_studio_export.prediction(prediction.set, prediction.scores, model)],
+            "data": {
+                **reason,
+                names.data_field: url,
+                "masklake": label_studio_export.identity(prediction.set),
+            },
+            "predictions": [label_studio_export.prediction(prediction.set, prediction.scores, model, names)],
         }
         for i, (prediction, reason, model, url) in enumerate(
             zip(predictions, reasons, models, urls, strict=True), 1

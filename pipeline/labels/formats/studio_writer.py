@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.labels.formats.coco_writer import frame, keypoints_by_class, own_fields, plain
+from masklake.pipeline.labels.formats.studio_interface import BOX, BRUSH, OURS, POINT, Interface, interface
 from masklake.pipeline.labels.formats.studio_reader import CROWD, IGNORE, mask_digest
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Instance, LabelSet
@@ -41,7 +41,9 @@ def task(label_set: LabelSet, id_: int) -> dict[str, Any]:
     }
 
 
-def prediction(label_set: LabelSet, scores: Sequence[float], model: str) -> dict[str, Any]:
+def prediction(
+    label_set: LabelSet, scores: Sequence[float], model: str, names: Interface = OURS
+) -> dict[str, Any]:
     """What `model` detected, as a prediction of a task: regions with the score of their instance."""
     by_region = {f"i{i}": round(score, _DIGITS) for i, score in enumerate(scores)}
     return {
@@ -49,7 +51,7 @@ def prediction(label_set: LabelSet, scores: Sequence[float], model: str) -> dict
         "score": round(sum(scores) / max(len(scores), 1), _DIGITS),
         "result": [
             result | ({"score": by_region[result["id"]]} if result["id"] in by_region else {})
-            for result in results(label_set)
+            for result in results(label_set, names)
         ],
     }
 
@@ -59,39 +61,24 @@ def identity(label_set: LabelSet) -> dict[str, Any]:
     return {"uri": label_set.uri, "width": label_set.width, "height": label_set.height}
 
 
-def results(label_set: LabelSet) -> list[dict[str, Any]]:
-    """The results of an annotation, or a prediction, of the image. The region of instance n has the id `i<n>`."""
+def results(label_set: LabelSet, names: Interface = OURS) -> list[dict[str, Any]]:
+    """The results of an annotation, or a prediction, of the image, for an interface with these names. The region of instance n
+    has the id `i<n>`."""
     return [
         result
         for position, instance in enumerate(label_set.instances)
-        for result in _results(instance, f"i{position}", *frame(label_set))
+        for result in _results(instance, f"i{position}", names, *frame(label_set))
     ]
 
 
 def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> str:
     """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold.
 
-    Keypoints are numbered (model_index), which label-studio-sdk's converter needs to write COCO and YOLO.
+    Names that XML cannot hold are not in it (`studio_interface.in_xml`).
     """
     labels = {instance.label for label_set in sets for instance in label_set.instances}.union(classes)
     keypoints = dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names)
     return interface(sorted(labels), list(keypoints))
-
-
-def interface(labels: Sequence[str], keypoints: Sequence[str]) -> str:
-    """The XML of an interface with these classes and keypoints."""
-    lines = ["<View>", '  <Image name="image" value="$image"/>']
-    for tag, name, values in (
-        ("BrushLabels", "brush", labels),
-        ("RectangleLabels", "box", labels),
-        ("KeyPointLabels", "joint", keypoints),
-    ):
-        lines.append(f'  <{tag} name="{name}" toName="image">')
-        for i, value in enumerate(values):
-            index = f' model_index="{i}"' if tag == "KeyPointLabels" else ""
-            lines.append(f"    <Label value={quoteattr(value)}{index}/>")
-        lines.append(f"  </{tag}>")
-    return "\n".join([*lines, "</View>", ""])
 
 
 def _size(label_set: LabelSet) -> dict[str, int]:
@@ -107,8 +94,8 @@ def _search(label_set: LabelSet) -> dict[str, list[str]]:
     return absent | ({"not_exhaustive": list(label_set.not_exhaustive)} if label_set.not_exhaustive else {})
 
 
-def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict[str, Any]]:
-    common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
+def _results(instance: Instance, id_: str, names: Interface, width: int, height: int) -> list[dict[str, Any]]:
+    common = {"to_name": names.image, "original_width": width, "original_height": height, "image_rotation": 0}
     own: dict[str, Any] = {"label": instance.label, "label_id": instance.label_id}
     if instance.keypoints:
         own["joints"] = [keypoint.name for keypoint in instance.keypoints]
@@ -122,7 +109,7 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
     if instance.mask is not None:
         own |= {"box": [plain(v) for v in instance.box], "mask": mask_digest(instance.mask)}
         value: dict[str, Any] = {"format": "rle", "rle": brush_rle.encode(to_pixels(instance.mask))}
-        control, type_ = "brush", "brushlabels"
+        control, type_ = names.name_of(BRUSH), "brushlabels"
     else:
         x, y, w, h = instance.box
         value = {
@@ -132,7 +119,7 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
             "height": h * 100 / height,
         }
         value["rotation"] = 0
-        control, type_ = "box", "rectanglelabels"
+        control, type_ = names.name_of(BOX), "rectanglelabels"
     texts = [CROWD] * instance.iscrowd + [IGNORE] * instance.ignore
     meta: dict[str, Any] = {"masklake": own} | ({"text": texts} if texts else {})
     region = {
@@ -146,7 +133,7 @@ def _results(instance: Instance, id_: str, width: int, height: int) -> list[dict
         {
             "id": f"{id_}-{i}",
             "parentID": id_,
-            "from_name": "joint",
+            "from_name": names.name_of(POINT),
             "type": "keypointlabels",
             "value": {
                 "x": keypoint.x * 100 / width,
