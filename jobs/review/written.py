@@ -15,7 +15,7 @@ from masklake.jobs.terminal.manners import with_bar
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.labels.formats.studio_interface import OURS, Interface, needed, wished
-from masklake.pipeline.labels.formats.studio_writer import labelling_interface
+from masklake.pipeline.labels.formats.studio_writer import labelling_interface, names_of
 from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review import score
@@ -89,7 +89,11 @@ def give(chosen: Chosen, client: StudioClient, options: ReviewOptions, lake: Lak
     number, left_out = options.project, Counter[str]()
     offered = chosen.above(options.score)
     names = require_interface(
-        client, number, needed(offered.sets), wished(chosen.sets, _classes(lake)), setup=options.setup
+        client,
+        number,
+        needed(offered.sets),
+        wished(*names_of(chosen.sets, _classes(lake))),
+        setup=options.setup,
     )
     fitting = [prediction.fitted(names, left_out) for prediction in offered.predictions]
     offered = replace(offered, predictions=fitting)

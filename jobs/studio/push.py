@@ -60,7 +60,7 @@ def _offered(xml: str) -> Interface | None:
 
 
 def _in_words(lacks: Needed) -> str:
-    return ", ".join(f"{tag} ({', '.join(sorted(labels))})" for tag, labels in lacks.items())
+    return ", ".join(f"{tag} ({', '.join(labels)})" for tag, labels in lacks.items())
 
 
 def push(

@@ -55,7 +55,7 @@ BRUSH, BOX, POINT = TAGS
 OURS = Interface()
 """The names in our own interface."""
 
-Needed = dict[str, set[str]]
+Needed = dict[str, list[str]]
 """The labels that each control must offer, by its tag."""
 
 
@@ -81,19 +81,21 @@ def interface(labels: Sequence[str], keypoints: Sequence[str]) -> str:
 
 def needed(sets: Iterable[LabelSet]) -> Needed:
     """What an interface must offer to show the sets; without names that no XML can hold."""
-    wanted: Needed = {tag: set() for tag in TAGS}
-    for instance in (instance for label_set in sets for instance in label_set.instances):
-        wanted[_tag(instance)].add(instance.label)
-        wanted[POINT].update(keypoint.name for keypoint in instance.keypoints if keypoint.visibility)
-    return {tag: set(filter(in_xml, labels)) for tag, labels in wanted.items()}
-
-
-def wished(sets: Iterable[LabelSet], classes: Iterable[str]) -> Needed:
-    """What an interface should offer to correct the sets, and to label `classes` beside what they hold."""
     instances = [instance for label_set in sets for instance in label_set.instances]
-    labels = set(filter(in_xml, {instance.label for instance in instances}.union(classes)))
-    points = {keypoint.name for instance in instances for keypoint in instance.keypoints}
-    return {BRUSH: labels, BOX: labels, POINT: set(filter(in_xml, points))}
+    drawn = [keypoint for instance in instances for keypoint in instance.keypoints if keypoint.visibility]
+    return {
+        **{tag: _names(sorted({i.label for i in instances if _tag(i) == tag})) for tag in (BRUSH, BOX)},
+        POINT: _names(dict.fromkeys(keypoint.name for keypoint in drawn)),
+    }
+
+
+def wished(labels: Collection[str], keypoints: Iterable[str]) -> Needed:
+    """What an interface should offer to label these classes and keypoints."""
+    return {BRUSH: _names(sorted(labels)), BOX: _names(sorted(labels)), POINT: _names(keypoints)}
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    return [name for name in names if in_xml(name)]
 
 
 def read(xml: str) -> Interface:
@@ -123,7 +125,8 @@ def is_empty(xml: str) -> bool:
 
 def lacking(offered: Interface, wanted: Needed) -> Needed:
     """The part of `wanted` that is not offered."""
-    return {tag: lacks for tag, labels in wanted.items() if (lacks := labels - offered.offers(tag))}
+    lacks = {tag: [n for n in names if n not in offered.offers(tag)] for tag, names in wanted.items()}
+    return {tag: names for tag, names in lacks.items() if names}
 
 
 def extended(xml: str, wanted: Needed) -> str:
@@ -132,7 +135,7 @@ def extended(xml: str, wanted: Needed) -> str:
     One without any control, as a new project has, becomes our own.
     """
     if is_empty(xml):
-        return interface(sorted(wanted[BRUSH] | wanted[BOX]), sorted(wanted[POINT]))
+        return interface(wanted[BRUSH], wanted[POINT])
     root, offered = _parsed(xml), read(xml)
     for tag, labels in lacking(offered, wanted).items():
         control = next(
@@ -140,7 +143,7 @@ def extended(xml: str, wanted: Needed) -> str:
         )
         if control is None:
             control = ElementTree.SubElement(root, tag, name=_free(root, TAGS[tag]), toName=offered.image)
-        for label in sorted(labels):
+        for label in labels:
             ElementTree.SubElement(control, "Label", value=label)
     return ElementTree.tostring(root, encoding="unicode")
 

@@ -76,9 +76,15 @@ def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ())
 
     Names that XML cannot hold are not in it (`studio_interface.in_xml`).
     """
+    return interface(*names_of(sets, classes))
+
+
+def names_of(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """`classes` and those of the sets, sorted; and the keypoints of the sets, in the order of their use."""
     labels = {instance.label for label_set in sets for instance in label_set.instances}.union(classes)
-    keypoints = dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names)
-    return interface(sorted(labels), list(keypoints))
+    return sorted(labels), list(
+        dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names)
+    )
 
 
 def _size(label_set: LabelSet) -> dict[str, int]:
