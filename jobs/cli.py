@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "masklake.jobs.train.command",
     "eval": "masklake.jobs.eval.command",
     "review": "masklake.jobs.review.command",
+    "backend": "masklake.jobs.backend.command",
     "models": "masklake.jobs.models.command",
     "compact": "masklake.jobs.tend.compact",
     "forget": "masklake.jobs.tend.forget",

@@ -1,0 +1,144 @@
+"""`masklake backend`: the lake's model as an ML backend of Label Studio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from masklake.jobs.exit_codes import ExitCode
+from masklake.jobs.options.command import Command
+from masklake.jobs.options.declare import Section, included, option
+from masklake.jobs.options.kinds import fraction, port_from
+from masklake.jobs.options.shared import StorageOptions, lake_argument
+from masklake.jobs.segment.options import MODEL, RowOptions
+
+if TYPE_CHECKING:
+    from masklake.jobs.backend.predicting import Model
+    from masklake.pipeline.lake.lake import Lake
+
+SUMMARY = "serve the lake's model to Label Studio, so that annotators start from its masks"
+DESCRIPTION = """\
+An ML backend of Label Studio: connect it to a project in Settings > Model, by the address that is printed. It answers with
+masks, boxes and keypoints of the model, for the classes that the project's labelling interface offers.
+
+A task's image is read from the lake's storage where the lake knows it, by what `masklake review` wrote into the task or by
+its URI. Images that were uploaded to Label Studio are read from there if its address is given (--label-studio), under the token
+in LABEL_STUDIO_API_KEY. No other image is read, whatever a task names; tasks without a prediction are told, one by one.
+
+It serves this machine alone, unless MASKLAKE_BACKEND_TOKEN is set: then --host may be another address, and Label Studio sends the
+token as the password of basic authentication. It does not train: `masklake labels pull` and `masklake train` do. Ctrl-C ends
+it, after the requests that are being answered."""
+EPILOG = """\
+examples:
+  masklake backend lake/ --model demo
+  masklake backend s3://lake --model production --port 9090 --label-studio http://localhost:8080
+  MASKLAKE_BACKEND_TOKEN=… masklake backend s3://lake --host 0.0.0.0 --port 9090"""
+_SERVER = Section("server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions(RowOptions):
+    """The options of `masklake backend`."""
+
+    lake: str = lake_argument()
+    model: str = option(
+        str, "MODEL", default="production", section=MODEL, holds="model",
+        help="production (default) or another alias or version of the lake's models, demo, coco, or a folder with a model",
+    )  # fmt: skip
+    weights_dir: str | None = option(
+        str, "DIR", section=MODEL, holds="path", help="where the published weights of coco are"
+    )
+    score: float = option(
+        fraction,
+        "0..1",
+        default=0.5,
+        section=MODEL,
+        help="offer instances of at least this score (default 0.5)",
+    )
+    label_studio: str | None = option(
+        str, "URL", section=_SERVER, help="the Label Studio whose uploaded files may be asked for"
+    )
+    host: str = option(
+        str,
+        "ADDRESS",
+        default="127.0.0.1",
+        section=_SERVER,
+        help="the address to serve on (default 127.0.0.1)",
+    )
+    port: int = option(
+        port_from(0),
+        "PORT",
+        default=9090,
+        section=_SERVER,
+        help="the port to serve on (default 9090; 0: one that is free)",
+    )
+    storage: StorageOptions = included(StorageOptions)
+
+
+def run(options: BackendOptions) -> int:
+    """Serve until Ctrl-C. Raises UserError or ModelError where the model, the lake or the address cannot be used."""
+    from masklake.jobs.backend.predicting import TaskPredictor
+    from masklake.jobs.backend.protocol import Protocol
+    from masklake.jobs.backend.server import BackendServer
+    from masklake.jobs.studio.client import StudioClient
+    from masklake.jobs.terminal.tables import plain_console
+    from masklake.jobs.terminal.text import say
+    from masklake.pipeline.errors import UserError
+    from masklake.pipeline.lake.lake import Lake
+
+    lake = Lake(options.lake, options.storage.open())
+    lake.require()
+    studio = None if options.label_studio is None else StudioClient(options.label_studio)
+    model, at_once = _model(options, lake)
+    predictor = TaskPredictor(lake, model, studio, at_once=at_once)
+    try:
+        server = BackendServer(options.host, options.port, Protocol(predictor))
+    except OSError as error:
+        raise UserError(
+            f"{options.host}:{options.port}: cannot be served on ({error.strerror or error}); choose another --host or --port"
+        ) from error
+    with server:
+        say(plain_console(), f"{model.version} for Label Studio: {server.url} (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return ExitCode.DONE
+    return ExitCode.DONE
+
+
+COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=BackendOptions, run=run)
+
+
+def _model(options: BackendOptions, lake: Lake) -> tuple[Model, int]:
+    """The model, ready, and how many images it is given at once."""
+    from masklake.jobs.backend.predicting import Model
+    from masklake.jobs.models import resolve as models
+    from masklake.model.decode import DecodeOptions
+
+    resolved = models.resolve(options.model, lake.storage, options.weights_dir, lake=lake.uri)
+    factory = models.PredictorFactory(
+        source=resolved.source,
+        fingerprint=resolved.fingerprint,
+        score_threshold=options.score,
+        max_detections=options.max_detections,
+        classes=options.classes,
+        precision=options.precision,
+        threads=None,
+        tiling=options.tiling(),
+    )
+    preprocessing = resolved.spec.preprocessing
+    full = options.full_decode or options.precision == "exact"
+    model = Model(
+        version=f"{resolved.spec.name}@{resolved.fingerprint}",
+        predictor=factory(),
+        vocabulary=resolved.vocabulary(),
+        decode=DecodeOptions(
+            max_pixels=options.max_pixels,
+            target=None if full else (preprocessing.min_size, preprocessing.max_size),
+            tiling=options.tiling(),
+        ),
+        max_bytes=options.max_bytes,
+    )
+    import torch
+
+    return model, 8 if torch.cuda.is_available() else 1
