@@ -24,6 +24,7 @@ from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from tests.helpers.faults.table import table as fault_table
 from tests.helpers.paths import SHARED
 from tests.helpers.servers import rgw
+from tests.helpers.servers.label_studio import LABEL_STUDIO
 from tests.helpers.servers.moto import Moto, moto
 from tests.helpers.servers.rgw import RGW
 from tests.helpers.share import (  # noqa: F401  # hooks of pytest, by their names
@@ -43,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fault_table)
     for name in list(os.environ):
         # Without bytecode every Ray worker would compile torch again.
-        if name.startswith(("AWS_", "MASKLAKE_")) or name == "PYTHONDONTWRITEBYTECODE":
+        settings_ = name.startswith(("AWS_", "MASKLAKE_", "LABEL_STUDIO_")) and name != LABEL_STUDIO
+        if settings_ or name == "PYTHONDONTWRITEBYTECODE":
             del os.environ[name]
         if name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
             del os.environ[name]
