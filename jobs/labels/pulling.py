@@ -44,13 +44,15 @@ def run(options: PullOptions) -> int:
     """Pull. Raises UserError, with nothing written, where the server refuses or images cannot be placed."""
     from masklake.jobs.studio.client import StudioClient
     from masklake.pipeline.labels import importing as label_import
+    from masklake.pipeline.labels.formats import studio_interface
     from masklake.pipeline.lake.lake import Lake
 
     assert options.project is not None  # noqa: S101  # `validate` has seen to it
     client = StudioClient(options.url)
-    client.project(options.project)
+    where = f"{client.url}: project {options.project}"
+    fields = studio_interface.image_fields(client.project(options.project)["label_config"])
     tasks = client.tasks(options.project, labels=True)
-    labels = label_import.read_tasks(tasks, f"{client.url}: project {options.project}", strict=options.strict)
+    labels = label_import.read_tasks(tasks, where, fields, strict=options.strict)
     return take(options, Lake(options.lake, options.storage.open()), "label-studio", labels)
 
 

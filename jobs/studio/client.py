@@ -34,6 +34,7 @@ _LATER = (429, 502, 503, 504)
 _NOT_BEGUN = (429, 503)
 _LABELS = "id,data,annotations,result,was_cancelled,ground_truth,created_at,updated_at"
 _POLL_S = 2.0
+_FIRST_WAIT_S = 0.25
 
 
 class _Bearer(AuthBase):
@@ -144,7 +145,7 @@ class StudioClient:
         self, method: str, path: str, later: tuple[int, ...], passing: type[Exception], **more: Any
     ) -> requests.Response:
         deadline = time.monotonic() + self._patience_s
-        wait = 0.25
+        wait = _FIRST_WAIT_S
         while True:
             try:
                 answer = self._asked(method, path, **more)

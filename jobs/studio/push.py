@@ -39,14 +39,17 @@ def require_interface(
     Raises UserError where it does not and is not to be extended, after the interface that would was printed.
     """
     xml = client.project(number)["label_config"]
-    offered = _offered(xml)
-    if setup and (offered is None or lacking(offered, wished)):
-        xml = extended(xml, wished)
-        client.set_interface(number, xml)
+    try:
         offered = _offered(xml)
+        fitting = extended(xml, wished)
+    except UserError as error:
+        raise UserError(f"{client.url}: project {number}: {error}") from None
+    if setup and (offered is None or lacking(offered, wished)):
+        client.set_interface(number, fitting)
+        offered = read(fitting)
     lacks = lacking(offered or Interface(), needed)
     if lacks or offered is None:
-        sys.stderr.write(extended(xml, wished).rstrip() + "\n")
+        sys.stderr.write(fitting.rstrip() + "\n")
         raise UserError(
             f"{client.url}: the labelling interface of project {number} lacks {_in_words(lacks) or 'an Image'}; --setup adds it and "
             "takes nothing away, or put the interface above into Settings > Labeling Interface"

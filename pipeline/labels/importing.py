@@ -63,12 +63,14 @@ def read(
     return chosen, label_file
 
 
-def read_tasks(tasks: Iterable[Any], where: str, *, strict: bool = False) -> LabelFile:
+def read_tasks(
+    tasks: Iterable[Any], where: str, image_fields: Mapping[str, str], *, strict: bool = False
+) -> LabelFile:
     """The labels of Label Studio's tasks, read one by one, from a server for example, which `where` names in messages.
 
-    Otherwise as `read`.
+    `image_fields`: the field of tasks that each Image tag of the project shows. Otherwise as `read`.
     """
-    studio = StudioReader()
+    studio = StudioReader(image_fields)
     for task in tasks:
         studio.add([task], where)
     label_file = studio.result()

@@ -118,6 +118,12 @@ def read(xml: str) -> Interface:
     return Interface(image=name, data_field=value[1:], controls=controls)
 
 
+def image_fields(xml: str) -> dict[str, str]:
+    """The field of a task's data that each Image tag shows, by the tag's name. Raises UserError where it is no XML."""
+    values = {element.get("name", ""): element.get("value", "") for element in _parsed(xml).iter("Image")}
+    return {name: value[1:] for name, value in values.items() if re.fullmatch(r"\$\w+", value)}
+
+
 def is_empty(xml: str) -> bool:
     """Whether nothing is in it, as in a new project."""
     return not len(_parsed(xml))

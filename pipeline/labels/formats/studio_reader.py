@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +60,9 @@ def mask_digest(mask: LabelMask) -> str:
 class StudioReader:
     """Reads files one by one; `result` holds the labels of all of them together."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_fields: Mapping[str, str] | None = None) -> None:
+        """image_fields: the field of tasks that each Image tag of the project shows, by its name, where that is known."""
+        self._fields = image_fields or {}
         self._images: list[LabelledImage] = []
         self._notes: Counter[str] = Counter()
         self._skipped: list[Skipped] = []
@@ -121,6 +123,10 @@ class StudioReader:
         self, task: Node, data: Node, place: Place, regions: Sequence[Region], unread: int, *, single: bool
     ) -> LabelledImage:
         sources = {region.source for region in regions if region.source}
+        if place.to_name in self._fields:
+            sources.add(self._fields[place.to_name])
+        elif place.to_name is None and len(self._fields) == 1:
+            sources.update(self._fields.values())
         name = _image_name(data, place, sources, single=single)
         sizes = sorted({(region.width, region.height) for region in regions})
         if len(sizes) > 1:
@@ -201,7 +207,7 @@ def _num_keypoints(own: Node, counted: int) -> int | None:
 
 def _exported_size(data: Node) -> tuple[int | None, int | None]:
     """The size of an image without regions (which would state it), from Masklake's own export."""
-    own = Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
+    own = _own(data)
     return own.whole("width", 1) if "width" in own else None, own.whole(
         "height", 1
     ) if "height" in own else None
@@ -209,8 +215,13 @@ def _exported_size(data: Node) -> tuple[int | None, int | None]:
 
 def _exported_search(data: Node) -> dict[str, Any]:
     """The classes for which the image was searched, from Masklake's own export."""
-    own = Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
+    own = _own(data)
     return {key: tuple(own.texts(key)) for key in ("absent", "not_exhaustive") if key in own}
+
+
+def _own(data: Node) -> Node:
+    """What Masklake's own tasks say of their image."""
+    return Node(data.value.get("masklake") or {}, f"{data.where}: masklake")
 
 
 def _image_name(data: Node, place: Place, sources: set[str], *, single: bool) -> str:
@@ -240,6 +251,8 @@ def _image_name(data: Node, place: Place, sources: set[str], *, single: bool) ->
     lists = [key for key, value in data.value.items() if _is_list_of_texts(value)]
     if len(texts) != 1 and len(lists) == 1:
         texts = lists
+    if len(texts) != 1 and single and "uri" in (own := _own(data)):
+        return own.text("uri")
     if len(texts) != 1:
         raise data.fail(f"does not tell which of its {len(texts)} texts is the image; name it `image`")
     return _entry(data, texts[0], place.page)
