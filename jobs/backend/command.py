@@ -25,6 +25,8 @@ A task's image is read from the lake's storage where the lake knows it, by what 
 its URI. Images that were uploaded to Label Studio are read from there if its address is given (--label-studio), under the token
 in LABEL_STUDIO_API_KEY. No other image is read, whatever a task names; tasks without a prediction are told, one by one.
 
+Label Studio asks no address of its own machine or network unless it was started with ML_BLOCK_LOCAL_IP=false.
+
 It serves this machine alone, unless MASKLAKE_BACKEND_TOKEN is set: then --host may be another address, and Label Studio sends the
 token as the password of basic authentication. It does not train: `masklake labels pull` and `masklake train` do. Ctrl-C ends
 it, after the requests that are being answered."""
