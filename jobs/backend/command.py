@@ -91,8 +91,8 @@ def run(options: BackendOptions) -> int:
     lake = Lake(options.lake, options.storage.open())
     lake.require()
     studio = None if options.label_studio is None else StudioClient(options.label_studio)
-    model, at_once = _model(options, lake)
-    predictor = TaskPredictor(lake, model, studio, at_once=at_once)
+    model = ready(options, lake)
+    predictor = TaskPredictor(lake, model, studio)
     try:
         server = BackendServer(options.host, options.port, Protocol(predictor))
     except OSError as error:
@@ -111,8 +111,9 @@ def run(options: BackendOptions) -> int:
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=BackendOptions, run=run)
 
 
-def _model(options: BackendOptions, lake: Lake) -> tuple[Model, int]:
-    """The model, ready, and how many images it is given at once."""
+def ready(options: BackendOptions, lake: Lake) -> Model:
+    """The model that the options name, ready to predict. Raises UserError or ModelError where it cannot be used."""
+    import torch
     from masklake.jobs.backend.predicting import Model
     from masklake.jobs.models import resolve as models
     from masklake.model.decode import DecodeOptions
@@ -130,7 +131,7 @@ def _model(options: BackendOptions, lake: Lake) -> tuple[Model, int]:
     )
     preprocessing = resolved.spec.preprocessing
     full = options.full_decode or options.precision == "exact"
-    model = Model(
+    return Model(
         version=f"{resolved.spec.name}@{resolved.fingerprint}",
         predictor=factory(),
         vocabulary=resolved.vocabulary(),
@@ -140,7 +141,5 @@ def _model(options: BackendOptions, lake: Lake) -> tuple[Model, int]:
             tiling=options.tiling(),
         ),
         max_bytes=options.max_bytes,
+        at_once=8 if torch.cuda.is_available() else 1,
     )
-    import torch
-
-    return model, 8 if torch.cuda.is_available() else 1

@@ -46,6 +46,9 @@ class Model:
     vocabulary: Vocabulary
     decode: DecodeOptions
     max_bytes: int
+    """Of an image's file."""
+    at_once: int
+    """Images that it is given at once; time is looked at between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,30 +63,30 @@ class Answer:
 class TaskPredictor:
     """Predicts on tasks, one request at a time. `studio` is the server whose files may be asked for, if any."""
 
-    def __init__(self, lake: Lake, model: Model, studio: StudioClient | None, *, at_once: int) -> None:
+    def __init__(self, lake: Lake, model: Model, studio: StudioClient | None) -> None:
         self._lake, self.model, self._studio = lake, model, studio
-        self._at_once = at_once
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
+        """Held while tasks are predicted on."""
 
     def predict(self, tasks: Sequence[dict[str, Any]], names_: Interface, seconds: float) -> Answer:
         """The predictions, for an interface with these names. Tasks that `seconds` do not suffice for have none."""
         deadline = time.monotonic() + seconds
         answer = Answer(predictions=[None] * len(tasks), problems=[], left_out=Counter())
-        if not self._turn.acquire(timeout=seconds):
+        if not self.turn.acquire(timeout=seconds):
             answer.problems.append(f"{len(tasks):,} tasks waited for others all of {seconds:.0f} s")
             return answer
         try:
             known = self._known({place for task in tasks for place in _places(task, names_)})
-            for start in range(0, len(tasks), self._at_once):
+            for start in range(0, len(tasks), self.model.at_once):
                 if time.monotonic() > deadline:
                     answer.problems.append(
                         f"{len(tasks) - start:,} of {len(tasks):,} tasks were not reached in {seconds:.0f} s"
                     )
                     break
-                part = range(start, min(start + self._at_once, len(tasks)))
+                part = range(start, min(start + self.model.at_once, len(tasks)))
                 self._predict(part, tasks, names_, known, answer)
         finally:
-            self._turn.release()
+            self.turn.release()
         return answer
 
     def _known(self, places: Collection[str]) -> set[str]:

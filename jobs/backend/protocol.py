@@ -38,13 +38,16 @@ class Protocol:
             "/train": self.train,
         }
 
+    @property
+    def _version(self) -> str:
+        return self._predictor.model.version
+
     def get(self, path: str) -> dict[str, Any]:
         """The answer to a GET."""
-        version = self._predictor.model.version
         if path in ("/", "/health"):
-            return {"status": "UP", "model_class": "masklake", "model_version": version}
+            return {"status": "UP", "model_class": "masklake", "model_version": self._version}
         if path == "/versions":
-            return {"versions": [version]}
+            return {"versions": [self._version]}
         raise RefusedError(404, "there is no such page")
 
     def post(self, path: str, request: Any) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class Protocol:
         if not interface.controls:
             tags = ", ".join(studio_interface.TAGS)
             raise RefusedError(400, f"the labelling interface has none of {tags} on its Image")
-        return {"model_version": self._predictor.model.version}
+        return {"model_version": self._version}
 
     def predict(self, request: dict[str, Any]) -> dict[str, Any]:
         """A list with a prediction for each task: of a task without one an empty list, which Label Studio takes for none."""
@@ -80,7 +83,7 @@ class Protocol:
             note(f"left out: {reason}: {count:,}")
         return {
             "results": [[] if prediction is None else prediction for prediction in answer.predictions],
-            "model_version": self._predictor.model.version,
+            "model_version": self._version,
         }
 
     def webhook(self, request: dict[str, Any]) -> dict[str, Any]:

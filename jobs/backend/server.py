@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from masklake.jobs.backend.protocol import Protocol, RefusedError
-from masklake.jobs.terminal.text import note
+from masklake.jobs.terminal.text import note, one_line
 from masklake.jobs.view.server import is_loopback
 from masklake.pipeline.errors import UserError
 
@@ -132,9 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, code: int, value: dict[str, Any], reason: str | None = None) -> None:
         """Label Studio shows its users the reason line of an error, and nothing else of it."""
         content = json.dumps(value).encode()
-        self.send_response(
-            code, None if reason is None else reason.encode("latin-1", "replace").decode("latin-1")
-        )
+        line = None if reason is None else one_line(reason).encode("latin-1", "replace").decode("latin-1")
+        self.send_response(code, line)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         if code == 401:

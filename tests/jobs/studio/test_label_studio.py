@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from masklake.jobs.backend.command import BackendOptions, _model
+from masklake.jobs.backend.command import BackendOptions, ready
 from masklake.jobs.backend.predicting import TaskPredictor
 from masklake.jobs.backend.protocol import Protocol
 from masklake.jobs.backend.server import BackendServer
@@ -177,8 +177,8 @@ def check_drawn(instances: Any, size: dict[str, int]) -> None:
 
 def test_annotators_start_from_the_models_masks(studio: LabelStudio, lake: LakeBuilder) -> None:
     opened = Lake(lake.uri, Storage())
-    model, _ = _model(BackendOptions(lake=lake.uri, model="demo"), opened)
-    predictor = TaskPredictor(opened, model, StudioClient(studio.url), at_once=1)
+    model = ready(BackendOptions(lake=lake.uri, model="demo"), opened)
+    predictor = TaskPredictor(opened, model, StudioClient(studio.url))
     interface = (
         '<View><Image name="photo" value="$url"/><BrushLabels name="shape" toName="photo"><Label value="circle"/><Label value="star"/>'
         '<Label value="person"/></BrushLabels></View>'
