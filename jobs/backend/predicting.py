@@ -111,16 +111,16 @@ class TaskPredictor:
             if row["status"] != Status.OK:
                 answer.problems.append(f"task {tasks[i].get('id', i)}: {row['uri']}: {row['error']}")
                 continue
-            found = [
+            offered = [
                 (instance, detected["score"])
                 for detected in row["instances"]
                 if (instance := fitted(detected_instance(detected), names_, answer.left_out)) is not None
             ]
             label_set = LabelSet(
                 uri=row["uri"], width=row["width"], height=row["height"], source="model", split="train",
-                instances=tuple(instance for instance, _ in found),
+                instances=tuple(instance for instance, _ in offered),
             )  # fmt: skip
-            scores = [score for _, score in found]
+            scores = [score for _, score in offered]
             answer.predictions[i] = prediction(label_set, scores, self.model.version, names_)
 
     def _encoded(self, fetched: Sequence[pa.Table]) -> pa.Table:

@@ -42,10 +42,14 @@ class Chosen:
         """With the instances of at least this score."""
         return replace(self, predictions=[prediction.above(score) for prediction in self.predictions])
 
-    def tasks(self, at: Sequence[int], urls: Sequence[str], names: Interface = OURS) -> list[dict[str, Any]]:
+    def tasks(
+        self, positions: Sequence[int], urls: Sequence[str], names: Interface = OURS
+    ) -> list[dict[str, Any]]:
         """The tasks of the images at these positions."""
         return review_tasks(
-            *([column[i] for i in at] for column in (self.predictions, self.reasons, self.models)),
+            [self.predictions[i] for i in positions],
+            [self.reasons[i] for i in positions],
+            [self.models[i] for i in positions],
             urls,
             names,
         )
@@ -98,13 +102,17 @@ def give(chosen: Chosen, client: StudioClient, options: ReviewOptions, lake: Lak
     fitting = [prediction.fitted(names, left_out) for prediction in offered.predictions]
     offered = replace(offered, predictions=fitting)
 
-    def make(at: Sequence[int]) -> list[dict[str, Any]]:
+    def make(positions: Sequence[int]) -> list[dict[str, Any]]:
         if options.urls == "upload":
-            urls = list(with_bar(_uploaded(client, number, offered, at, lake.storage), "uploading", len(at)))
+            urls = list(
+                with_bar(
+                    _uploaded(client, number, offered, positions, lake.storage), "uploading", len(positions)
+                )
+            )
         else:
             every = _urls(offered, options, lake.storage)
-            urls = [every[i] for i in at]
-        return offered.tasks(at, urls, names)
+            urls = [every[i] for i in positions]
+        return offered.tasks(positions, urls, names)
 
     pushed = push(client, number, [label_set.uri for label_set in chosen.sets], make)
     if options.urls == "plain" and (local := sum("://" not in label_set.uri for label_set in chosen.sets)):
@@ -120,9 +128,9 @@ def _urls(chosen: Chosen, options: ReviewOptions, storage: Storage) -> list[str]
 
 
 def _uploaded(
-    client: StudioClient, number: int, chosen: Chosen, at: Sequence[int], storage: Storage
+    client: StudioClient, number: int, chosen: Chosen, positions: Sequence[int], storage: Storage
 ) -> Iterator[str]:
-    for i in at:
+    for i in positions:
         uri = chosen.sets[i].uri
         with explaining(uri, "read it for Label Studio"):
             data = storage.read(normalise(uri))

@@ -34,7 +34,7 @@ class Prediction:
 
     def above(self, score: float) -> Prediction:
         """Only the instances of at least this score."""
-        return self._of(
+        return self._with(
             (instance, own)
             for instance, own in zip(self.set.instances, self.scores, strict=True)
             if own >= score
@@ -44,9 +44,9 @@ class Prediction:
         """Only what an interface can hold; `left_out` counts the rest by reason."""
         pairs = zip(self.set.instances, self.scores, strict=True)
         kept = ((fitted(instance, names, left_out), own) for instance, own in pairs)
-        return self._of((instance, own) for instance, own in kept if instance is not None)
+        return self._with((instance, own) for instance, own in kept if instance is not None)
 
-    def _of(self, scored: Iterable[tuple[Instance, float]]) -> Prediction:
+    def _with(self, scored: Iterable[tuple[Instance, float]]) -> Prediction:
         kept = list(scored)
         return Prediction(
             set=replace(self.set, instances=tuple(instance for instance, _ in kept)),

@@ -48,7 +48,7 @@ def test_no_two_options_of_a_command_have_one_name() -> None:
 
 
 def test_what_comes_in_stands_first_and_then_the_lake() -> None:
-    incoming = {"source", "files", "folder"}
+    incoming = {"source", "files", "folder", "url"}
     for name, command in commands():
         places = [entry.name for entry in entries(command.options) if entry.declared.positional]
         if "lake" in places:
@@ -59,7 +59,7 @@ def test_what_comes_in_stands_first_and_then_the_lake() -> None:
 
 def test_json_is_asked_for_by_one_option() -> None:
     silent = {
-        "segment", "train", "submit", "scenes", "demo", "completion", "jobs logs", "jobs stop", "models add", "models promote",
+        "segment", "train", "submit", "scenes", "demo", "completion", "backend", "jobs logs", "jobs stop", "models add", "models promote",
         "models rollback", "models unalias", "schedule add", "schedule pause", "schedule resume", "schedule remove", "schedule run-now",
         "schedule serve", "schedule render",
     }  # fmt: skip

@@ -172,7 +172,7 @@ def _tag(instance: Instance) -> str:
 
 def _value(label: ElementTree.Element) -> str:
     """What results call a label: its alias, if it has one."""
-    return label.get("alias") or label.get("value", "")
+    return label.get("alias", "") or label.get("value", "")
 
 
 def _parsed(xml: str) -> ElementTree.Element:

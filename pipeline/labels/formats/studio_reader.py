@@ -123,7 +123,7 @@ class StudioReader:
         self, task: Node, data: Node, place: Place, regions: Sequence[Region], unread: int, *, single: bool
     ) -> LabelledImage:
         sources = {region.source for region in regions if region.source}
-        if place.to_name in self._fields:
+        if place.to_name is not None and place.to_name in self._fields:
             sources.add(self._fields[place.to_name])
         elif place.to_name is None and len(self._fields) == 1:
             sources.update(self._fields.values())
