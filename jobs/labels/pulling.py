@@ -45,15 +45,19 @@ def run(options: PullOptions) -> int:
     from masklake.jobs.studio.client import StudioClient
     from masklake.pipeline.labels import importing as label_import
     from masklake.pipeline.labels.formats import studio_interface
+    from masklake.pipeline.lake.forgotten import forgets_done
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.storage.store import normalise_folder
 
     assert options.project is not None  # noqa: S101  # `validate` has seen to it
+    storage = options.storage.open()
+    forgets = forgets_done(normalise_folder(options.lake), storage)  # before the labels are read
     client = StudioClient(options.url)
     where = f"{client.url}: project {options.project}"
     fields = studio_interface.image_fields(client.project(options.project)["label_config"])
     tasks = client.tasks(options.project, labels=True)
     labels = label_import.read_tasks(tasks, where, fields, strict=options.strict)
-    return take(options, Lake(options.lake, options.storage.open()), "label-studio", labels)
+    return take(options, Lake(options.lake, storage), forgets, "label-studio", labels)
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=PullOptions, run=run)

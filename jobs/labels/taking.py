@@ -56,12 +56,10 @@ class TakingOptions(Options):
     storage: StorageOptions = included(StorageOptions)
 
 
-def take(
-    options: TakingOptions, lake: Lake, forgets: frozenset[str], format_: str, annotations: LabelFile
-) -> int:
+def take(options: TakingOptions, lake: Lake, forgets: int, format_: str, annotations: LabelFile) -> int:
     """Place the images of `annotations`, add what is new to the lake, and say what came of it.
 
-    `forgets`: those that were done before the labels were read. Raises UserError, with nothing written, where images cannot
+    `forgets`: how many calls of forget were done before the labels were read. Raises UserError, with nothing written, where images cannot
     be placed.
     """
     from masklake.model.coco import CATEGORIES

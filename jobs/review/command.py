@@ -23,7 +23,7 @@ Choose images that a person should correct, and write them with what the model f
 masks, boxes and keypoints are predictions there, which the annotator accepts or corrects. `masklake labels import`
 takes the corrected file back; every task carries its URI, so names and URLs do not matter.
 
-Chosen among images whose newest row is ok and that are not labelled yet, by the mean of three figures, 0 to 1:
+ReviewedImages among images whose newest row is ok and that are not labelled yet, by the mean of three figures, 0 to 1:
   doubt      instances whose scores lie between noise (0.1) and certainty; most at 0.5
   dispute    what the two newest models that have rows of the image do not both find (class, box, score)
   rarity     an instance of a class with few labels; where nothing is labelled, with few detections
@@ -103,7 +103,7 @@ def _review(options: ReviewOptions, lake: Lake) -> int:
     )
     if not picks.chosen:
         raise _none_left(lake, candidates, picks)
-    chosen = written.Chosen(
+    chosen = written.ReviewedImages(
         predictions=review_tasks.predictions(lake, candidates, picks.chosen),
         reasons=[review_tasks.why(pick, figures) for pick in picks.chosen],
         models=[candidates.models[candidates.model[pick.image]] for pick in picks.chosen],

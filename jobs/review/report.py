@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masklake.jobs.review.options import ReviewOptions
-    from masklake.jobs.review.written import Chosen, Given
+    from masklake.jobs.review.written import Given, ReviewedImages
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.review.candidates import Candidates
     from masklake.pipeline.review.pick import Picks
@@ -20,7 +20,7 @@ def facts(
     lake: Lake,
     candidates: Candidates,
     picks: Picks,
-    chosen: Chosen,
+    chosen: ReviewedImages,
     options: ReviewOptions,
     given: Given | None,
 ) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from masklake.pipeline.storage.store import Storage, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ReviewedImages:
     """The chosen images: what was found in each, why it was chosen, and the model that found it."""
 
     predictions: list[Prediction]
@@ -38,7 +38,7 @@ class Chosen:
     def sets(self) -> list[LabelSet]:
         return [prediction.set for prediction in self.predictions]
 
-    def above(self, score: float) -> Chosen:
+    def above(self, score: float) -> ReviewedImages:
         """With the instances of at least this score."""
         return replace(self, predictions=[prediction.above(score) for prediction in self.predictions])
 
@@ -55,7 +55,7 @@ class Chosen:
         )
 
 
-def write(chosen: Chosen, options: ReviewOptions, lake: Lake) -> None:
+def write(chosen: ReviewedImages, options: ReviewOptions, lake: Lake) -> None:
     """Write the files that the options name. Raises UserError where one cannot be written."""
     file, interface = options.files
     contents: dict[str, str] = {}
@@ -87,7 +87,7 @@ class Given:
         }  # fmt: skip
 
 
-def give(chosen: Chosen, client: StudioClient, options: ReviewOptions, lake: Lake) -> Given:
+def give(chosen: ReviewedImages, client: StudioClient, options: ReviewOptions, lake: Lake) -> Given:
     """Add tasks to the project. Raises UserError where its interface does not fit, or an image cannot be given."""
     assert options.project is not None  # noqa: S101  # with --push it is there
     number, left_out = options.project, Counter[str]()
@@ -122,13 +122,13 @@ def give(chosen: Chosen, client: StudioClient, options: ReviewOptions, lake: Lak
     return Given(url=client.url, project=number, pushed=pushed, left_out=left_out)
 
 
-def _urls(chosen: Chosen, options: ReviewOptions, storage: Storage) -> list[str]:
+def _urls(chosen: ReviewedImages, options: ReviewOptions, storage: Storage) -> list[str]:
     uris = [label_set.uri for label_set in chosen.sets]
     return signed(uris, storage, options.expires) if options.urls == "presigned" else uris
 
 
 def _uploaded(
-    client: StudioClient, number: int, chosen: Chosen, positions: Sequence[int], storage: Storage
+    client: StudioClient, number: int, chosen: ReviewedImages, positions: Sequence[int], storage: Storage
 ) -> Iterator[str]:
     for i in positions:
         uri = chosen.sets[i].uri
