@@ -9,6 +9,8 @@ from masklake.pipeline.segment import deadline
 
 _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
+_LOAD_IMAGES = 256
+_LOADS_A_PART, _LOADS_AHEAD = 8, 8
 READ_CPUS = 0.05
 """CPUs of the task that reads the manifest."""
 _LARGE_SHARES = {"load_cpus": 0.48, "encode_cpus": 0.91, "write_cpus": 0.41}
@@ -35,7 +37,7 @@ class Resources:
     encode_cpus: float = 0.21
     write_cpus: float = 0.11
     packet_images: int = 16
-    """Images in a task."""
+    """Images in a packet, which a predictor is given at once."""
     commit_images: int = 256
     """Images in a pair of Parquet parts: at most so many have to be done again after a kill."""
     image_seconds: float = deadline.SECONDS
@@ -46,6 +48,16 @@ class Resources:
         """How many images may be on their way to the predictors (a large one counts as several, see `load`). This bounds
         memory whatever the bucket's size; Ray Data alone would first fill the object store."""
         return _PACKETS_AHEAD * self.actors[1] * self.packet_images
+
+    def load_images(self, part_images: int) -> int:
+        """How many images of a manifest's part of `part_images` a task of Ray's stage `load` fetches and decodes, packet after packet.
+
+        Ray Data looks at its tasks ten times a second, and on a small machine it runs one of this stage at a time: a task of
+        one packet would feed ten packets a second at most, to however many predictors. The first parts are small, and so are their
+        tasks: there are enough for all CPUs from the start.
+        """
+        images = min(_LOAD_IMAGES, self.images_ahead // _LOADS_AHEAD, part_images // _LOADS_A_PART)
+        return max(1, images // self.packet_images) * self.packet_images
 
     @classmethod
     def fitted(

@@ -35,21 +35,33 @@ def packets(
     packet_images: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[pa.Table]:
-    """Packets of manifest rows that no earlier attempt has committed, and that are not forgotten: up to `packet_images` rows, and up to 256 MiB of
-    objects (or one larger object).
+    """Packets (see `cut`) of manifest rows that no earlier attempt has committed, and that are not forgotten.
 
     Parts never change once written, so a restarted reader makes the same packets again. Ray's
     reconstruction of lost outputs depends on that.
     """
+    for _, rows in to_do(manifest, folder, attempt, stopped):
+        yield from cut(rows, packet_images)
+
+
+def to_do(
+    manifest: Manifest, folder: RunFolder, attempt: int, stopped: Callable[[], bool]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Of each part of the manifest: its number of rows, and those that no earlier attempt has committed, and that are not
+    forgotten."""
     done = _done(folder, attempt) if attempt > 1 else np.empty(0, np.int64)
     for part in manifest.follow(stopped=stopped):
         ids = part["image_id"].to_numpy()
         if not len(ids):  # all of its images are forgotten
             continue
         here = done[np.searchsorted(done, ids[0]) : np.searchsorted(done, ids[-1], side="right")]
-        todo = part.filter(pa.array(~np.isin(ids, here)))
-        for start, stop in _cuts(todo["size_bytes"].to_pylist(), packet_images):
-            yield todo.slice(start, stop - start).combine_chunks()
+        yield len(part), part.filter(pa.array(~np.isin(ids, here)))
+
+
+def cut(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+    """`rows` of a manifest by up to `most` rows, and up to 256 MiB of objects (or one larger object)."""
+    for start, stop in _cuts(rows["size_bytes"].to_pylist(), most):
+        yield rows.slice(start, stop - start).combine_chunks()
 
 
 def _done(folder: RunFolder, attempt: int) -> np.ndarray:
@@ -58,10 +70,10 @@ def _done(folder: RunFolder, attempt: int) -> np.ndarray:
     return np.union1d(done, np.array(forgotten, np.int64)) if forgotten else done
 
 
-def _cuts(sizes: list[int | None], packet_images: int) -> Iterator[tuple[int, int]]:
+def _cuts(sizes: list[int | None], most: int) -> Iterator[tuple[int, int]]:
     start = held = 0
     for i, size in enumerate(sizes):
-        if i - start == packet_images or (i > start and held + (size or 0) > _PACKET_BYTES):
+        if i - start == most or (i > start and held + (size or 0) > _PACKET_BYTES):
             yield start, i
             start, held = i, 0
         held += size or 0

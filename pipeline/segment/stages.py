@@ -1,7 +1,8 @@
 """The pipeline on Ray Data: manifest → load (fetch, decode) → infer (→ encode) → write, each an operator of its own.
 
 A task costs Ray and Ray Data some ten milliseconds of CPU, so what needs no resources of its own shares an operator: fetch
-with decode, and encode with infer where the predictors have no GPU that it would keep waiting.
+with decode, and encode with infer where the predictors have no GPU that it would keep waiting. A task of `load` has several packets,
+since Ray Data notices only ten times a second that one has ended.
 
 Ray fuses neighbours whose resources are equal (decode would then run inside the GPU actor), so every operator
 asks for a share of CPU that no neighbour asks for.
@@ -19,7 +20,7 @@ from masklake.pipeline.decode import DECODING_KEEPS
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.metrics import GpuMemory
 from masklake.pipeline.segment.resources import READ_CPUS
-from masklake.pipeline.segment.source import datasource, load, packets
+from masklake.pipeline.segment.source import cut, datasource, load, to_do
 from masklake.pipeline.segment.steps import Commits, Inference, Plan, Steps
 from masklake.pipeline.streams.packet import pack, packet_context, unpack
 
@@ -29,36 +30,44 @@ if TYPE_CHECKING:
 
 
 _LOOK_AGAIN_S = 0.1
+_UNTAKEN = 16
+_IN_FLIGHT = 4
+"""Packets that wait at a predictor, the one it is at included: two would be over before Ray Data looks again, where a GPU is fast."""
 
 
 def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
     """The lazy dataset of a run. Reading it does the work; each of its rows stands for a committed pair of parts."""
     from ray.data import ActorPoolStrategy, read_datasource
 
-    packet_context()
+    # How many packets are on their way is bounded by `read`; a task of many need not wait until each is taken.
+    packet_context()._max_num_blocks_in_streaming_gen_buffer = _UNTAKEN
     shares, steps, commit = plan.resources, Steps(plan, ledger), Commits(plan, ledger)
     plain: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     manifest = Manifest(plan.folder.manifest_uri, plan.folder.storage)
 
     def read() -> Iterator[pa.Table]:
         handed_out = inferred = 0
-        for packet in packets(manifest, plan.folder, plan.attempt, shares.packet_images, ledger.stopping):
-            while True:
-                before, (inferred, stopping) = inferred, ledger.pace()
-                if stopping:
-                    return
-                if inferred < before:  # the ledger was killed, and counts from 0 again
-                    handed_out -= before
-                if handed_out - inferred < shares.images_ahead:
-                    break
-                time.sleep(_LOOK_AGAIN_S)
-            handed_out += load(packet)
-            yield pack(packet)
+        for images, rows in to_do(manifest, plan.folder, plan.attempt, ledger.stopping):
+            for loaded in cut(rows, shares.load_images(images)):
+                while True:
+                    before, (inferred, stopping) = inferred, ledger.pace()
+                    if stopping:
+                        return
+                    if inferred < before:  # the ledger was killed, and counts from 0 again
+                        handed_out -= before
+                    if handed_out - inferred < shares.images_ahead:
+                        break
+                    time.sleep(_LOOK_AGAIN_S)
+                handed_out += load(loaded)
+                yield pack(loaded)
 
-    def load_packet(packet: pa.Table) -> Iterator[pa.Table]:
+    def load_packets(loaded: pa.Table) -> Iterator[pa.Table]:
         keep_freed_memory(*DECODING_KEEPS)
-        for rows in steps.decode(steps.fetch(unpack(packet))):
-            yield pack(rows)
+        for packet in cut(unpack(loaded), shares.packet_images):
+            if ledger.stopping():
+                return
+            for rows in steps.decode(steps.fetch(packet)):
+                yield pack(rows)
 
     def encode_packet(packet: pa.Table) -> pa.Table:
         return pack(steps.encode(unpack(packet)))
@@ -81,11 +90,13 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
             yield pack(detected if shares.infer_gpus else steps.encode(detected))
 
     ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=READ_CPUS)
-    ds = ds.map_batches(load_packet, batch_size=None, num_cpus=shares.load_cpus, **plain)
+    ds = ds.map_batches(load_packets, batch_size=None, num_cpus=shares.load_cpus, **plain)
     ds = ds.map_batches(
         Infer,
         batch_size=1,  # one packet; with GPUs, Ray requires a number
-        compute=ActorPoolStrategy(min_size=shares.actors[0], max_size=shares.actors[1]),
+        compute=ActorPoolStrategy(
+            min_size=shares.actors[0], max_size=shares.actors[1], max_tasks_in_flight_per_actor=_IN_FLIGHT
+        ),
         num_cpus=shares.infer_cpus,
         num_gpus=shares.infer_gpus or None,
         **plain,

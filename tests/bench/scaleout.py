@@ -4,13 +4,15 @@
     python -m tests.bench.scaleout --actors 32,64        # 64 take 5 GB
 
 Images are tiny files of a directory, so that what is left is the pipeline itself. Each size is a job of its own, in a process of its own. The
-rate is that between a quarter and nine tenths of the images, so no start is in it; CPU seconds are of the same time, of all processes
+rate is that of the time after all predictors have begun, when the job is stopped; CPU seconds are of the same time, of all processes
 of the job by what they are. Efficiency is the rate beside that of as many predictors alone: 50 images a second each.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from pathlib import Path
 import psutil
 
 SECONDS = 0.02
+SETTLING_S = 8.0
+IMAGES, PER_FOLDER = 300_000, 10_000
 KINDS = ("driver", "scheduler", "predictors", "other stages")
 
 
@@ -48,7 +52,7 @@ def cpu_by_kind() -> Counter[str]:
     return seconds
 
 
-def job(source: str, actors: int, packet_images: int, images: int) -> None:
+def job(source: str, actors: int, packet_images: int, seconds: int) -> None:
     """One job; prints its line of the table."""
     from masklake.jobs.cluster.cluster import ray_cluster
     from masklake.model.decode import DecodeOptions
@@ -62,34 +66,41 @@ def job(source: str, actors: int, packet_images: int, images: int) -> None:
 
     samples: list[tuple[float, int, Counter[str]]] = []
 
+    def over(samples: list[tuple[float, int, Counter[str]]]) -> bool:
+        return bool(samples) and samples[-1][0] - samples[0][0] > SETTLING_S + seconds
+
     def watch(progress: Progress) -> None:
-        done = int(progress.snapshot.get("stages", {}).get("infer", {}).get("images", 0))
-        samples.append((time.perf_counter(), done, cpu_by_kind()))
+        figures = progress.snapshot.get("stages", {}).get("infer", {})
+        if figures.get("workers", 0) < actors or over(samples):
+            return
+        samples.append((time.perf_counter(), int(figures.get("images", 0)), cpu_by_kind()))
+        if over(samples):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with tempfile.TemporaryDirectory() as lake:
         record = RunRecord(
             run=new_run_id(), lake=lake, source=source, command=["bench"], options={},
-            selection={"limit": images}, model={"name": "sleeping", "fingerprint": "0"}, versions={},
+            selection={}, model={"name": "sleeping", "fingerprint": "0"}, versions={},
         )  # fmt: skip
         this = Job(
             record=record, storage=Storage(), predictor=partial(ContentPredictor, seconds=SECONDS), vocabulary=VOCABULARY,
-            decode=DecodeOptions(), max_bytes=10**9, limit=images,
+            decode=DecodeOptions(), max_bytes=10**9,
         )  # fmt: skip
         with ray_cluster(None, 0) as cluster:
             resources = Resources.fitted(
                 cluster.cpus, 0, actors=(actors, actors), packet_images=packet_images, commit_images=1024
             )
             final, _ = run(this, Planned(this), resources, watch)
-    if final.state != "complete":
-        raise RuntimeError(f"the job ended {final.state}: {final.error}")
-    began = next(sample for sample in samples if sample[1] >= images / 4)
-    ended = next((sample for sample in samples if sample[1] >= images * 0.9), samples[-1])
-    done, seconds, cpu = ended[1] - began[1], ended[0] - began[0], ended[2] - began[2]
-    rate = done / seconds
+    if final.state != "stopped":
+        raise RuntimeError(f"the job ended {final.state}, before its rate was known: {final.error}")
+    began = next(sample for sample in samples if sample[0] - samples[0][0] >= SETTLING_S)
+    ended = samples[-1]
+    done, wall, cpu = ended[1] - began[1], ended[0] - began[0], ended[2] - began[2]
+    rate = done / wall
     costs = "".join(f"{1000 * cpu[name] / done:13.2f}" for name in KINDS)
     print(
-        f"  {actors:6} {packet_images:7} {images:7} {rate:9.1f} {rate * SECONDS / actors:11.2f}{costs}"
-        f"{cpu.total() / seconds:11.2f}",
+        f"  {actors:6} {packet_images:7} {rate:9.1f} {rate * SECONDS / actors:11.2f}{costs}"
+        f"{cpu.total() / wall:11.2f}",
         flush=True,
     )
 
@@ -101,22 +112,24 @@ def main(arguments: list[str] | None = None) -> None:
         "--packets", default="16,64", help="images in a task: 16 is what CPUs get, 64 what GPUs get"
     )
     parser.add_argument(
-        "--seconds", type=float, default=20, help="of each job, if all its predictors are busy"
+        "--seconds", type=int, default=15, help="of each job, while all its predictors are at work"
     )
     options = parser.parse_args([] if arguments is None else arguments)
     from tests.helpers.images import solid
 
     head = "".join(f"{name:>13}" for name in KINDS)
-    print("                                                  CPU milliseconds an image")
-    print(f"  actors  packet  images  images/s  efficiency{head}  CPUs busy")
+    print("                                          CPU milliseconds an image")
+    print(f"  actors  packet  images/s  efficiency{head}  CPUs busy")
     with tempfile.TemporaryDirectory() as source:
-        sizes = [int(size) for size in options.actors.split(",")]
-        wanted = {actors: min(12_000, int(actors * options.seconds / SECONDS)) for actors in sizes}
         content = solid((201, 40, 40), (32, 32))
-        for number in range(max(wanted.values())):
-            Path(source, f"{number:06d}.jpg").write_bytes(content)
+        for folder in range(IMAGES // PER_FOLDER):
+            Path(source, f"{folder:03d}").mkdir()
+            first = Path(source, f"{folder:03d}", "000000.jpg")
+            first.write_bytes(content)
+            for number in range(1, PER_FOLDER):
+                os.link(first, first.with_name(f"{number:06d}.jpg"))  # the same bytes by another name
         for packet in options.packets.split(","):
-            for actors, images in wanted.items():
+            for actors in options.actors.split(","):
                 command = [
                     sys.executable,
                     "-m",
@@ -125,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
                     source,
                     actors,
                     packet,
-                    images,
+                    options.seconds,
                 ]
                 subprocess.run([*map(str, command)], check=True)
 

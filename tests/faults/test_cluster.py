@@ -33,7 +33,7 @@ def used(cluster: RayNodes) -> Counter[str]:
     names = cluster.node_ids()
     return Counter(
         names.get(task["node_id"], "?")
-        for name in ("MapBatches(load_packet)", "MapBatches(write_packets)")
+        for name in ("MapBatches(load_packets)", "MapBatches(write_packets)")
         for task in cluster.listed("tasks", name=name)
         if task["state"] == "FINISHED"
     )

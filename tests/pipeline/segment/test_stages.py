@@ -88,7 +88,7 @@ def _operators(ds: Any) -> list[str]:
 
 OPERATORS = [
     "ReadManifest",
-    "MapBatches(load_packet)",
+    "MapBatches(load_packets)",
     "MapBatches(Infer)",
     "MapBatches(encode_packet)",
     "MapBatches(write_packets)",
@@ -133,6 +133,22 @@ def test_when_nodes_go_the_last_has_room_for_all_actors_and_a_task(
 def test_given_sizes_are_kept() -> None:
     r = Resources.fitted(8, 0, actors=(2, 3), packet_images=5, commit_images=7)
     assert (r.actors, r.packet_images, r.commit_images) == ((2, 3), 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("actors", "packet", "part", "images"),
+    [
+        (1, 16, 32_768, 16), (4, 16, 256, 32), (4, 16, 32_768, 64), (64, 16, 32_768, 256), (1, 64, 256, 64), (16, 64, 1024, 128),
+        (16, 64, 32_768, 256), (2, 512, 32_768, 512), (4, 16, 1, 16), (4, 24, 32_768, 96),
+    ],
+)  # fmt: skip
+def test_a_task_of_load_has_more_packets_the_more_predictors_it_feeds(
+    actors: int, packet: int, part: int, images: int
+) -> None:
+    """Whole packets; few of them at the start, and never so many that the predictors wait for one task."""
+    resources = Resources.fitted(64, 0, actors=(actors, actors), packet_images=packet)
+    assert resources.load_images(part) == images
+    assert images == packet or images <= min(resources.images_ahead / 8, part / 8)
 
 
 def test_a_run_on_gpus(tmp_path: Path) -> None:
