@@ -37,7 +37,7 @@ _LABEL_PART = re.compile(r"()/(part-[\w.-]+\.parquet)")
 _RECORD = re.compile(r"/([A-Za-z0-9][\w.-]*)/run\.json")
 _TRAINING = re.compile(r"/([A-Za-z0-9][\w.-]*)/train\.json")
 
-_RECORD_NAMES = ("/run.json", "/train.json")
+_RECORD_NAMES = ("run.json", "train.json")
 _FIRST_LOOK = 1000
 
 
@@ -117,6 +117,12 @@ class Lake:
 
     def run_ids(self) -> list[str]:
         """Runs, newest first: those with a record, and those that left images."""
+        if "images" not in self._parts:
+            # A listing of folders costs little beside one of parts. It comes first: a run has a record before it has parts.
+            with explaining(self.uri, "list images"):
+                folders = self.storage.folders(join(self.uri, "images"))
+            if {folder.removeprefix("run=") for folder in folders} <= self._records.keys():
+                return sorted(self._records, reverse=True)
         return sorted({*self._records, *self.parts_by_run}, reverse=True)
 
     def training_ids(self) -> list[str]:
@@ -142,8 +148,7 @@ class Lake:
     def _run_files(self) -> tuple[str, list[ObjectInfo]]:
         root = join(self.uri, "runs")
         with explaining(self.uri, "list runs"):
-            listed = self.storage.walk(root)
-            return root, [info for info in listed if info.uri.endswith(_RECORD_NAMES)]
+            return root, list(self.storage.walk_for(root, _RECORD_NAMES))
 
     def looks_like_one(self) -> bool:
         """Whether the first objects here are a lake's: for callers that must not take a lake for a folder of photos."""
@@ -161,7 +166,7 @@ class Lake:
 
     def require(self) -> None:
         """Raises UserError when there is no lake at this URI."""
-        if self.run_ids() or self.parts("labels"):
+        if self._records or self.run_ids() or self.parts("labels"):
             return
         if "://" not in self.uri and not Path(self.uri).is_dir():
             raise UserError(f"{self.uri}: there is no such directory; check the lake's name")

@@ -10,7 +10,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,22 +127,47 @@ class LocalStore:
                     if time.time() - path.stat().st_mtime >= seconds:
                         path.unlink()
 
-    def walk(self, root: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ObjectInfo]:
+    def walk(self, root: str) -> Iterator[ObjectInfo]:
         """Files below `root`, a directory at a time, in the order of their paths. Links are followed, except to a
-        directory that contains them (`above`: the device and inode of each directory above `root`)."""
-        directory = Path(root).stat()
-        here = (directory.st_dev, directory.st_ino)
-        if here in above:
-            return
+        directory that contains them. Raises FileNotFoundError or NotADirectoryError where `root` is no directory."""
+        levels = [(_identity(root), _ordered(root))]
+        while levels:
+            entry = next(levels[-1][1], None)
+            if entry is None:
+                levels.pop()
+                continue
+            with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
+                if not entry.is_dir():
+                    if entry.is_file():
+                        yield _info(spelled(entry.path), entry.stat())
+                elif (here := _identity(entry.path)) not in [above for above, _ in levels]:
+                    levels.append((here, _ordered(entry.path)))
+
+    def folders(self, root: str) -> Iterator[str]:
+        """The names of the directories directly below `root`. Raises what `walk` raises."""
         with os.scandir(root) as entries:
-            # a directory sorts as S3 would sort its keys, so that the order equals that of object storage
-            ordered = sorted(entries, key=lambda e: spelled(e.name) + "/" * e.is_dir())
-        for entry in ordered:
-            if entry.is_dir():
-                yield from self.walk(entry.path, above | {here})
-            elif entry.is_file():
-                with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
-                    yield _info(spelled(entry.path), entry.stat())
+            yield from [spelled(entry.name) for entry in entries if entry.is_dir()]
+
+    def walk_for(self, root: str, names: Collection[str]) -> Iterator[ObjectInfo]:
+        """Files of one of these names in the directories directly below `root`. Raises what `walk` raises."""
+        for folder in sorted(self.folders(root)):
+            for name in names:
+                path = f"{root}/{folder}/{name}"
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    status = Path(_openable(path)).stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield _info(path, status)
+
+
+def _identity(directory: str) -> tuple[int, int]:
+    status = Path(directory).stat()
+    return status.st_dev, status.st_ino
+
+
+def _ordered(directory: str) -> Iterator[os.DirEntry[str]]:
+    """The entries, in the order that S3 would give their keys: a directory sorts as if its name ended in a slash."""
+    with os.scandir(directory) as entries:
+        return iter(sorted(entries, key=lambda e: spelled(e.name) + "/" * e.is_dir()))
 
 
 def _true_error(error: Exception) -> Exception:

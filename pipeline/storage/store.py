@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,6 +236,34 @@ class Storage:
                 yield from store.walk(uri.rstrip("/") or "/")
             except (FileNotFoundError, NotADirectoryError):
                 return
+
+    def walk_for(self, uri: str, names: Collection[str]) -> Iterator[ObjectInfo]:
+        """Objects `uri`/FOLDER/NAME with one of `names`, for any FOLDER: as `walk`, but in no order, and sooner where folders
+        hold many others."""
+        store = self.store(uri)
+        if isinstance(store, LocalStore):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                yield from store.walk_for(uri.rstrip("/") or "/", names)
+            return
+        for info in self.walk(uri):
+            folder, _, name = info.uri.rpartition("/")
+            if name in names and folder.rpartition("/")[0] == uri.rstrip("/"):
+                yield info
+
+    def folders(self, uri: str) -> set[str]:
+        """The names of the folders directly below the folder `uri`."""
+        store = self.store(uri)
+        if isinstance(store, S3Store):
+            bucket, prefix = split(uri)
+            prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+            pages = store.pages(bucket, prefix, delimiter="/")
+            return {folder[len(prefix) :].rstrip("/") for _, below in pages for folder in below}
+        if isinstance(store, LocalStore):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return set(store.folders(uri))
+            return set()
+        below = (info.uri[len(uri.rstrip("/")) + 1 :].partition("/") for info in self.walk(uri))
+        return {folder for folder, slash, _ in below if slash}
 
     def list(self, uri: str) -> list[str]:
         """URIs of the objects below the folder `uri`."""

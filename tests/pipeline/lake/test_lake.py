@@ -30,6 +30,10 @@ class CountingStorage(Storage):
         self.calls.append(("list", uri))
         return super().walk(uri)
 
+    def walk_for(self, uri: str, names: Any) -> Any:
+        self.calls.append(("list", uri))
+        return super().walk_for(uri, names)
+
     def get_many(self, uris: list[str], max_bytes: int | None = None) -> Any:
         self.calls.append(("read", sorted(uris)))
         return super().get_many(uris, max_bytes)
