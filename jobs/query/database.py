@@ -8,7 +8,6 @@ not end ok) and `runs`; the newest run of each image, and the newest label set, 
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -17,17 +16,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import duckdb
-import pyarrow as pa
 from masklake.jobs.query import functions, published
 from masklake.jobs.query.attached import READERS, AttachedFile
 from masklake.jobs.query.explaining import Explaining
 from masklake.jobs.query.lake_files import ROOT, LakeFiles
 from masklake.jobs.query.literals import literal
+from masklake.jobs.query.runs_table import MAKE_RUNS, runs_table
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, Run, require_version
+from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, require_version
 from masklake.pipeline.lake.part_summary import PartSummary
-from masklake.pipeline.lake.run_summary import RunSummary
+from masklake.pipeline.lake.row_pack import packed
 from masklake.pipeline.schema import VERSION_KEY
 from masklake.pipeline.storage.explain import explain
 from masklake.pipeline.storage.store import join
@@ -51,18 +50,6 @@ _SOURCES = {
     "labelled": "all_labels",
 }
 VIEWS = (*_SOURCES, "runs", "all_images", "all_instances", "all_labels")
-
-_TIME = pa.timestamp("us", "UTC")
-_RUNS = pa.schema(
-    [(name, pa.string()) for name in ("run", "state", "source", "model")]
-    + [(name, pa.int64()) for name in ("images", "done", "ok", "failures", "instances")]
-    + [("seconds", pa.float64()), ("attempt", pa.int32()), ("created_at", _TIME), ("updated_at", _TIME)]
-    + [(name, pa.string()) for name in ("finished_at", "error", "record")]
-)
-_MAKE_RUNS = """
-    create table runs as
-    select * replace (finished_at::timestamptz as finished_at, record::json as record) from own_rows
-"""
 
 _VERSIONS = "select decode(value), min(file_name) from parquet_kv_metadata({}) where key = ? group by 1"
 UriRange = tuple[str, str | None, str | None]
@@ -235,13 +222,21 @@ class Database:
             raise UserError(f"--attach {file.name}: {file.uri}: {message(error)}") from error
 
     def _scan(self, view: str, table: str, parts: list[Part]) -> None:
-        """Make `view` from the files of `parts`. The run is taken from the path, so that files prune by it."""
+        """Make `view` from the files of `parts`, all of some runs, or copies of their rows. The run is taken from the path, so that
+        files prune by it."""
+        rows, parts = ([], parts) if table == "labels" else packed(self.lake, table, parts)
         uris = self._uris(table, parts)
         self._require_versions(table, parts)
         hive = "true, hive_types_autocast = false" if parts and table != "labels" else "false"
-        self._execute(
-            f"create view {view} as from read_parquet({uris}, hive_partitioning = {hive}, union_by_name = {table == 'labels'})"
-        )
+        sources = [
+            f"from read_parquet({uris}, hive_partitioning = {hive}, union_by_name = {table == 'labels'})"
+        ]
+        for packed_rows in rows:
+            uris = self._uris(table, [packed_rows.part])
+            runs = ", ".join(map(literal, sorted(packed_rows.others)))
+            counting = f"where run not in ({runs})" if runs else ""
+            sources.append(f"from read_parquet({uris}, hive_partitioning = false) {counting}")
+        self._execute(f"create view {view} as {' union all by name '.join(sources)}")
 
     def _require_versions(self, table: str, parts: list[Part]) -> None:
         """Raises UserError when a newer Masklake wrote one of `parts`; the records of finished runs speak for theirs."""
@@ -257,12 +252,10 @@ class Database:
 
     def _make_runs(self) -> None:
         """Make `runs` from every run.json."""
-        rows = [_run_row(run) for run in self.lake.runs(None if self._run is None else [self._run])]
-        columns = zip(zip(*rows, strict=True) if rows else [()] * len(_RUNS), _RUNS, strict=True)
-        table = pa.table([pa.array(values, field.type) for values, field in columns], schema=_RUNS)
+        table = runs_table(self.lake.runs(None if self._run is None else [self._run]))
         # Row by row, and from Python's values, DuckDB takes a millisecond each.
         self.connection.register("own_rows", table)
-        self._execute(_MAKE_RUNS)
+        self._execute(MAKE_RUNS)
         self.connection.unregister("own_rows")
 
     def _make_newest(self, view: str) -> None:
@@ -328,26 +321,3 @@ def overlapping(ranges: list[UriRange]) -> list[str]:
         if not furthest_run or (last or "") > furthest:
             furthest, furthest_run = last or "", run
     return sorted(runs)
-
-
-def _run_row(run: Run) -> list[Any]:
-    summary = RunSummary.of(run)
-    record = run.record
-    return [
-        summary.run,
-        summary.state,
-        record and record.source,
-        summary.model,
-        summary.images,
-        summary.done,
-        summary.ok,
-        summary.failures,
-        summary.instances,
-        summary.seconds,
-        record and record.attempt,
-        summary.created_at,
-        summary.updated_at,
-        record and record.finished_at,
-        summary.problem,
-        record and json.dumps(vars(record)),
-    ]
