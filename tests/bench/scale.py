@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -169,10 +170,11 @@ def proof(lake: str, rows: int) -> None:
     timed("end of a run: digests and summary", lambda: summarise(folder))
 
 
-def reading(lake: str) -> None:
+def reading(lake: str, unpacked: bool) -> None:
     """What `runs` and `query` do, each time with a lake that is opened anew."""
     from masklake.jobs.query.database import Database
     from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.lake.row_pack import pack_rows
     from masklake.pipeline.lake.run_summary import RunSummary
     from masklake.pipeline.storage.store import Storage
 
@@ -186,13 +188,20 @@ def reading(lake: str) -> None:
     opened = timed("runs, each record by itself", runs)
     timed("the plan of the next run packs the records", opened.pack_records)
     timed("runs, packed", runs)
+
+    def query(sql: str) -> list[tuple[Any, ...]]:
+        with Database(Lake(lake, Storage())) as database:
+            return database.rows(sql)
+
+    if unpacked:
+        print("every part by itself")
+        for sql in QUERIES:
+            timed(f"query {sql}"[:65], functools.partial(query, sql))
+    print(
+        f"  packed {timed('the ends of runs pack the rows', lambda: sum(iter(lambda: pack_rows(opened), 0))):,} runs"
+    )
     for sql in QUERIES:
-
-        def query(sql: str = sql) -> list[tuple[Any, ...]]:
-            with Database(Lake(lake, Storage())) as database:
-                return database.rows(sql)
-
-        timed(f"query {sql}"[:65], query)
+        timed(f"query {sql}"[:65], functools.partial(query, sql))
 
 
 @contextlib.contextmanager
@@ -214,6 +223,9 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         default=0.0,
         help="of the S3 that then holds the lake as well; 0: a directory",
+    )
+    parser.add_argument(
+        "--unpacked", action="store_true", help="query every part by itself too, which takes minutes"
     )
     parser.add_argument("--parts", default="list,first,plan,resume,read")
     parser.add_argument("--scratch", help="keep the lakes here, and take those that are there")
@@ -266,14 +278,14 @@ def main(arguments: list[str] | None = None) -> None:
             wide = lake(name, lambda to: scale_lakes.wide(to, options.runs, options.run_parts))
             with _lake(options, wide) as (uri, env):
                 print(f"a lake of {options.runs:,} runs and {options.runs * options.run_parts:,} parts")
-                _step("reading", uri, env=env)
+                _step("reading", uri, "unpacked" if options.unpacked else "", env=env)
 
 
 STEPS: dict[str, Callable[..., None]] = {
     "listing": lambda keys: listing(int(keys)),
     "drive": drive,
     "proof": lambda lake, rows: proof(lake, int(rows)),
-    "reading": reading,
+    "reading": lambda lake, unpacked: reading(lake, bool(unpacked)),
 }
 
 if __name__ == "__main__":
