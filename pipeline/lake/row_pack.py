@@ -23,6 +23,7 @@ from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import OBJECT
 from masklake.pipeline.schema import SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.ahead import ahead
+from masklake.pipeline.storage.explain import of_storage
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo
 from masklake.pipeline.storage.parquet import decode, read_table, write_table
 from masklake.pipeline.storage.store import join
@@ -114,7 +115,9 @@ def packed(lake: Lake, table: str, parts: Iterable[Part]) -> tuple[list[PackedRo
 def _counting(pack: Pack, table: str, by_run: dict[str, list[Part]]) -> frozenset[str]:
     """The runs whose parts are those that were packed."""
     return frozenset(
-        run for run, of in pack.runs.items() if run in by_run and of[table] == _signature(by_run[run])
+        run
+        for run, packed_of in pack.runs.items()
+        if run in by_run and packed_of[table] == _signature(by_run[run])
     )
 
 
@@ -135,7 +138,11 @@ def pack_rows(lake: Lake) -> int:
     """
     finished = lake.summaries()
     small = {run: lake.parts_by_run.get(run, []) for run in sorted(finished)}
-    small = {run: parts for run, parts in small.items() if parts and _bytes(parts) <= _LARGEST_RUN and _in_place(parts)}
+    small = {
+        run: parts
+        for run, parts in small.items()
+        if parts and _bytes(parts) <= _LARGEST_RUN and _in_place(parts)
+    }
     if len(small) < WORTH_IT:
         return 0
     before, there = _version(lake), packs(lake)
@@ -159,6 +166,15 @@ def pack_rows(lake: Lake) -> int:
             lake.storage.delete(join(lake.uri, FOLDER, id_, f"{name}.parquet"))
         return 0
     return len(chosen)
+
+
+def try_to_pack_rows(lake: Lake) -> None:
+    """`pack_rows`, or nothing where the storage or a broken part prevents it: readers then read as much, in more files."""
+    try:
+        pack_rows(lake)
+    except Exception as error:
+        if not of_storage(error) and not isinstance(error, pa.ArrowInvalid):
+            raise
 
 
 def _bytes(files: Iterable[Part | ObjectInfo]) -> int:
@@ -203,7 +219,7 @@ def _tables(
         if begun is not None:
             old = read_table(join(lake.uri, _part(pack, table).path), lake.storage)
             rows = [old.filter(pc.is_in(old["run"].cast(pa.string()), pa.array(sorted(counting)))), *rows]
-        tables[table] = pa.concat_tables([_as_now(of, SCHEMAS[table]) for of in rows])
+        tables[table] = pa.concat_tables([_as_now(some, SCHEMAS[table]) for some in rows])
     return tables
 
 

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-import pyarrow as pa
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
 from masklake.pipeline.lake.replacements import require_untouched
-from masklake.pipeline.lake.row_pack import pack_rows
+from masklake.pipeline.lake.row_pack import try_to_pack_rows
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
 from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
 from masklake.pipeline.segment.engine import StageEngine, StartEngine
@@ -336,16 +335,8 @@ class _Driver:
             record = replace(record, counts=dict(committed.counts), instances=committed.instances)
             self.folder.save(record)
         if state == "complete" and not self.job.redo_all:  # else the other runs have not been looked at
-            self._pack_rows()
+            try_to_pack_rows(self.planned.lake)
         return record
-
-    def _pack_rows(self) -> None:
-        """Make a copy of the rows of small runs for readers, if there are many. Without it they read as much, in more files."""
-        try:
-            pack_rows(self.planned.lake)
-        except Exception as error:
-            if not of_storage(error) and not isinstance(error, pa.ArrowInvalid):
-                raise
 
 
 def _cause(failure: BaseException | str) -> str:

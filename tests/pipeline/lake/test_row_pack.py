@@ -13,7 +13,7 @@ from masklake.jobs.query.database import Database
 from masklake.jobs.query.lake_files import LakeFiles
 from masklake.pipeline.lake import row_pack
 from masklake.pipeline.lake.lake import Lake
-from masklake.pipeline.lake.row_pack import pack_rows, packs
+from masklake.pipeline.lake.row_pack import pack_rows, packs, try_to_pack_rows
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.storage.store import Storage
@@ -238,6 +238,13 @@ def test_large_and_unfinished_runs_are_not_packed(
     shutil.rmtree(Path(builder.uri, "packs"))
     monkeypatch.setattr(row_pack, "_LARGEST_RUN", 10)
     assert pack(builder) == 0
+
+
+def test_a_part_that_cannot_be_read_is_left_to_its_readers(builder: LakeBuilder) -> None:
+    """The end of a run is no place to fail for a copy."""
+    next(Path(builder.uri, "instances").rglob("*.parquet")).write_bytes(b"PAR1 and nothing of it")
+    try_to_pack_rows(Lake(builder.uri, builder.storage))
+    assert packs(Lake(builder.uri, builder.storage)) == []
 
 
 def test_in_s3_too(s3_bucket: Bucket) -> None:
