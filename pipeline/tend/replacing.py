@@ -150,11 +150,13 @@ def finish(tending: Tending, replacement: Replacement, ending: Ending) -> None:
         rest = tuple(ending.rest())
         if not rest:
             break
+        reach("all staged")
         replacement = replace(replacement, groups=rest, committed_at=tending.now().isoformat())
         if not replace(_require_ours(tending, replacement.id), current=replacement).save(
             tending.lake, tending.storage
         ):
             raise _changed(tending)
+        reach("committed")
     else:
         raise UserError(
             f"{tending.lake}: rows of these images come in again and again; stop what writes them, and call again"
