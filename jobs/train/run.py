@@ -14,8 +14,6 @@ from masklake.jobs.train import progress as train_progress
 from masklake.jobs.train import promotion
 from masklake.jobs.train import start as train_start
 from masklake.jobs.train.options import TrainOptions
-from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.forgotten import ForgottenSince
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.registry import Registry, Version
 from masklake.pipeline.storage.store import Storage, join
@@ -82,19 +80,7 @@ def train(
     needed = {"CPU": workers[0] * crew.worker_cpus, "GPU": float(workers[0] if crew.gpus else 0)}
     with train_progress.shown(console, record.options["steps"], record.options["minutes"]) as watch:
         watching = telling(watch, lambda report: "step" in report, "the training", needed, console)
-        return Training(
-            record, work, crew, storage, watching, lambda: _require_current(labels, storage)
-        ).run()
-
-
-def _require_current(labels: TrainingSet, storage: Storage) -> None:
-    """Raises UserError where images were forgotten since the labels were read: asked when the record in the lake names the training,
-    so that either this sees what `masklake forget` has taken out, or that sees this."""
-    forgotten, _ = ForgottenSince.load(labels.lake, storage, labels.forgets)
-    if forgotten and any(map(forgotten.has, set(labels.rows["uri"].to_pylist()))):
-        raise UserError(
-            f"{labels.lake}: images were forgotten (masklake forget) after this training had read their labels; start a new one"
-        )
+        return Training(record, work, crew, storage, watching, lambda: labels.require_current(storage)).run()
 
 
 def _start_of(record: TrainingRecord, storage: Storage) -> models.ModelSource:

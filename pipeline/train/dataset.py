@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import sets as labels
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.labels.sets import LabelSet
-from masklake.pipeline.lake.forgotten import forgets_done
+from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.storage.store import Storage
 from numpy.typing import NDArray
 
 _COLUMNS = (
@@ -63,6 +65,17 @@ class TrainingSet:
         """The images at these positions."""
         return self.rows["uri"].take(pa.array(self.starts[np.asarray(positions)])).to_pylist()
 
+    def require_current(self, storage: Storage) -> None:
+        """Raises UserError where one of the images was forgotten since the labels were read.
+
+        It is asked once the lake has the record of the training, so that either this or `masklake forget` sees the other.
+        """
+        forgotten, _ = ForgottenSince.load(self.lake, storage, self.forgets)
+        if forgotten and any(map(forgotten.has, pc.unique(self.rows["uri"]).to_pylist())):
+            raise UserError(
+                f"{self.lake}: images were forgotten (masklake forget) after the training had read their labels; start a new one"
+            )
+
     def sets(self, positions: Sequence[int] | NDArray[np.int64]) -> list[LabelSet]:
         """The label sets at these positions."""
         return [
@@ -83,8 +96,6 @@ def gather(
 ) -> TrainingSet:
     """The newest labels of `split`, or the newest at the time `as_of`; of `classes` only, the others being background. `shuffled`, a seed, gives each instance the class of another: a training on it
     must fail its evaluation. Raises UserError when there is nothing to learn from."""
-    import pyarrow.compute as pc
-
     lake.require()
     forgets = forgets_done(lake.uri, lake.storage)
     every = label_store.newest_rows(lake, as_of=as_of)

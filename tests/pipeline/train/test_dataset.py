@@ -11,6 +11,9 @@ import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.replacing import Tending
+from masklake.pipeline.tend.work import forget
 from masklake.pipeline.train import dataset as training_set
 
 from tests.helpers.lakes import WHEN, LakeBuilder, empty_label_row, label_row
@@ -115,3 +118,22 @@ def test_slices_are_whole_images(tmp_path: Path) -> None:
         ("/00.png", 1),
         ("/04.png", 2),
     ]
+
+
+def test_images_that_are_forgotten_between_are_not_learnt_from(tmp_path: Path) -> None:
+    lake = lake_of(
+        tmp_path,
+        label_row("/a.png", "dog"),
+        label_row("/b.png", "dog"),
+        label_row("/v.png", "dog", split="val"),
+    )
+    labels = training_set.gather(lake)
+    tending = Tending(lake=lake.uri, storage=Storage(), grace_s=0)
+    forget(tending, Chosen(uris=frozenset({"/v.png"})))
+    labels.require_current(Storage())
+    forget(tending, Chosen(uris=frozenset({"/b.png"})))
+    with pytest.raises(UserError, match="after the training had read their labels"):
+        labels.require_current(Storage())
+    now = training_set.gather(Lake(lake.uri, Storage()))
+    now.require_current(Storage())
+    assert now.uris(range(len(now))) == ["/a.png"]
