@@ -18,6 +18,10 @@ from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
 
 
+class AttemptTakenError(UserError):
+    """Another driver, which is or may be running, has just claimed the next attempt."""
+
+
 class SupersededError(Exception):
     """A later attempt at the run has begun: this one must write no more."""
 
@@ -120,25 +124,34 @@ class RunFolder:
         if number > 1:
             require_conditions(self.lake, self.storage)
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "at": now(), "token": secrets.token_hex(8)}
-        return self._claim(number, owner, alive)
-
-    def end_attempts(self, number: int, alive: Callable[[int], bool]) -> None:
-        """Let no worker commit any more that outlived its driver: claim attempt `number`, for nobody.
-
-        Raises UserError when a driver that is, or may be, running has just claimed it.
-        """
-        self._claim(number, {"host": "", "pid": 0, "at": _LONG_AGO, "token": secrets.token_hex(8)}, alive)
-
-    def _claim(self, number: int, owner: dict[str, Any], alive: Callable[[int], bool]) -> int:
         while not self.storage.put_new(self._attempt_uri(number), json.dumps(owner).encode()):
-            other = json.loads(self.storage.read(self._attempt_uri(number)))
-            if silence(other["host"], other["pid"], other["at"], alive) is not None:
-                raise UserError(
-                    f"run {self.run}: attempt {number} was just taken by process {other['pid']} on {other['host']}; "
-                    "let it finish, or resume again once it has stopped"
-                )
+            self._require_dead(number, self._owner(number), alive)
             number += 1
         return number
+
+    def end_attempts(self, number: int, alive: Callable[[int], bool]) -> None:
+        """Let no worker commit any more that outlived its driver: claim attempt `number`, or a later one, for nobody.
+
+        Raises AttemptTakenError when a driver that is, or may be, running has just claimed it.
+        """
+        nobody = {"host": "", "pid": 0, "at": _LONG_AGO, "token": secrets.token_hex(8)}
+        while not self.storage.put_new(self._attempt_uri(number), json.dumps(nobody).encode()):
+            owner = self._owner(number)
+            if not owner["host"] and not self.superseded(number):
+                return
+            self._require_dead(number, owner, alive)
+            number += 1
+
+    def _owner(self, number: int) -> dict[str, Any]:
+        owner: dict[str, Any] = json.loads(self.storage.read(self._attempt_uri(number)))
+        return owner
+
+    def _require_dead(self, number: int, owner: dict[str, Any], alive: Callable[[int], bool]) -> None:
+        if silence(owner["host"], owner["pid"], owner["at"], alive) is not None:
+            raise AttemptTakenError(
+                f"run {self.run}: attempt {number} was just taken by process {owner['pid']} on {owner['host']}; "
+                "let it finish, or resume again once it has stopped"
+            )
 
     def superseded(self, attempt: int) -> bool:
         """Whether a later attempt has begun, so that this one must stop writing."""

@@ -16,7 +16,7 @@ from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.lake import Lake, Part
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup
-from masklake.pipeline.lake.run_record import RunFolder, RunRecord, silence
+from masklake.pipeline.lake.run_record import AttemptTakenError, RunFolder, RunRecord, silence
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.write import part_attempt, part_name
 from masklake.pipeline.storage.ahead import ahead
@@ -183,13 +183,16 @@ class _Listed:
 def end_attempts(lake: Lake, runs: Iterable[str]) -> None:
     """Let no worker commit any more that outlived the driver of one of `runs`, which are not at work.
 
-    Raises UserError where a driver has just begun with one of them.
+    Raises AtWorkError where a driver has just begun with one of them.
     """
 
     def end(record: RunRecord) -> None:
         folder = RunFolder(lake.uri, record.run, lake.storage)
         with explaining(folder.record_uri, "end the run's attempts"):
-            folder.end_attempts(record.attempt + 1, process_alive)
+            try:
+                folder.end_attempts(record.attempt + 1, process_alive)
+            except AttemptTakenError as error:
+                raise AtWorkError(str(error)) from error
 
     for _ in ahead(end, [run.record for run in lake.runs(runs) if run.record is not None]):
         pass

@@ -222,11 +222,11 @@ def _each(work: Callable, items: Iterable) -> None:
         pass
 
 
-def clear(tending: Tending, *, wait: bool) -> int:
-    """Remove what was never committed, and what readers no longer need of retired work. Returns how many objects were removed.
+def clear(tending: Tending, *, wait: bool) -> float:
+    """Remove what was never committed, and what readers no longer need of retired work.
 
-    `wait`: until that time has come for all of it; else what still has to stay stays, for the next call. Only the holder of the
-    lock may call it: what is not committed is a killed process's.
+    `wait`: until that time has come for all of it; else what still has to stay stays, for the next call, and the seconds until then are
+    returned. Only the holder of the lock may call it: what is not committed is a killed process's.
     """
     state = tending.state()
     if wait:
@@ -236,7 +236,8 @@ def clear(tending: Tending, *, wait: bool) -> int:
                 f"all is in place; what was staged stays {waits:.0f} s for readers that opened the lake before"
             )
         tending.pause(waits)
-    stay = tuple(retired for retired in state.retired if not wait and retired.waits(tending.now()))
+    left = {retired: 0.0 if wait else retired.waits(tending.now()) for retired in state.retired}
+    stay = tuple(retired for retired in state.retired if left[retired])
     needed = {retired.id for retired in stay} | ({state.current.id} if state.current else set())
     folder = join(tending.lake, FOLDER)
     with explaining(folder, "list what is staged"):
@@ -251,7 +252,7 @@ def clear(tending: Tending, *, wait: bool) -> int:
     if stay != state.retired and not replace(state, retired=stay).save(tending.lake, tending.storage):
         raise _changed(tending)
     reach("finished")
-    return len(unneeded)
+    return max(left.values(), default=0.0)
 
 
 def _changed(tending: Tending) -> UserError:

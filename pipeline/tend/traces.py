@@ -65,41 +65,61 @@ def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces
     if not dry_run:
         note_rowless(lake, chosen)
     for info, path in _others(lake, counted):
-        uri = info.uri
-        if chosen.has(uri):
-            traces.photos.append(uri)
+        if chosen.has(info.uri):
+            traces.photos.append(info.uri)
             continue
-        if _ABANDONED.fullmatch(path):
-            old = info.modified is not None and tending.now() - info.modified > _ABANDONED_AFTER
-            data, kept = (b"", None) if old else (b"", b"")
-        elif mentions.in_text(path):
-            data, kept = b"", None
-        elif PurePosixPath(path).suffix.lower() in _WEIGHTS | _PIXELS:
-            continue
-        elif info.size is not None and info.size > _LARGEST:
-            traces.too_large.append(uri)
-            continue
-        else:
-            with explaining(uri, "read it"):
-                try:
-                    data = tending.storage.read(uri)
-                except FileNotFoundError:
-                    continue
-            kept = mentions.pruned_file(path, data)
-        if kept == data:
-            continue
-        # A part beside the tables' counted ones is left of a killed attempt.
-        (traces.removed if kept is None or _PART.fullmatch(path) else traces.pruned).append(uri)
-        if dry_run:
-            continue
-        with explaining(uri, "write it without them"):
-            if kept is None or _PART.fullmatch(path):
-                tending.storage.delete(uri)
-            else:
-                tending.storage.write(uri, kept)
-        reach("trace removed")
-        tending.say(f"taken out of {len(traces.pruned) + len(traces.removed):,} other objects")
+        while (change := _change(tending, info, path, mentions, traces)) is not None:
+            if not dry_run and not _made(tending, info.uri, change):
+                continue  # somebody has written it anew: look again
+            (traces.removed if change.kept is None else traces.pruned).append(info.uri)
+            if not dry_run:
+                reach("trace removed")
+                tending.say(f"taken out of {len(traces.pruned) + len(traces.removed):,} other objects")
+            break
     return traces
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of an object: None where it goes as a whole; else it has the version `etag`."""
+
+    kept: bytes | None
+    etag: str | None = None
+
+
+def _change(
+    tending: Tending, info: ObjectInfo, path: str, mentions: Mentions, traces: Traces
+) -> _Change | None:
+    """The change of an object that names the images; None where it stays as it is."""
+    if _ABANDONED.fullmatch(path):
+        old = info.modified is not None and tending.now() - info.modified > _ABANDONED_AFTER
+        return _Change(None) if old else None
+    if mentions.in_text(path):
+        return _Change(None)
+    if PurePosixPath(path).suffix.lower() in _WEIGHTS | _PIXELS:
+        return None
+    if info.size is not None and info.size > _LARGEST:
+        traces.too_large.append(info.uri)
+        return None
+    with explaining(info.uri, "read it"):
+        try:
+            fetched = tending.storage.fetch(info.uri)
+        except FileNotFoundError:
+            return None
+    kept = mentions.pruned_file(path, fetched.data)
+    if kept == fetched.data:
+        return None
+    # A part beside the tables' counted ones is left of a killed attempt.
+    return _Change(None if _PART.fullmatch(path) else kept, fetched.etag)
+
+
+def _made(tending: Tending, uri: str, change: _Change) -> bool:
+    """Make the change; False where another process has changed the object since it was read."""
+    with explaining(uri, "write it without them"):
+        if change.kept is not None:
+            return tending.storage.replace(uri, change.kept, change.etag or "")
+        tending.storage.delete(uri)
+        return True
 
 
 def _others(lake: Lake, counted: set[tuple[str, str, str]]) -> Iterator[tuple[ObjectInfo, str]]:

@@ -99,7 +99,7 @@ def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: 
             replacement = commit(tending, planned, id_, "compact", groups)
             result.waits_s = _finished_after(tending, replacement, wait)
     if not result.waits_s:
-        clear(tending, wait=wait)
+        result.waits_s = clear(tending, wait=wait)
     return result
 
 
@@ -222,7 +222,7 @@ def forget(
     nothing = not work.affected and not result.traces.pruned and not result.traces.removed
     if nothing and chosen.run is None:
         if not dry_run:
-            clear(tending, wait=wait)
+            result.waits_s = clear(tending, wait=wait)
         if earlier.command is None:
             raise UserError(f"{tending.lake}: holds nothing of these images; nothing was changed")
         return result
@@ -245,7 +245,7 @@ def forget(
         _keep_report(tending, id_, result)
     result.waits_s = _finished_after(tending, replacement, wait, result)
     if not result.waits_s:
-        clear(tending, wait=wait)
+        result.waits_s = clear(tending, wait=wait)
     return result
 
 

@@ -452,7 +452,9 @@ def test_a_compaction_that_lost_its_lock_brings_nothing_back(lake: str) -> None:
 @pytest.mark.parametrize("run", [R1, STOPPED])
 def test_a_worker_that_outlived_its_driver_commits_nothing_more(lake: str, run: str) -> None:
     work.forget(tending(lake), CHOSEN)
+    work.forget(tending(lake), Chosen(uris=frozenset({uri_of(0), uri_of(50)})))
     assert RunFolder(lake, run, STORAGE).superseded(1)
+    assert not RunFolder(lake, run, STORAGE).superseded(2)  # one claim for nobody is enough
     assert (
         RunFolder(lake, STOPPED, STORAGE).take_attempt(2, process_alive) == 3
     )  # and a resume is not in anybody's way
