@@ -69,7 +69,7 @@ def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces
             traces.photos.append(info.uri)
             continue
         while (change := _change(tending, info, path, mentions, traces)) is not None:
-            if not dry_run and not _made(tending, info.uri, change):
+            if not dry_run and not _replaced(tending, info.uri, change):
                 continue  # somebody has written it anew: look again
             (traces.removed if change.kept is None else traces.pruned).append(info.uri)
             if not dry_run:
@@ -113,7 +113,7 @@ def _change(
     return _Change(None if _PART.fullmatch(path) else kept, fetched.etag)
 
 
-def _made(tending: Tending, uri: str, change: _Change) -> bool:
+def _replaced(tending: Tending, uri: str, change: _Change) -> bool:
     """Make the change; False where another process has changed the object since it was read."""
     with explaining(uri, "write it without them"):
         if change.kept is not None:
