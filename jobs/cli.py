@@ -25,6 +25,7 @@ COMMANDS = {
     "segment": "masklake.jobs.segment.command",
     "query": "masklake.jobs.query.command",
     "export": "masklake.jobs.export.command",
+    "catalog": "masklake.jobs.catalog.command",
     "view": "masklake.jobs.view.command",
     "show": "masklake.jobs.show.command",
     "plot": "masklake.jobs.plot.command",

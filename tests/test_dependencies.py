@@ -28,6 +28,10 @@ def names(requirements: Iterable[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in requirements} - {"masklake"}
 
 
+OWN_ENVIRONMENTS = ("tests/bench/peers/", "tests/helpers/readers.py")
+"""Programs that people run where another tool is installed."""
+
+
 INSTALLED, EXTRAS = names(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
 
 
@@ -51,12 +55,13 @@ def imported(*folders: str) -> dict[str, set[str]]:
 
 def test_what_is_imported_is_declared() -> None:
     users = imported("jobs", "model", "pipeline")
-    extra = names(EXTRAS["demo"]) | names(EXTRAS["heic"])
+    extra = names(EXTRAS["demo"] + EXTRAS["heic"] + EXTRAS["iceberg"])
     undeclared = {name: sorted(paths) for name, paths in users.items() if name not in INSTALLED | extra}
     assert undeclared == {}
     assert INSTALLED - users.keys() == NOT_IMPORTED
-    # Nothing but the demo's server and the decoder of HEIC wants the extras.
+    # Nothing but the demo's server, the decoder of HEIC and the catalog wants the extras.
     assert {path for name in extra for path in users[name]} == {
+        "jobs/catalog/iceberg.py",
         "jobs/demo/loopback_s3.py",
         "model/decode/bmff.py",
     }
@@ -64,9 +69,10 @@ def test_what_is_imported_is_declared() -> None:
 
 def test_what_the_tests_import_is_declared() -> None:
     users = imported("tests")
-    extra = names(EXTRAS["demo"]) | names(EXTRAS["heic"])
+    extra = names(EXTRAS["demo"] + EXTRAS["heic"] + EXTRAS["iceberg"])
     declared = INSTALLED | names(EXTRAS["dev"]) | extra
-    assert {name: sorted(paths) for name, paths in users.items() if name not in declared} == {}
+    ours = {name: {p for p in paths if not p.startswith(OWN_ENVIRONMENTS)} for name, paths in users.items()}
+    assert {name: sorted(paths) for name, paths in ours.items() if paths and name not in declared} == {}
     assert names(EXTRAS["dev"]) - users.keys() == TOOLS
 
 

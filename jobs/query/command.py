@@ -38,8 +38,8 @@ Tables:
 
 images, instances and errors hold the newest run of each image; all_images, all_instances and all_labels hold
 every run and every label set; in all_labels, instance -1 is an image that holds nothing.
-`masklake query --columns` describes all columns; `masklake query --views --lake LAKE` prints the SQL that makes these
-tables in a DuckDB of your own.
+`masklake query --columns` describes all columns; `masklake query LAKE --ddl duckdb|athena|spark` prints the SQL that makes
+these tables there (`masklake catalog` keeps an Iceberg catalog of them).
 
 Functions beside DuckDB's own:
   kp(keypoints, 'left_wrist')   the keypoint of that name, or null: .x and .y in pixels, .score a logit
@@ -76,7 +76,7 @@ def run(options: QueryOptions) -> int:
     if options.columns:
         _print_columns()
         return ExitCode.DONE
-    sql = None if options.views else _sql(options)
+    sql = None if options.views or options.ddl else _sql(options)
     if not options.lake:
         raise UserError(
             "no lake is named; add --lake s3://… or --lake DIRECTORY, or write it before the query"
@@ -85,7 +85,7 @@ def run(options: QueryOptions) -> int:
 
     lake = Lake(options.lake, options.storage.open())
     if sql is None:
-        _print_views(lake)
+        _print_views(lake, options.ddl or "duckdb")
         return ExitCode.DONE
     output = None if options.out is None else Path(options.out)
     format_ = _format("json" if options.json else options.format, output)
@@ -198,11 +198,15 @@ def _print_table(database: Database, query: Query, sink: IO[bytes], options: Que
     text.detach()
 
 
-def _print_views(lake: Lake) -> None:
-    from masklake.jobs.query.published import script
+def _print_views(lake: Lake, dialect: str) -> None:
+    from masklake.jobs.query import ddl, published
 
     lake.require()
-    sys.stdout.write(script(lake.uri, runs=bool(lake.parts("images")), labels=bool(lake.parts("labels"))))
+    runs, labels = bool(lake.parts("images")), bool(lake.parts("labels"))
+    if dialect == "duckdb":
+        sys.stdout.write(published.script(lake.uri, runs=runs, labels=labels))
+    else:
+        sys.stdout.write(ddl.script(dialect, lake.uri, runs=runs, labels=labels))
 
 
 def _print_columns() -> None:

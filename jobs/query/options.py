@@ -11,6 +11,7 @@ from masklake.jobs.options.shared import StorageOptions, json_flag
 from masklake.pipeline.errors import UserError
 
 FORMATS = ("table", "csv", "json", "parquet")
+DIALECTS = ("athena", "duckdb", "spark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,10 @@ class QueryOptions(Options):
         help="end a query that takes longer (default 3600, 0 for no end)",
     )  # fmt: skip
     views: bool = flag(help="print the SQL that makes these tables in your own DuckDB, and exit")
+    ddl: str | None = option(
+        one_of(*DIALECTS), f"{{{','.join(DIALECTS)}}}",
+        help="print the statements that make these tables in Athena, in Spark, or (as --views) in DuckDB, and exit",
+    )  # fmt: skip
     columns: bool = flag(help="print the name, type and meaning of each column, and exit")
     storage: StorageOptions = included(StorageOptions)
     sql: str | None = dataclasses.field(default=None, init=False)
@@ -62,7 +67,8 @@ class QueryOptions(Options):
     def validate(self) -> None:
         """Tell LAKE from SQL: with --lake, or with --file, there is only the other one."""
         words = list(self.words)
-        if self.lake is None and (len(words) > 1 or (words and (self.views or self.file is not None))):
+        only_lake = self.views or self.ddl is not None or self.file is not None
+        if self.lake is None and (len(words) > 1 or (words and only_lake)):
             object.__setattr__(self, "lake", words.pop(0))
         if len(words) > 1:
             raise UserError(f"{words[1]!r}: give one query, in quotes")

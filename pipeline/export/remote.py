@@ -52,7 +52,7 @@ class RemoteFolder(ExportFolder):
         self.uploads.finish()
 
 
-def _text(file: io.BufferedWriter) -> io.TextIOWrapper:
+def _text(file: Any) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8", newline="")
 
 

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "scaleout": "1 … 16 predictors that only sleep: efficiency, what driver and scheduler cost an image",
     "storage": "bytes a row by layout; five questions beside one flat sorted Parquet and pandas on COCO JSON",
     "peers": "the same photos and weights through Masklake, a torchvision loop, Ray Data, Daft, FiftyOne; broken files, a kill",
+    "export": "peak memory of an export of 20,000 and of 200,000 images, by format",
     "memory": "peak memory of the job at 1,000 and at 10,000 images",
 }
 
