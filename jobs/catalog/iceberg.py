@@ -139,13 +139,15 @@ def _table(catalog: Catalog, identifier: str, lake: Lake, schema: pa.Schema) -> 
 def _update(table: Table, identifier: str, lake: Lake, parts: Mapping[str, Part]) -> TableChange:
     """Make the table hold the files of `parts` that have rows, in one commit."""
     held = {task.file.file_path: task.file for task in table.scan().plan_files()}
-    unknown = [uri for uri in parts if uri not in held]
-    new = [
+    # A part that was compacted, or from which an image was forgotten, may have the name of an old one.
+    gone = {
         uri
-        for uri, rows in zip(unknown, _row_counts(lake, [parts[uri] for uri in unknown]), strict=True)
-        if rows
-    ]
-    gone = held.keys() - parts.keys()
+        for uri, file in held.items()
+        if uri not in parts or parts[uri].size not in (None, file.file_size_in_bytes)
+    }
+    unknown = [uri for uri in parts if uri not in held or uri in gone]
+    row_counts = _row_counts(lake, [parts[uri] for uri in unknown])
+    new = [uri for uri, rows in zip(unknown, row_counts, strict=True) if rows]
     if new or gone:
         with table.transaction() as transaction:
             if gone:

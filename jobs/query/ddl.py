@@ -33,14 +33,14 @@ class _Dialect:
 
 _ATHENA = _Dialect(
     name="Athena",
-    create="create external table if not exists all_{table} (\n{columns}\n)\n{partition}stored as parquet\nlocation '{location}';\n",
+    create="create external table if not exists raw_{table} (\n{columns}\n)\n{partition}stored as parquet\nlocation '{location}';\n",
     separator=":",
     file="regexp_extract(\"$path\", 'run=[^/]+/[^/]+$')",
     scheme={"s3": "s3"},
 )
 _SPARK = _Dialect(
     name="Spark",
-    create="create table if not exists all_{table} (\n{columns}\n)\nusing parquet\n{partition}location '{location}';\n",
+    create="create table if not exists raw_{table} (\n{columns}\n)\nusing parquet\n{partition}location '{location}';\n",
     separator=": ",
     file="regexp_extract(_metadata.file_path, 'run=[^/]+/[^/]+$', 0)",
     scheme={"s3": "s3a"},
@@ -48,35 +48,42 @@ _SPARK = _Dialect(
 
 _NEW_RUNS = """\
 -- Again after each new run:
-msck repair table all_images;
-msck repair table all_instances;
+msck repair table raw_images;
+msck repair table raw_instances;
 
 """
 _VIEWS = """\
+-- An images part is the commit: one atomic write. While `masklake compact` exchanges parts, an image may be in two for some seconds.
+create or replace view part_of_image as
+select {images}, part from (
+    select *, {file} as part, row_number() over (partition by run, image_id order by {file} desc) as place
+    from raw_images
+) every_part where place = 1;
+create or replace view all_images as select {images} from part_of_image;
+
+-- An instance counts when its image is in the part of images of the same run and name.
+create or replace view all_instances as
+select {instances_i} from (select *, {file} as part from raw_instances) i
+join part_of_image p on i.run = p.run and i.image_id = p.image_id and i.part = p.part;
+
 -- Of each image the newest run counts; ids of runs sort by time.
 create or replace view images as
-select {images} from (select *, max(run) over (partition by uri) as newest from all_images) every_run
-where run = newest;
-
--- An instances part counts when images has a part of the same run and name.
+select {images} from (select *, max(run) over (partition by uri) as newest from all_images) every_run where run = newest;
 create or replace view instances as
-select {instances} from (select *, {file} as part from all_instances) every_part
-where part in (select {file} from all_images)
-  and exists (select 1 from images where images.run = every_part.run and images.image_id = every_part.image_id);
-
+select {instances_i} from all_instances i join images m on i.run = m.run and i.image_id = m.image_id;
 create or replace view errors as select * from images where status <> 'ok';
 """
 _LABEL_VIEWS = """\
 -- Of each image the newest label set counts. Instance -1 is an image that was looked at and holds nothing.
-create or replace view labels as
-select {labels} from (select *, max(labelled_at) over (partition by uri) as newest from all_labels) every_set
-where labelled_at = newest and instance >= 0;
-
+create or replace view all_labels as select {labels} from raw_labels;
+create or replace view newest_labels as
+select * from (select *, max(labelled_at) over (partition by uri) as newest from all_labels) every_set
+where labelled_at = newest;
+create or replace view labels as select {labels} from newest_labels where instance >= 0;
 create or replace view labelled as
 select uri, max(width) as width, max(height) as height, count_if(instance >= 0) as n_instances, max(source) as source,
     max(split) as split, labelled_at
-from (select *, max(labelled_at) over (partition by uri) as newest from all_labels) every_set
-where labelled_at = newest group by uri, labelled_at;
+from newest_labels group by uri, labelled_at;
 """
 
 
@@ -98,8 +105,7 @@ def script(dialect: str, lake: str, *, runs: bool = True, labels: bool = True) -
     if runs:
         text += "".join(_table(words, table, root) for table in ("images", "instances"))
         text += _NEW_RUNS
-        columns = {table: _names(table) for table in ("images", "instances")}
-        text += _VIEWS.format(**columns, file=words.file)
+        text += _VIEWS.format(images=_names("images"), instances_i=_names("instances", "i."), file=words.file)
     if labels:
         text += (
             ("\n" if runs else "")
@@ -146,5 +152,5 @@ def _comment(field: pa.Field) -> str:
     return text if len(text) <= _LONGEST_COMMENT else text[: _LONGEST_COMMENT - 1] + "…"
 
 
-def _names(table: str) -> str:
-    return ", ".join(SCHEMAS[table].names)
+def _names(table: str, prefix: str = "") -> str:
+    return ", ".join(prefix + name for name in SCHEMAS[table].names)

@@ -114,6 +114,31 @@ def test_files_that_are_gone_are_taken_out_in_the_same_commit(
     assert len(catalog.load_table("masklake.all_images").metadata.metadata_log) == versions + 1
 
 
+def test_a_lake_that_is_compacted(
+    masklake: Run, lake: LakeBuilder, catalog: Catalog, registered: Callable[..., dict[str, list[int]]]
+) -> None:
+    """While the new parts wait below replacing/, and when they are in their place."""
+    lake.record(R1)
+    registered()
+    for removed, options in ((2, ["--no-wait"]), (1, [])):
+        code, _, err = masklake("compact", lake.uri, "--grace-minutes", "0.0001", *options)
+        assert code == 0, err
+        assert registered()["masklake.all_images"] == [1, removed, 1]
+        for table in SCHEMAS:
+            assert rows(catalog, table) == in_lake(lake, table)
+
+
+def test_a_part_that_was_written_anew_under_its_name(
+    lake: LakeBuilder, catalog: Catalog, registered: Callable[..., dict[str, list[int]]]
+) -> None:
+    registered()
+    lake._parts = 0
+    lake.part(R1, {"s3://p/other.jpg": [instance("cat", 0.9), instance("dog", 0.8), instance("dog", 0.7)]})
+    assert registered()["masklake.all_instances"] == [1, 1, 1]
+    for table in SCHEMAS:
+        assert rows(catalog, table) == in_lake(lake, table)
+
+
 def test_columns_that_the_contract_got_later(
     lake: LakeBuilder, catalog: Catalog, registered: Callable[..., dict[str, list[int]]]
 ) -> None:
