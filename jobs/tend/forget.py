@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, flag, included, option
-from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option, where_option
 from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
@@ -30,13 +29,12 @@ rows or lines go. At the end none of it is in the lake's storage. Models that le
 anew without them, or `masklake models unalias`.
 
 Once it says that it is done, nothing that began before brings the rows back: a stopped run that is resumed, a run or an import of
-labels that was at work on other images leave them out and say so. While a run or a training is at work on the images themselves,
-the call is refused, before or after the commit; what is committed stays so, and the next call finishes it. A new run of
-a folder where the photo still is takes it in again, and so does a new import of a file that has labels of it.
+labels that was just beginning leave the images out, and say so. While a run or a training is at work on them the call is
+refused, before or after the commit; what is committed stays so, and the next call finishes it. A new run of a folder where
+the photo still is takes it in again, and so does a new import of a file that has labels of it.
 
---uri names an image as the lake does; one that ends in / means all below it. --where is an SQL condition on images
-(`masklake query --columns` lists the columns), of all runs: images for which it is true are forgotten in every run. --run
-forgets what one run wrote, and its record; labels stay, and of an image the newest run that is left counts again.
+--uri names an image as the lake does; one that ends in / means all below it. --where is an SQL condition on instances with the
+columns of their image, as in `masklake export`, but of all runs: an image with such a row is forgotten in every run. --run forgets what one run wrote, and its record; labels stay, and of an image the newest run that is left counts again.
 
 What is not the lake's stays, and is yours to remove: the photos themselves, files that were exported elsewhere or are being
 written by another command just now, Ray's logs, and, on a bucket with versioning, the older versions of removed objects until a
@@ -50,7 +48,7 @@ EPILOG = """\
 examples:
   masklake forget s3://lake --uri s3://photos/2026/0417.jpg --dry-run
   masklake forget s3://lake --uri s3://photos/users/7/ --grace-minutes 0
-  masklake forget s3://lake --where "uri like '%/users/7/%' or error is not null"
+  masklake forget s3://lake --where "label = 'person' and uri like '%/users/7/%'"
   masklake forget s3://lake --run 20261101T020000-a1b2c3
 
 exit codes: 0 done · 2 a mistake that the message names, or the lake has nothing of them · 75 another compact or forget, or a
@@ -69,8 +67,10 @@ class ForgetOptions(Options):
         str, "URI", default=(), repeated=True,
         help="an image, or, with / at its end, a folder of images; may be given several times",
     )  # fmt: skip
-    run: str | None = option(str, "RUN|last", help="a run: its id, or last")
-    where: str | None = option(str, "SQL", help="images for which this condition is true, in any run")
+    run: str | None = run_option("a run: its id, or last")
+    where: str | None = where_option(
+        "images with a row, in any run,", such_as="label = 'person' and score > 0.5"
+    )
     grace_minutes: float = grace_option()
     no_wait: bool = no_wait_flag()
     dry_run: bool = flag(kept=False, help="say what would be forgotten, and change nothing")
@@ -79,7 +79,7 @@ class ForgetOptions(Options):
 
     def validate(self) -> None:
         """Raises UserError unless one thing says what is to be forgotten."""
-        given = [name for name in ("uri", "run", "where") if getattr(self, name)]
+        given = [name for name in ("uri", "run", "where") if getattr(self, name) not in (None, ())]
         if len(given) != 1:
             raise UserError("say what is to be forgotten: one of --uri, --run and --where")
 
@@ -132,10 +132,10 @@ def _chosen(options: ForgetOptions, lake: Lake) -> Chosen:
     from masklake.pipeline.storage.store import normalise
     from masklake.pipeline.tend.chosen import Chosen
 
-    if options.run:
+    if options.run is not None:
         return Chosen(uris=frozenset(), run=lake.resolve(options.run))
-    if options.where:
-        return Chosen(uris=frozenset(_where(options.where, lake)))
+    if options.where is not None:
+        return Chosen(uris=frozenset(_fitting(options.where, lake)))
     uris = [normalise(uri) for uri in options.uri]
     for uri in uris:
         if uri.rstrip("/") in ("", "s3:", "gs:", "az:"):
@@ -146,14 +146,27 @@ def _chosen(options: ForgetOptions, lake: Lake) -> Chosen:
     )
 
 
-def _where(condition: str, lake: Lake) -> Sequence[str]:
+_FITTING = """
+with rows_of as (
+    select i.*, n.* exclude (run, image_id, uri, model) from all_images i left join all_instances n using (run, image_id)
+)
+select distinct uri from rows_of where (
+{where}
+)
+"""
+
+
+def _fitting(condition: str, lake: Lake) -> list[str]:
+    """The images with a row, in any run, for which `condition` is true. Raises UserError where there are none, or it may not run."""
+    from masklake.jobs.query.condition import blaming, require_condition
     from masklake.jobs.query.database import Database
 
     with Database(lake) as database:
-        # The sandbox takes one statement that reads the lake's tables, whatever the condition says.
-        rows = database.rows(f"select distinct uri from all_images where (\n{condition}\n)")  # noqa: S608
+        require_condition(database, condition)
+        with blaming(database, condition):
+            rows = database.rows(_FITTING.format(where=condition))
     if not rows:
-        raise UserError(f"--where {condition}: is true of no image in {lake.uri}; nothing was changed")
+        raise UserError(f"{lake.uri}: no image fits --where {condition!r}; nothing was changed")
     return [uri for (uri,) in rows]
 
 

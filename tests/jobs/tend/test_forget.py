@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from masklake.jobs.exit_codes import ExitCode
+from masklake.pipeline.lake.record import now
+from masklake.pipeline.lake.replacements import Replacements
+from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend.crash_points import on_reach
 
 from tests.conftest import Bucket
-from tests.helpers.tended_lakes import EXACT, R1, all_bytes, by_read_table, small_parts, uri_of
+from tests.helpers.tended_lakes import (
+    EXACT,
+    R1,
+    STOPPED,
+    all_bytes,
+    by_dataset,
+    by_read_table,
+    small_parts,
+    uri_of,
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,14 +61,15 @@ def test_images_by_a_condition(lake: str, masklake: Run) -> None:
     assert (code, facts["image_rows"], facts["instance_rows"]) == (0, 9, 18)
     assert by_read_table(lake, Storage()) == (47, 37)
     code, _, err = masklake("forget", lake, "--where", condition)
-    assert (code, "is true of no image" in err) == (2, True)
+    assert (code, "no image fits --where" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
         ("no_such_column = 1", "no_such_column"),
-        ("true); drop table images; select (1", "give exactly one"),
+        ("true); drop table images; select (1", "--where 'true); drop"),
+        ("", "is no condition"),
         ("uri in (select content from read_text('/etc/passwd'))", "read_text"),
     ],
 )
@@ -89,6 +104,31 @@ def test_mistakes_are_named(lake: str, masklake: Run, arguments: list[str], word
         return
     assert (code, words in err) == (2, True), err
     assert by_read_table(lake, Storage()) == (56, 55)
+
+
+def test_while_a_run_is_at_work_on_them_it_is_refused(lake: str, masklake: Run) -> None:
+    folder = RunFolder(lake, STOPPED, Storage())
+    folder.save(replace(folder.load(), state="running", updated_at=now(), host="elsewhere"))
+    code, out, err = masklake("forget", lake, "--uri", uri_of(49))
+    assert (code, out) == (ExitCode.REFUSED, "")
+    assert f"refused: run {STOPPED}: is at work and would write rows of these images again" in err
+    assert by_read_table(lake, Storage()) == (56, 55)
+
+
+def test_what_is_left_to_the_next_calls_is_told(lake: str, masklake: Run) -> None:
+    given = ["--uri", uri_of(2), "--no-wait"]
+    code, out, _ = masklake("forget", lake, *given)
+    assert (code, out.splitlines()[-1].partition(" in ")[0]) == (0, "committed; the old files can be removed")
+    code, out, _ = masklake("forget", lake, *given)
+    assert (code, "nothing was changed: an earlier `masklake forget` is not finished" in out) == (0, True)
+    assert by_dataset(lake, Storage()) == (55, 53)
+    state = Replacements.load(lake, Storage())
+    assert state.current is not None
+    assert replace(state, current=replace(state.current, grace_s=0.0)).save(lake, Storage())
+    code, out, _ = masklake("forget", lake, *given, "--grace-minutes", "0", "--json")
+    facts = json.loads(out)
+    assert (code, facts["earlier"]["forgotten"]["image_rows"], facts["waits_s"]) == (0, 1, 0)
+    assert not [name for name, data in all_bytes(Path(lake)).items() if uri_of(2).encode() in data]
 
 
 @pytest.mark.parametrize("given", [["--uri", uri_of(2)], ["--where", f"uri = '{uri_of(2)}'"], ["--run", R1]])
