@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePosixPath
 
-from masklake.pipeline.lake import forgotten
+from masklake.pipeline.lake import forgotten, row_pack
 from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.record_pack import PACK
@@ -128,7 +128,7 @@ def _others(lake: Lake, counted: set[tuple[str, str, str]]) -> Iterator[tuple[Ob
         for info in lake.storage.walk(lake.uri):
             path = info.uri.removeprefix(lake.uri).lstrip("/")
             if (
-                path.startswith((f"{FOLDER}/", f"{forgotten.FOLDER}/", "locks/"))
+                path.startswith((f"{FOLDER}/", f"{forgotten.FOLDER}/", f"{row_pack.FOLDER}/", "locks/"))
                 or path == OBJECT
                 or _COVERED.fullmatch(path)
             ):

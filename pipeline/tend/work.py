@@ -17,6 +17,7 @@ from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.compaction import CompactionPlan
 from masklake.pipeline.tend.forgetting import ForgetPlan
 from masklake.pipeline.tend.learnt import Learnt, learnt
+from masklake.pipeline.tend.packs import remove_packs, withdraw_packs
 from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, free_state, new_id
 from masklake.pipeline.tend.traces import Traces
 
@@ -175,6 +176,7 @@ def _forget_ending(tending: Tending, id_: str, into: Forgotten) -> Ending:
         forgetting.end_attempts(lake, runs)
 
     def remove_traces() -> None:
+        into.traces.removed += remove_packs(Lake(tending.lake, tending.storage), chosen)
         if chosen.run is not None:
             into.traces.removed += traces.remove_run(tending, chosen.run)
         else:
@@ -240,6 +242,7 @@ def forget(
     groups = forgetting.stage(lake, work, chosen, id_, tending)
     replacement = commit(tending, planned, id_, "forget", groups)
     traces.note_rowless(Lake(tending.lake, tending.storage), chosen)
+    withdraw_packs(lake, chosen)
     if chosen.run is None:  # again: a training may have read the labels since, and before the commit
         result.models, result.problems = learnt(lake, chosen)
         _keep_report(tending, id_, result)
