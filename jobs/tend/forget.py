@@ -37,7 +37,7 @@ the photo still is takes it in again, and so does a new import of a file that ha
 columns of their image, as in `masklake export`, but of all runs: an image with such a row is forgotten in every run. --run forgets what one run wrote, and its record; labels stay, and of an image the newest run that is left counts again.
 
 What is not the lake's stays, and is yours to remove: the photos themselves, files that were exported elsewhere or are being
-written by another command just now, Ray's logs, and, on a bucket with versioning, the older versions of removed objects until a
+written by another command just now, an Iceberg catalog (`masklake catalog` again, and expire its older snapshots), Ray's logs, and, on a bucket with versioning, the older versions of removed objects until a
 lifecycle rule ends them. LAKE/forgotten keeps digests (BLAKE2b) of what is forgotten: they tell whether a name that one
 has is among them, and give no name.
 
@@ -211,8 +211,10 @@ def _tell(result: Forgotten, begin: str, console: Console) -> None:
             say(console, f"and {what} {uri}")
         if len(uris) > _SHOWN:
             say(console, f"and {what} {len(uris) - _SHOWN:,} more (--json lists them)")
-    for uri in result.traces.too_large:
-        say(console, f"too large to look into: {uri}")
+    for uri in result.traces.unsearched[:_SHOWN]:
+        say(console, f"not looked into: {uri}")
+    if len(result.traces.unsearched) > _SHOWN:
+        say(console, f"not looked into: {len(result.traces.unsearched) - _SHOWN:,} more (--json lists them)")
     for uri in result.traces.photos:
         say(console, f"stays, as a photo is its owner's: {uri}")
     for entry in result.models:

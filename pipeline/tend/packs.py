@@ -53,7 +53,7 @@ def _holds(lake: Lake, pack: Pack, chosen: Chosen) -> bool:
         if rows is None:
             continue
         texts = rows[column].cast(pa.string())
-        found = chosen.among(texts) if chosen.run is None else pc.equal(texts, chosen.run)
-        if pc.any(found).as_py():
+        mask = chosen.among(texts) if chosen.run is None else pc.equal(texts, chosen.run)
+        if pc.any(mask).as_py():
             return True
     return False

@@ -35,6 +35,7 @@ _PIXELS = frozenset(
 _ABANDONED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = datetime.timedelta(hours=1)
 _LARGEST = 2**29
+_ICEBERG = (".avro", ".metadata.json")
 
 
 @dataclass(kw_only=True)
@@ -45,8 +46,8 @@ class Traces:
     """Those that name the images among others: only that goes."""
     removed: list[str] = field(default_factory=list)
     """Those that are of the images, or that name them in a way that cannot be taken out."""
-    too_large: list[str] = field(default_factory=list)
-    """Those that were not looked into."""
+    unsearched: list[str] = field(default_factory=list)
+    """Those that were not looked into: too large, or an Iceberg table's, which would be broken."""
     photos: list[str] = field(default_factory=list)
     """The images themselves, where they lie in the lake's folder. They are their owner's, and stay."""
 
@@ -98,8 +99,8 @@ def _change(
         return _Change(None)
     if PurePosixPath(path).suffix.lower() in _WEIGHTS | _PIXELS:
         return None
-    if info.size is not None and info.size > _LARGEST:
-        traces.too_large.append(info.uri)
+    if (info.size is not None and info.size > _LARGEST) or path.endswith(_ICEBERG):
+        traces.unsearched.append(info.uri)
         return None
     with explaining(info.uri, "read it"):
         try:

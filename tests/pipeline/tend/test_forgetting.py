@@ -172,12 +172,14 @@ def test_review_tasks_exports_and_lists_in_the_lake(lake: str) -> None:
         "out/images.csv": f"file,uri\n{stem(gone)},{gone}\n{stem(stays)},{stays}\n",
         "gallery/index.html": f"<img alt='{gone}'>",
         "gallery/other.html": f"<img alt='{stays}'>",
+        "iceberg/all_images/metadata/1-m0.avro": f"bounds of {gone}",
         "note.txt": f"{gone}.bak\n",
         "runs/" + R2 + "/train.json": json.dumps({"skipped": {gone: "gone", stays: "gone"}, "error": f"cannot read {gone}: 404"}),
     }  # fmt: skip
     for name, text in files.items():
         STORAGE.write(f"{lake}/{name}", text.encode())
-    work.forget(tending(lake), Chosen(uris=frozenset({gone})))
+    result = work.forget(tending(lake), Chosen(uris=frozenset({gone})))
+    assert result.traces.unsearched == [f"{lake}/iceberg/all_images/metadata/1-m0.avro"]
 
     def left(name: str) -> str | None:
         path = Path(lake, name)
