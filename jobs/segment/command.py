@@ -29,8 +29,8 @@ from masklake.pipeline.storage.store import Storage, join, normalise, normalise_
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
     from masklake.pipeline.segment.job import Job, Progress
+    from masklake.pipeline.segment.planned import Planned
     from masklake.pipeline.segment.resources import Resources
-    from masklake.pipeline.segment.run import Planned
     from rich.console import Console
 
 SUMMARY = "run a model over a bucket of images and write masks, boxes and keypoints to a lake"
@@ -93,7 +93,7 @@ COMMAND = Command(
 def segment(options: SegmentOptions, console: Console) -> ExitCode:
     """`run` on a console of the caller's, and under no lock."""
     from masklake.pipeline.lake.lake import Lake
-    from masklake.pipeline.segment.run import Planned
+    from masklake.pipeline.segment.planned import Planned
 
     source = normalise(options.source)
     _refuse_nesting(source, normalise_folder(options.lake))

@@ -9,7 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 if TYPE_CHECKING:
     from masklake.jobs.models.resolve import Resolved
     from masklake.pipeline.segment.job import Job
-    from masklake.pipeline.segment.run import Planned
+    from masklake.pipeline.segment.planned import Planned
     from rich.console import Console
 
 

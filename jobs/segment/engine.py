@@ -12,8 +12,8 @@ from masklake.jobs.segment.options import LOCAL_IMAGES, SegmentOptions
 from masklake.pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from masklake.pipeline.segment.planned import Planned
     from masklake.pipeline.segment.resources import Resources
-    from masklake.pipeline.segment.run import Planned
 
 _COUNT_S = 2.0
 _IMAGES_A_WORKER = 64

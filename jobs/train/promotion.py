@@ -47,7 +47,7 @@ class Judge:
         from masklake.jobs.options.shared import StorageOptions
         from masklake.jobs.segment.command import execute, new_job
         from masklake.jobs.segment.options import SegmentOptions
-        from masklake.pipeline.segment.run import Planned
+        from masklake.pipeline.segment.planned import Planned
         from masklake.pipeline.storage import parquet
 
         source = join(self.rows, "images.parquet")

@@ -3,135 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
-from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
 from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.row_pack import try_to_pack_rows
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
-from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs, summarise
+from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.segment.engine import StageEngine, StartEngine
-from masklake.pipeline.segment.heed import FORGOTTEN, heed
+from masklake.pipeline.segment.heed import heed
 from masklake.pipeline.segment.job import Job, Progress, Watch
-from masklake.pipeline.segment.listing import gone_on
-from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
+from masklake.pipeline.segment.planned import Planned, let_stages_begin
 from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
 from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.steps import Plan
 from masklake.pipeline.storage.explain import explaining, of_storage
-from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import redact
-
-
-class Planned:
-    """A job's source, listed far enough to know that there is something to do.
-
-    `first` is the first object to process, or None when finished runs have covered them all. Nothing is
-    written. Raises UserError when the source is empty or cannot be read.
-    """
-
-    def __init__(self, job: Job) -> None:
-        record = job.record
-        # Before anything else is looked at: what is forgotten from here on is left out.
-        self.forgets = record.forgets if job.resume else forgets_done(record.lake, job.storage)
-        self.forgotten = ForgottenSince()
-        self.lake = Lake(record.lake, job.storage)
-        self.totals = ManifestTotals()
-        self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
-        stopped: tuple[str, int | None] = ("", None)
-        if job.resume:
-            with explaining(self._manifest.folder, "read the run's manifest"):
-                self.totals = self._manifest.totals()
-                if not self.totals.complete:
-                    stopped = self._manifest.last(self.totals)
-        self.listing = gone_on(record.source, job.storage, job.every_object, *stopped)
-        with explaining(record.lake, "read what finished runs cover"):
-            self._covered = Covered(self._covering(job), job.storage)
-        self._left = None if job.limit is None else job.limit - self.totals.images
-        self._counting_until = math.inf
-        self._listed: list[ObjectInfo] = []
-        self._objects = iter(()) if self.totals.complete else self._wanted()
-        with explaining(record.source, "list the source"):
-            self.first = next(self._objects, None)
-        if self.first is None and not self.totals.images and not self.totals.covered:
-            ignored = f" ({self.listing.ignored:,} objects there do not look like images; --every-object takes them)"
-            left_out = "".join(f"; left out {n:,} {reason}" for reason, n in self.listing.left_out.items())
-            raise UserError(
-                f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}{left_out}; check the prefix"
-            )
-
-    def _covering(self, job: Job) -> list[CoveringRun]:
-        if job.redo_all or self.totals.complete:
-            return []
-        return covering_runs(self.lake, job.record.covers, self.listing.prefix)
-
-    def _wanted(self) -> Iterator[ObjectInfo | None]:
-        """The objects to process. None comes between them once, when `count` has no more time."""
-        for info, covered in self._covered.marked(self.listing):
-            if time.monotonic() > self._counting_until:
-                self._counting_until = math.inf
-                yield None
-            if self._left is not None and self._left <= 0:
-                return
-            if covered:
-                self.totals.covered += 1
-                continue
-            if self._left is not None:
-                self._left -= 1
-            yield info
-
-    def count(self, most: int, seconds: float) -> int | None:
-        """How many images the manifest will hold; None when they are more than `most`, or not listed in so many seconds."""
-        self._counting_until = time.monotonic() + seconds
-        with explaining(self.listing.source, "list the source"):
-            for info in self._objects:
-                if info is None:
-                    return None
-                self._listed.append(info)
-                if self.totals.images + 1 + len(self._listed) > most:
-                    return None
-        images = self.totals.images + (self.first is not None) + len(self._listed)
-        return images if images <= most else None
-
-    def objects(self) -> Iterator[ObjectInfo]:
-        """The objects to process, `first` included, as they are listed."""
-        if self.first is not None:
-            yield self.first
-        yield from self._listed
-        yield from filter(None, self._objects)
-
-    def write(self) -> Iterator[ManifestTotals]:
-        """Write the manifest. Yields the totals after each part."""
-        if not self.totals.complete:
-            for totals in self._manifest.extend(self._remembered(self.objects()), self.totals):
-                self._count_left_out()
-                yield totals
-            self._count_left_out()
-            self._manifest.close(self.totals)
-        yield self.totals
-
-    def _remembered(self, objects: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """`objects`, without those that were forgotten since this began."""
-        for info in objects:
-            if self.forgotten and self.forgotten.has(info.uri):
-                self.listing.left_out[FORGOTTEN] += 1
-            else:
-                yield info
-
-    def _count_left_out(self) -> None:
-        self.totals.ignored, self.totals.left_out = self.listing.ignored, dict(self.listing.left_out)
 
 
 def run(
@@ -238,10 +133,15 @@ class _Driver:
             with explaining(self.record.source, "list the source"):
                 for totals in self.planned.write():
                     self.progress.totals = totals
+                    let_stages_begin(totals.images, self._begun, self._started)
                     if self._over.is_set():
                         return
         except Exception as error:  # noqa: BLE001  # the main thread, which this interrupts, reports it
             self._interrupt(error)
+
+    def _begun(self) -> bool:
+        """Whether an image has been predicted, or the run is over."""
+        return self._over.is_set() or "images" in self.progress.snapshot.get("stages", {}).get("infer", {})
 
     def _interrupt(self, trouble: Exception | None) -> None:
         """Wake the main thread, which waits inside Ray. (SIGINT would not do: a background process of a

@@ -12,7 +12,9 @@ from masklake.pipeline.schema import REPEATING
 from masklake.pipeline.storage.store import Storage
 
 LAYOUT: dict[str, Any] = {
-    "row_group_size": 100_000,
+    # Rows are sorted within a part, so small groups can be passed over by their statistics: questions with a condition take 0.6 to
+    # 0.9 of the CPU time that they take in groups of 100,000, for 6 per cent more bytes.
+    "row_group_size": 16_384,
     "compression": "zstd",
     # With the dictionaries below, 182 bytes an instance of the demo model instead of 214; level 19 gives 177 for 40 us a row.
     "compression_level": 6,
@@ -25,7 +27,7 @@ LAYOUT: dict[str, Any] = {
 
 
 def encode(table: pa.Table) -> bytes:
-    """`table` as a Parquet file: zstd, statistics for pruning, row groups of 100,000 rows."""
+    """`table` as a Parquet file: zstd, statistics for pruning, row groups of 16,384 rows."""
     sink = io.BytesIO()
     pq.write_table(table, sink, **LAYOUT)
     return sink.getvalue()

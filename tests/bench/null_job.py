@@ -12,8 +12,9 @@ from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunRecord
 from masklake.pipeline.segment.job import Job
 from masklake.pipeline.segment.local_engine import LocalEngine
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.predictors import VOCABULARY, ContentPredictor

@@ -93,15 +93,17 @@ class FirstImage:
         return Noting()
 
 
-def drive(lake: str, note: str, resume: str) -> None:
-    """A run over the bucket `big` until its listing is complete, and then a stop; what it took is printed."""
+def drive(lake: str, note: str, resume: str, until_first: str = "") -> None:
+    """A run over the bucket `big` until its listing is complete, or until its first image is predicted, and then a stop; what it
+    took is printed."""
     started = time.time()
     from masklake.jobs.cluster.cluster import ray_cluster
     from masklake.model.decode import DecodeOptions
     from masklake.pipeline.lake.record import new_run_id
     from masklake.pipeline.lake.run_record import RunFolder
+    from masklake.pipeline.segment.planned import Planned
     from masklake.pipeline.segment.resources import Resources
-    from masklake.pipeline.segment.run import Job, Planned, Progress, run
+    from masklake.pipeline.segment.run import Job, Progress, run
     from masklake.pipeline.storage.store import Storage
 
     from tests.bench.scale_lakes import record
@@ -122,7 +124,7 @@ def drive(lake: str, note: str, resume: str) -> None:
 
     def watch(progress: Progress) -> None:
         nonlocal listed
-        if progress.totals.complete and watched.first is not None and listed is None:
+        if (progress.totals.complete or until_first) and watched.first is not None and listed is None:
             listed = time.time() - started
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -136,7 +138,10 @@ def drive(lake: str, note: str, resume: str) -> None:
     ended.set()
     thread.join()
     totals = progress.totals
-    for what, seconds in (("first image in the model", watched.first), ("source listed to its end", listed)):
+    times = {"first image in the model": watched.first} | (
+        {} if until_first else {"source listed to its end": listed}
+    )
+    for what, seconds in times.items():
         print(f"  {what:<66}" + ("        -" if seconds is None else f"{seconds:9.2f} s"), flush=True)
     print(
         f"  {totals.images:,} to do, {totals.covered:,} covered, {progress.skipped:,} done before, ended {final.state}: driver "
@@ -250,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
             empty = lake("empty", Path.mkdir)
             with _lake(options, empty) as (uri, env):
                 print(f"a first run over {keys:,} keys")
-                _step("drive", uri, scratch / f"note-first-{time.time()}", "", env=env)
+                _step("drive", uri, scratch / f"note-first-{time.time()}", "", options.until_first, env=env)
         if {"plan", "resume"} & set(parts):
             tall = lake(
                 f"tall-{keys}-{options.commit}",

@@ -58,8 +58,9 @@ def job(source: str, actors: int, packet_images: int, seconds: int) -> None:
     from masklake.model.decode import DecodeOptions
     from masklake.pipeline.lake.record import new_run_id
     from masklake.pipeline.lake.run_record import RunRecord
+    from masklake.pipeline.segment.planned import Planned
     from masklake.pipeline.segment.resources import Resources
-    from masklake.pipeline.segment.run import Job, Planned, Progress, run
+    from masklake.pipeline.segment.run import Job, Progress, run
     from masklake.pipeline.storage.store import Storage
 
     from tests.helpers.predictors import VOCABULARY, ContentPredictor

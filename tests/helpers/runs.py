@@ -18,9 +18,10 @@ from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.run_record import RunFolder, RunRecord
 from masklake.pipeline.segment.engine import StartEngine
 from masklake.pipeline.segment.job import Job, Progress
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.parquet import read_table
 from masklake.pipeline.storage.store import Storage, join
 

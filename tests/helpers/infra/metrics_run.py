@@ -24,7 +24,7 @@ def main() -> int:
     os.environ |= {"RAY_metrics_report_interval_ms": str(REPORT_MS)}
     from masklake.jobs.segment import command as segment
     from masklake.jobs.segment.options import SegmentOptions
-    from masklake.pipeline.segment.run import Planned
+    from masklake.pipeline.segment.planned import Planned
     from rich.console import Console
 
     source, lake = sys.argv[1:]

@@ -13,7 +13,7 @@ from masklake.jobs.segment.engine import local_resources
 from masklake.jobs.segment.options import LOCAL_IMAGES
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.listing import Listing
-from masklake.pipeline.segment.run import Planned
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.storage.objects import ObjectInfo
 
 from tests.helpers.runs import fill, make_job

@@ -16,7 +16,8 @@ import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.local_engine import LocalEngine
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.planned import Planned
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.faults.processes import driving

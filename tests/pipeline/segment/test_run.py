@@ -24,9 +24,10 @@ from masklake.pipeline.segment import run as run_module
 from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.local_engine import LocalEngine
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.segment.write import write
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage

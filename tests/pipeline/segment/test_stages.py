@@ -20,8 +20,9 @@ from masklake.pipeline.segment.fetch import FETCHED
 from masklake.pipeline.segment.infer import infer_rows
 from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.listing import Listing
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.segment.stages import dataset
 from masklake.pipeline.segment.steps import Plan, _undecoded, _undetected
 from masklake.pipeline.storage.objects import ObjectInfo

@@ -19,8 +19,8 @@ from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.heed import FORGOTTEN, heed
 from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.proof import done_ids, verify
-from masklake.pipeline.segment.run import Planned
 from masklake.pipeline.segment.source import packets
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work

@@ -9,7 +9,8 @@ import pytest
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.segment.heed import FORGOTTEN
 from masklake.pipeline.segment.local_engine import LocalEngine
-from masklake.pipeline.segment.run import Planned, run
+from masklake.pipeline.segment.planned import Planned
+from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.chosen import Chosen
