@@ -17,9 +17,13 @@ from masklake.pipeline.lake.row_pack import pack_rows, packs, try_to_pack_rows
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.tend import work
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.replacing import Tending
 
 from tests.conftest import Bucket
 from tests.helpers.lakes import LakeBuilder, instance
+from tests.helpers.tended_lakes import all_bytes
 
 QUERIES = (
     "select run, image_id, uri, status, n_instances from {}images order by all",
@@ -204,6 +208,19 @@ def test_rows_that_were_replaced_meanwhile_do_not_stay(
     monkeypatch.setattr(row_pack, "_tables", forgetting)
     assert pack_rows(lake) == 0
     assert not list(Path(builder.uri, "packs").rglob("*.parquet"))
+
+
+def test_forgotten_images_leave_the_packs(builder: LakeBuilder) -> None:
+    def naming() -> list[str]:
+        return [name for name, data in all_bytes(Path(builder.uri)).items() if b"'s3://p/2'" in data]
+
+    pack(builder)
+    assert [name for name in naming() if name.startswith("packs/")]
+    chosen = Chosen(uris=frozenset({"s3://p/2"}))
+    work.forget(Tending(lake=builder.uri, storage=builder.storage, grace_s=0.0), chosen)
+    assert naming() == []
+    assert len(list(Path(builder.uri, "packs").rglob("*.parquet"))) == 3
+    assert rows(builder) == rows_of_parts(builder)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and nothing of it", "instances.parquet"])
