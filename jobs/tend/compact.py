@@ -19,7 +19,8 @@ SUMMARY = "many small files of a lake into few right-sized ones, with the same r
 DESCRIPTION = """\
 A run writes a pair of files each time some hundred images are done, so that little is lost when it is stopped. A lake of
 many such runs is slow to list. `compact` writes the rows of complete runs, and of labels, into files of about --target-mb,
-sorted as a run sorts them. Runs that are not complete are left as they are: resume them first.
+sorted as a run sorts them. Runs that are not complete are left as they are: resume them first. Where 64 small runs or more are in no
+pack yet, copies of their rows go into packs (LAKE/packs), from which Masklake's queries read hundreds of runs as one file.
 
 The change is one conditional write of LAKE/replacements.json. Before it nothing has changed; from then on
 `masklake query`, `masklake.open_lake` and every other command read the new files, where all rows are, each of them once.
@@ -108,5 +109,7 @@ def _report(result: Compacted, options: CompactOptions) -> None:
         )
     else:
         say(console, f"nothing to compact in {result.files:,} files")
+    if result.packed:
+        say(console, f"the rows of {result.packed:,} small runs are in packs, too: a query opens these")
     if result.waits_s:
         say(console, call_again("compact", result.waits_s))

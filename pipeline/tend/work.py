@@ -10,6 +10,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.forgotten import write_forgotten
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup, Replacement
+from masklake.pipeline.lake.row_pack import pack_rows
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import join
 from masklake.pipeline.tend import compaction, forgetting, traces
@@ -48,6 +49,8 @@ class Compacted:
     left: dict[str, str] = field(default_factory=dict)
     """Runs that have several parts and were left as they are, with the reason."""
     earlier: Earlier = field(default_factory=Earlier)
+    packed: int = 0
+    """Small runs whose rows are in a pack now, beside those that were before."""
     waits_s: float = 0.0
     """Where this call did not wait: seconds until the next one can finish the work."""
 
@@ -101,6 +104,9 @@ def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: 
             result.waits_s = _finished_after(tending, replacement, wait)
     if not result.waits_s:
         result.waits_s = clear(tending, wait=wait)
+    now = Lake(tending.lake, tending.storage)
+    with explaining(tending.lake, "pack the rows of small runs"):
+        result.packed = sum(iter(lambda: pack_rows(now), 0))
     return result
 
 

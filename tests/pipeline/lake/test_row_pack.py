@@ -210,6 +210,21 @@ def test_rows_that_were_replaced_meanwhile_do_not_stay(
     assert not list(Path(builder.uri, "packs").rglob("*.parquet"))
 
 
+def test_compaction_packs_all_that_are_left(
+    builder: LakeBuilder, opened: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_pack, "FULL", 4)
+    add_runs(builder, 6, 11)
+    expected = rows(builder)
+    tending = Tending(lake=builder.uri, storage=builder.storage, grace_s=0.0)
+    compacted = work.compact(tending, 10**6)
+    assert (compacted.new, compacted.packed) == (22, 8)
+    opened.clear()
+    assert rows(builder) == expected
+    assert "packs" in opened
+    assert work.compact(tending, 10**6).packed == 0
+
+
 def test_forgotten_images_leave_the_packs(builder: LakeBuilder) -> None:
     def naming() -> list[str]:
         return [name for name, data in all_bytes(Path(builder.uri)).items() if b"'s3://p/2'" in data]
