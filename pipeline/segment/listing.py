@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -240,34 +240,32 @@ def _parallel_pages(store: S3Store, bucket: str, prefix: str, start_after: str) 
     stop: list[bool] = []
     ahead: list[tuple[ObjectInfo | str, Queue | None]] = []
     entries = itertools.chain(head, entries)
-    with ThreadPoolExecutor(_LISTERS) as threads:
-        try:
-            while True:
-                while len(ahead) < _LISTERS and (entry := next(entries, None)) is not None:
-                    queue: Queue | None = None
-                    if isinstance(entry, str):
-                        queue = Queue(_PAGES_AHEAD)
-                        threads.submit(produce, entry, queue, stop)
-                    ahead.append((entry, queue))
-                if not ahead:
-                    return
-                entry, queue = ahead[
-                    0
-                ]  # stays in `ahead` while it is read: its thread may have to be released
-                if queue is None:
-                    assert isinstance(entry, ObjectInfo)  # noqa: S101  # narrows the type: folders have a queue
-                    yield entry
-                else:
-                    while (page := queue.get()) is not done:
-                        if isinstance(page, Exception):
-                            raise page
-                        yield from page
-                del ahead[0]
-        finally:
-            stop.append(True)
-            for _, queue in ahead:
-                while queue is not None and not queue.empty():
-                    queue.get_nowait()
+    try:
+        while True:
+            while len(ahead) < _LISTERS and (entry := next(entries, None)) is not None:
+                queue: Queue | None = None
+                if isinstance(entry, str):
+                    queue = Queue(_PAGES_AHEAD)
+                    # Not of a pool, whose threads a process that ends in the midst of a listing would wait for.
+                    threading.Thread(target=produce, args=(entry, queue, stop), daemon=True).start()
+                ahead.append((entry, queue))
+            if not ahead:
+                return
+            entry, queue = ahead[0]  # stays in `ahead` while it is read: its thread may have to be released
+            if queue is None:
+                assert isinstance(entry, ObjectInfo)  # noqa: S101  # narrows the type: folders have a queue
+                yield entry
+            else:
+                while (page := queue.get()) is not done:
+                    if isinstance(page, Exception):
+                        raise page
+                    yield from page
+            del ahead[0]
+    finally:
+        stop.append(True)
+        for _, queue in ahead:
+            while queue is not None and not queue.empty():
+                queue.get_nowait()
 
 
 def _level(store: S3Store, bucket: str, prefix: str, start_after: str) -> Iterator[ObjectInfo | str]:
