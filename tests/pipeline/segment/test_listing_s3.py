@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
 
@@ -211,7 +212,7 @@ def test_an_impossible_bucket_name_is_explained_in_one_line(s3_bucket: Bucket, n
 def test_a_million_keys_begin_after_a_few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """And of what is listed no more than a few pages a lister wait for the reader."""
     with simulated_s3.running(1_000_000, per_folder=20_000) as server, server.applied():
-        calls = note_calls(monkeypatch)
+        calls, before = note_calls(monkeypatch), set(threading.enumerate())
         objects = iter(Listing("s3://big/photos/", Storage()))
         ahead = listing._LISTERS * (listing._PAGES_AHEAD + 2) + 2
         for position in range(30_001):
@@ -219,4 +220,7 @@ def test_a_million_keys_begin_after_a_few_pages(monkeypatch: pytest.MonkeyPatch)
             if position % 10_000 == 0:
                 assert info.uri == f"s3://big/{simulated_s3.computed_key(position, 20_000)}"
                 assert len(calls) <= position // 1000 + ahead
+        listers = set(threading.enumerate()) - before
+        assert listers
+        assert all(lister.daemon for lister in listers)  # a process that ends in the midst waits for none of them
         del objects  # ends the listers
