@@ -222,5 +222,7 @@ def test_a_million_keys_begin_after_a_few_pages(monkeypatch: pytest.MonkeyPatch)
                 assert len(calls) <= position // 1000 + ahead
         listers = set(threading.enumerate()) - before
         assert listers
-        assert all(lister.daemon for lister in listers)  # a process that ends in the midst waits for none of them
+        assert all(
+            lister.daemon for lister in listers
+        )  # a process that ends in the midst waits for none of them
         del objects  # ends the listers
