@@ -23,6 +23,7 @@ from masklake.jobs.query.lake_files import ROOT, LakeFiles
 from masklake.jobs.query.literals import literal
 from masklake.jobs.query.runs_table import MAKE_RUNS, runs_table
 from masklake.jobs.query.sandbox import SETTINGS, Query, check, message
+from masklake.jobs.query.uri_ranges import UriRange, overlapping
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part, require_version
 from masklake.pipeline.lake.part_summary import PartSummary
@@ -52,8 +53,6 @@ _SOURCES = {
 VIEWS = (*_SOURCES, "runs", "all_images", "all_instances", "all_labels")
 
 _VERSIONS = "select decode(value), min(file_name) from parquet_kv_metadata({}) where key = ? group by 1"
-UriRange = tuple[str, str | None, str | None]
-"""A run, and the smallest and the largest URI of its images; None where they are not known."""
 _URI_RANGES = """
     select split_part(split_part(file_name, '/run=', 2), '/', 1) as run,
         if(count(*) > count(stats_min_value), null, min(stats_min_value)),
@@ -146,6 +145,21 @@ class Database:
             # By way of Arrow: DuckDB's own rows need pytz where a timestamp has a time zone.
             table = self.relation(text).to_arrow_table()
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+    def hold(self, name: str, sql: str, most: int) -> bool:
+        """Keep the rows of `sql` in a table beside the views, if they are at most `most`; whether they are."""
+        text = self.prepare(f"{sql} limit {most + 1}").text
+        with self.explaining():
+            self._execute(f'create table "{name}" as {text}')
+            ((rows,),) = self._execute(
+                "select estimated_size from duckdb_tables() where table_name = ?", name
+            )
+            if rows > most:
+                self._execute(f'drop table "{name}"')
+                return False
+        self._attached.append(name)
+        self._made_views.add(name)
+        return True
 
     def explaining(self, *, limited: bool = True) -> Explaining:
         """A context that turns DuckDB's errors and those of storage into UserError, and that ends where `limited` and it
@@ -307,17 +321,3 @@ class Database:
             )
             ranges += self._execute(_URI_RANGES)
         return overlapping(ranges)
-
-
-def overlapping(ranges: list[UriRange]) -> list[str]:
-    """The runs whose range of URIs overlaps another one's; one without ends overlaps all."""
-    if any(first is None or last is None for _, first, last in ranges):
-        return [run for run, *_ in ranges] if len(ranges) > 1 else []
-    runs = set()
-    furthest, furthest_run = "", ""
-    for run, first, last in sorted(ranges, key=lambda uri_range: uri_range[1] or ""):
-        if furthest_run and (first or "") <= furthest:
-            runs |= {run, furthest_run}
-        if not furthest_run or (last or "") > furthest:
-            furthest, furthest_run = last or "", run
-    return sorted(runs)

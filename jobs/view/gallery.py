@@ -9,6 +9,7 @@ no query. The instances of a page are asked for by run and image_id, by which Pa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,17 @@ WINDOW = 10_000
 """Images that one query lists."""
 _WINDOWS_KEPT = 16
 _LISTED_RUNS = 500
+_HELD = 200_000
+"""Up to so many images their rows are kept: 10,000 parts are opened once then, and not for each page."""
+_HELD_PARTS = 20_000
+_PART_BYTES = 6_000
+"""Of an images part of very few rows."""
+_ROW_BYTES = 20
+"""Of a row in it, at least; larger parts compress URIs and etags to some 30 to 60."""
 _LOOKED_THROUGH = 20_000
 """Images whose names are compared with a misspelt one."""
 
+_ALL = GalleryFilter(source=NEWEST)
 _COLUMNS = (
     "id", "run", "image_id", "uri", "width", "height", "status", "error", "etag", "n", "model", "time", "split", "doubt",
 )  # fmt: skip
@@ -64,6 +73,11 @@ class LakeGallery:
     def __init__(self, database: Database, where: str | None = None) -> None:
         self._database = database
         self._where = where
+        self._newest = _RESULT_IMAGES.format(table="images")
+        if self._may_be_held(database) and database.hold(
+            "newest_listed", f"{self._newest} order by time desc", _HELD
+        ):
+            self._newest = "from newest_listed"
         if where is not None:
             require_condition(database, where)
             with blaming(database, where):
@@ -72,17 +86,26 @@ class LakeGallery:
         self.window = lru_cache(_WINDOWS_KEPT)(self._window)
         self.count = lru_cache(1000)(self.count)  # type: ignore[method-assign]  # as above
 
+    @staticmethod
+    def _may_be_held(database: Database) -> bool:
+        """Whether the images can be so few, by the size of their parts; else all would be read to find that they are not."""
+        parts = database.lake.parts("images")
+        rows = sum(max(0, (part.size or 0) - _PART_BYTES) for part in parts) / _ROW_BYTES
+        return 0 < len(parts) <= _HELD_PARTS and rows <= _HELD
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What there is to choose from: counts of images by status, classes, runs (the newest), splits of labels."""
-        statuses = self._rows("select status, count(*) from images group by 1 order by 2 desc, 1")
+        statuses = self._rows(f"select status, count(*) from ({self._newest}) group by 1 order by 2 desc, 1")
         classes = self._rows("""
             select label, sum(n)::bigint, arg_min(id, kind) from (
                 select label, count(*) as n, min(label_id) as id, 1 as kind from instances group by 1
                 union all select label, count(*), min(label_id), 2 from labels group by 1
             ) where label is not null group by 1 order by 2 desc, 1""")
-        runs = self._rows(
-            f"select run, count(*), min(model) from all_images group by 1 order by 1 desc limit {_LISTED_RUNS}"
+        # From the first of them on, so that the parts of the others are not opened once more.
+        newest = sorted({part.run for part in self._database.lake.parts("images")})[-_LISTED_RUNS:]
+        runs = newest and self._rows(
+            f"select run, count(*), min(model) from all_images where run >= {literal(newest[0])} group by 1 order by 1 desc"
         )
         return {
             "lake": self._database.lake.uri,
@@ -110,6 +133,8 @@ class LakeGallery:
 
     def count(self, choice: GalleryFilter) -> int:
         """How many images fit."""
+        if choice == replace(_ALL, sort=choice.sort) and self._where is None:
+            return int(self.summary["images"])
         ((count,),) = self._rows(f"select count(*) from ({self._list(choice)})")
         return int(count)
 
@@ -220,7 +245,7 @@ class LakeGallery:
     def _images(self, source: str) -> str:
         if source == LABELS:
             return _LABELLED_IMAGES
-        return _RESULT_IMAGES.format(table=_rows_of(source, "images"))
+        return self._newest if source == NEWEST else _RESULT_IMAGES.format(table=_rows_of(source, "images"))
 
     def _instances(self, source: str) -> str:
         if source == LABELS:

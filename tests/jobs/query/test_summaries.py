@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from masklake.jobs.query.database import Database, UriRange, overlapping
+from masklake.jobs.query.database import Database
 from masklake.jobs.query.lake_files import LakeFiles
+from masklake.jobs.query.uri_ranges import UriRange, overlapping
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.run_record import RunFolder

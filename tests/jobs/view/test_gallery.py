@@ -28,9 +28,15 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> LakeBuilder:
     return gallery_lake(tmp_path_factory.mktemp("gallery"))
 
 
-@pytest.fixture(scope="module")
-def gallery(lake: LakeBuilder) -> Iterator[LakeGallery]:
-    return opened(lake)  # type: ignore[return-value]  # no teardown is needed
+@pytest.fixture(scope="module", params=["held", "asked"])
+def gallery(lake: LakeBuilder, request: pytest.FixtureRequest) -> Iterator[LakeGallery]:
+    """Of few images the rows are held in memory; of many they are asked for each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "asked":
+            patch.setattr(gallery_module, "_HELD", 0)
+        gallery = opened(lake)
+        assert (gallery._newest == "from newest_listed") == (request.param == "held")
+        yield gallery
 
 
 def names(gallery: LakeGallery, **choice: Any) -> list[str]:
