@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.storage.store import Storage, join
 from PIL import Image
 
 from tests.helpers.lakes import WHEN, LakeBuilder, empty_label_row, image, instance, label_row
@@ -27,31 +27,30 @@ def photo(colour: tuple[int, int, int] = (90, 120, 150)) -> bytes:
     return sink.getvalue()
 
 
-def gallery_lake(folder: Path, plain: int = 6) -> LakeBuilder:
-    """In `folder`: a lake of `plain` photos a00.jpg … with a dog each, and of scores and sizes that differ; a person with
+def gallery_lake(folder: Path | str, plain: int = 6) -> LakeBuilder:
+    """In `folder`, which may be a bucket: a lake of `plain` photos a00.jpg … with a dog each, and of scores and sizes that differ; a person with
     keypoints in a00; a hostile key; an image that is gone, one that has changed, and one that failed; labels of a00 and a01."""
-    photos = folder / "photos"
-    photos.mkdir(parents=True)
+    photos, storage = join(str(folder), "photos"), Storage()
     names = [*(f"a{i:02}.jpg" for i in range(plain)), HOSTILE.replace("/", "_")]
     rows = []
     for i, name in enumerate(names):
-        (photos / name).write_bytes(photo((40 * i % 256, 90, 150)))
-        uri = str(photos / name)
-        info = Storage().stat(uri)
+        uri = join(photos, name)
+        storage.write(uri, photo((40 * i % 256, 90, 150)))
+        info = storage.stat(uri)
         assert info is not None
         time = WHEN + datetime.timedelta(minutes=i)
         score = (0.9, 0.5, 0.2)[i % 3]
         rows.append((image(uri, etag=info.etag, processed_at=time), [instance("dog", score, (8, 4, 16, 12))]))
     rows[0][1].append(instance("person", 0.8, (30, 4, 20, 40)))
     rows[-1][1][0]["label"] = "<b>dog</b>"
-    rows.append((image(str(photos / "gone.jpg")), [instance("dog", 0.9)]))
-    (photos / "changed.jpg").write_bytes(photo())
-    rows.append((image(str(photos / "changed.jpg"), etag="of another time"), [instance("dog", 0.9)]))
+    rows.append((image(join(photos, "gone.jpg")), [instance("dog", 0.9)]))
+    storage.write(join(photos, "changed.jpg"), photo())
+    rows.append((image(join(photos, "changed.jpg"), etag="of another time"), [instance("dog", 0.9)]))
     failed = image(
-        str(photos / "broken.jpg"), status="unreadable", error="broken JPEG content", width=None, height=None
+        join(photos, "broken.jpg"), status="unreadable", error="broken JPEG content", width=None, height=None
     )
     rows.append((failed, []))
-    lake = LakeBuilder(str(folder / "lake"))
+    lake = LakeBuilder(join(str(folder), "lake"))
     lake.part(OLD, [(rows[0][0], [instance("dog", 0.7, (8, 4, 16, 11)), instance("cat", 0.6, (2, 2, 5, 5))])])
     lake.record(OLD)
     lake.part(NEW, rows)

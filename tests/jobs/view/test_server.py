@@ -9,12 +9,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from masklake.jobs.query.database import Database
 from masklake.jobs.view import server as server_module
 from masklake.jobs.view.server import GalleryServer, ServedLake
@@ -24,6 +25,7 @@ from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.gallery_lakes import HOSTILE, NEW, OLD, gallery_lake
 from tests.helpers.lakes import LakeBuilder
+from tests.helpers.servers.moto import Moto
 
 
 @contextlib.contextmanager
@@ -231,3 +233,25 @@ def test_an_address_that_is_not_of_this_machine(tmp_path: Path, masklake: Any) -
     assert "192.0.2.1:0: cannot be served on" in error
     with pytest.raises(UserError, match="is for a server; leave --out out"):
         masklake("view", "--debug", lake.uri, "--out", tmp_path / "x", "--port", "80")
+
+
+def test_a_lake_in_s3(moto_s3: Moto, use_s3: Callable[[LoopbackS3], None]) -> None:
+    use_s3(moto_s3.server)
+    moto_s3.server.client().create_bucket(Bucket="gallery")
+    lake = gallery_lake("s3://gallery/x")
+    with serving(lake.uri) as server:
+        listed = images(server)
+        by_name = {row["uri"].removeprefix("s3://gallery/x/photos/"): row for row in listed["images"]}
+        assert listed["total"] == len(by_name) == 10 and HOSTILE in by_name
+        for name in ("a00.jpg", HOSTILE):
+            code, headers, content = get(
+                server, f"/photo?{urlencode({'id': by_name[name]['id'], 'side': 64})}"
+            )
+            assert (code, headers["Content-Type"], content[:2]) == (200, "image/jpeg", b"\xff\xd8")
+        reasons = [
+            json.loads(get(server, f"/photo?{urlencode({'id': by_name[name]['id'], 'side': 64})}")[2])[
+                "error"
+            ]
+            for name in ("gone.jpg", "changed.jpg")
+        ]
+        assert "gone since" in reasons[0] and "has changed since" in reasons[1]
