@@ -36,7 +36,7 @@ the photo still is takes it in again, and so does a new import of a file that ha
 --uri names an image as the lake does; one that ends in / means all below it. --where is an SQL condition on instances with the
 columns of their image, as in `masklake export`, but of all runs: an image with such a row is forgotten in every run. --run forgets what one run wrote, and its record; labels stay, and of an image the newest run that is left counts again.
 
-What is not the lake's stays, and is yours to remove: the photos themselves, files that were exported elsewhere or are being
+What is not the lake's stays, and is yours to remove: the photos themselves, tasks in a Label Studio server, files that were exported elsewhere or are being
 written by another command just now, an Iceberg catalog (`masklake catalog` again, and expire its older snapshots), Ray's logs, and, on a bucket with versioning, the older versions of removed objects until a
 lifecycle rule ends them. LAKE/forgotten keeps digests (BLAKE2b) of what is forgotten: they tell whether a name that one
 has is among them, and give no name.

@@ -114,6 +114,11 @@ class RowlessImages:
     """So many calls of forget the run has heeded: it writes no row of what they took out."""
     etag: str | None = None
 
+    @property
+    def last(self) -> int:
+        """The largest number among them, -1 where there are none."""
+        return max(self.image_ids, default=-1)
+
     @classmethod
     def load(cls, folder: RunFolder) -> RowlessImages:
         """What is noted. Raises OSError, and UserError where it cannot be understood."""

@@ -89,13 +89,15 @@ class Manifest:
     def last(self, totals: ManifestTotals) -> tuple[str, int | None]:
         """The last URI of a manifest that was not finished, "" when it has none, and the line of the list that names it.
 
-        Without a list, and where an older Masklake wrote the part, there is no line.
+        Without a list, and where an older Masklake wrote the part, there is no line. Images behind it that are forgotten will be
+        listed again, and left out again.
         """
-        if not totals.parts:
-            return "", None
-        table = read_table(self.part_uri(totals.parts - 1), self.storage, ["uri"])
-        line = (table.schema.metadata or {}).get(_LINE_KEY)
-        return table["uri"][-1].as_py(), None if line is None else int(line)
+        for number in reversed(range(totals.parts)):
+            table = read_table(self.part_uri(number), self.storage, ["uri"])
+            if len(table):
+                line = (table.schema.metadata or {}).get(_LINE_KEY)
+                return table["uri"][-1].as_py(), None if line is None else int(line)
+        return "", None
 
     def follow(self, poll_s: float = 0.25, stopped: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
         """The parts in order, waiting for those still to be written, until the manifest is complete, or `stopped()`."""

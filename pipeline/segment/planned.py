@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from masklake.pipeline.errors import UserError
-from masklake.pipeline.lake.forgotten import ForgottenSince, forgets_done
+from masklake.pipeline.lake.forgotten import ForgottenSince, RowlessImages, forgets_done
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.covered import Covered, CoveringRun, covering_runs
@@ -35,13 +35,15 @@ class Planned:
         self.forgotten = ForgottenSince()
         self.lake = Lake(record.lake, job.storage)
         self.totals = ManifestTotals()
-        self._manifest = Manifest(RunFolder(record.lake, record.run, job.storage).manifest_uri, job.storage)
+        folder = RunFolder(record.lake, record.run, job.storage)
+        self._manifest = Manifest(folder.manifest_uri, job.storage)
         stopped: tuple[str, int | None] = ("", None)
         if job.resume:
             with explaining(self._manifest.folder, "read the run's manifest"):
                 self.totals = self._manifest.totals()
                 if not self.totals.complete:
                     stopped = self._manifest.last(self.totals)
+                    self.totals.images = max(self.totals.images, 1 + RowlessImages.load(folder).last)
         self.listing = gone_on(record.source, job.storage, job.every_object, *stopped)
         with explaining(record.lake, "read what finished runs cover"):
             self._covered = Covered(self._covering(job), job.storage)

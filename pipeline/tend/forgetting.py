@@ -143,41 +143,20 @@ def require_idle(lake: Lake, chosen: Chosen, forgets: int) -> list[str]:
         with explaining(folder.manifest_uri, "read the run's manifest"):
             if max(record.forgets, RowlessImages.load(folder).forgets) >= forgets:
                 continue
-            listed = _Listed.of(Manifest(folder.manifest_uri, lake.storage), chosen)
-        if alive and listed.chosen:
+            manifest = Manifest(folder.manifest_uri, lake.storage)
+            listed = any(pc.any(chosen.among(part["uri"])).as_py() for part in manifest.parts())
+            complete = manifest.totals().complete
+        if alive and listed:
             raise AtWorkError(
                 f"run {run.id}: is at work and would write rows of these images again; stop it, or let it end, and call again"
             )
-        if alive and not listed.complete:
+        if alive and not complete:
             raise AtWorkError(
                 f"run {run.id}: is at work, and may come upon these images while it lists its source; call again when it has listed "
                 "it, or stop it"
             )
-        if not listed.complete and listed.last is not None and chosen.has(listed.last):
-            raise UserError(
-                f"run {run.id}: stopped while its source was listed, after {listed.last}, and could not go on without it; resume it "
-                f"first, or forget the run: masklake forget {lake.uri} --run {run.id}"
-            )
         idle.append(run.id)
     return idle
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """What a run has listed of its source."""
-
-    last: str | None
-    chosen: bool
-    """Whether one of the chosen images is among it."""
-    complete: bool
-
-    @classmethod
-    def of(cls, manifest: Manifest, chosen: Chosen) -> _Listed:
-        last, listed = None, False
-        for part in manifest.parts():
-            last = part["uri"][-1].as_py() if len(part) else last
-            listed = listed or bool(pc.any(chosen.among(part["uri"])).as_py())
-        return cls(last, listed, manifest.totals().complete)
 
 
 def end_attempts(lake: Lake, runs: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.segment import manifest as manifest_module
 from masklake.pipeline.segment.heed import FORGOTTEN, heed
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.planned import Planned
@@ -31,7 +32,7 @@ from masklake.pipeline.train import record as training
 from masklake.pipeline.train.record import TrainingRecord
 
 from tests.helpers.lakes import WHEN, LakeBuilder, label_row, record
-from tests.helpers.runs import fill, make_job
+from tests.helpers.runs import fill, make_job, resume_job
 from tests.helpers.tended_lakes import (
     EXACT,
     R1,
@@ -133,12 +134,30 @@ def test_a_run_at_work_on_them_is_waited_for(lake: str) -> None:
     assert set(work.forget(tending(lake), Chosen(uris=frozenset({uri_of(2)}))).images) == {uri_of(2)}
 
 
-def test_a_listing_that_could_not_go_on_is_not_broken(lake: str) -> None:
-    Path(lake, "runs", STOPPED, "manifest", "complete.json").unlink()
-    with pytest.raises(UserError, match="resume it first, or forget the run"):
-        work.forget(tending(lake), Chosen(uris=frozenset({uri_of(55)})))
-    work.forget(tending(lake), CHOSEN)
-    assert leftovers(lake) == []
+@pytest.mark.parametrize("numbers", [[5], [4, 5], [2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [1]])
+def test_a_listing_goes_on_wherever_it_was_and_gives_no_number_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int]
+) -> None:
+    """Though the image after which it stopped may be forgotten."""
+    monkeypatch.setattr(manifest_module, "_FIRST_PART", 2)
+    photos, lake = tmp_path / "photos", str(tmp_path / "lake")
+    fill(photos, 9)
+    job = make_job(str(photos), lake)
+    folder = RunFolder(lake, job.record.run, STORAGE)
+    folder.save(replace(job.record, state="stopped"))
+    parts = Planned(job).write()
+    assert [next(parts).images, next(parts).images] == [2, 6]  # killed here: three are still to be listed
+    gone = {str(photos / f"{number:05d}.png") for number in numbers}
+    work.forget(tending(lake), Chosen(uris=frozenset(gone)))
+    assert leftovers(lake, gone) == []
+
+    planned = Planned(resume_job(lake, job.record.run))
+    planned.forgotten = heed(folder, planned.forgets)
+    assert list(planned.write())[-1].images == 9
+    rows = [row for part in Manifest(folder.manifest_uri, STORAGE).parts() for row in part.to_pylist()]
+    expected = [(n, f"{n:05d}.png") for n in range(9) if n not in numbers]
+    assert [(row["image_id"], Path(row["uri"]).name) for row in rows] == expected
+    assert verify(folder, 9, 2).missing == len(expected)
 
 
 def test_a_run_as_a_whole(lake: str) -> None:
@@ -400,13 +419,6 @@ def test_a_new_run_that_began_before_leaves_it_out_and_a_later_one_takes_it(tmp_
     planned_job = make_job(str(photos), lake)
     later = Planned(planned_job)
     assert listed(later, planned_job.record.run) == [f"{n:05d}.png" for n in range(6)]
-
-
-def test_a_listing_that_goes_on_gives_no_number_twice(lake: str) -> None:
-    Path(lake, "runs", STOPPED, "manifest", "complete.json").unlink()
-    work.forget(tending(lake), CHOSEN)
-    totals = Manifest(RunFolder(lake, STOPPED, STORAGE).manifest_uri, STORAGE).totals()
-    assert (totals.images, totals.complete) == (8, False)
 
 
 def test_an_import_that_began_before_leaves_its_labels_out(lake: str) -> None:
