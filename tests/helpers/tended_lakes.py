@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from masklake.jobs.library.lake import open_lake
 from masklake.jobs.query import published
 from masklake.jobs.query.database import Database
@@ -162,6 +164,17 @@ EXACT: dict[str, Callable[[str, Storage], Counts]] = {
     "open_lake": by_library,
 }
 """Readers that count every row once at any time."""
+
+
+def some_slow(values: Iterable[Any], quick: Container[Any]) -> list[Any]:
+    """`values` for parametrize, of which only `quick` are in the quick suite."""
+    return [
+        value if value in quick else pytest.param(*_tuple(value), marks=pytest.mark.slow) for value in values
+    ]
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:

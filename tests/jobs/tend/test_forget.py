@@ -131,7 +131,14 @@ def test_what_is_left_to_the_next_calls_is_told(lake: str, masklake: Run) -> Non
     assert not [name for name, data in all_bytes(Path(lake)).items() if uri_of(2).encode() in data]
 
 
-@pytest.mark.parametrize("given", [["--uri", uri_of(2)], ["--where", f"uri = '{uri_of(2)}'"], ["--run", R1]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--uri", uri_of(2)],
+        pytest.param(["--where", f"uri = '{uri_of(2)}'"], marks=pytest.mark.slow),
+        pytest.param(["--run", R1], marks=pytest.mark.slow),
+    ],
+)
 def test_the_next_call_finishes_what_a_killed_one_left(lake: str, masklake: Run, given: list[str]) -> None:
     def kill(point: str) -> None:
         if point == "all in place":

@@ -27,6 +27,7 @@ from tests.helpers.tended_lakes import (
     by_read_table,
     covered,
     labelled,
+    some_slow,
 )
 
 STORAGE = Storage()
@@ -110,11 +111,15 @@ AMID = [("part staged", 2), ("part put in place", 3), ("old part removed", 3), (
 STEPS = [(point, 2 if point == "finished" else 1) for point in POINTS if point != "trace removed"]
 
 
+GRACE = [("committed", 1, 0.3), ("retired", 1, 0.3)]
+QUICK = {
+    (point, 1, 0.0)
+    for point in ("part staged", "committed", "part put in place", "old part removed", "retired")
+}
+
+
 @pytest.mark.parametrize(
-    ("point", "times", "grace_s"),
-    [(*step, 0.0) for step in STEPS]
-    + [pytest.param(*step, 0.0, marks=pytest.mark.slow) for step in AMID]
-    + [pytest.param(point, 1, 0.3, marks=pytest.mark.slow) for point in ("committed", "retired")],
+    ("point", "times", "grace_s"), some_slow([(*step, 0.0) for step in STEPS + AMID] + GRACE, QUICK)
 )
 def test_killed_at_each_step_the_lake_is_whole_and_the_next_call_finishes(
     lake: str, point: str, times: int, grace_s: float

@@ -50,7 +50,9 @@ def test_after_compaction_the_parts_are_read(packed: tuple[str, list[str]]) -> N
     assert by_query(lake, STORAGE) == before
 
 
-@pytest.mark.parametrize(("what", "left"), [("image", (12, 8)), ("run", (11, 7))])
+@pytest.mark.parametrize(
+    ("what", "left"), [("image", (12, 8)), pytest.param("run", (11, 7), marks=pytest.mark.slow)]
+)
 def test_a_pack_with_what_is_forgotten_goes_and_the_others_stay(
     packed: tuple[str, list[str]], what: str, left: tuple[int, int]
 ) -> None:
