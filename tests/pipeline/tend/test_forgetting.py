@@ -7,6 +7,7 @@ import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from masklake.pipeline.errors import UserError
@@ -27,11 +28,12 @@ from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.crash_points import POINTS, on_reach
+from masklake.pipeline.tend.forgetting import AtWorkError
 from masklake.pipeline.tend.replacing import Tending
 from masklake.pipeline.train import record as training
 from masklake.pipeline.train.record import TrainingRecord
 
-from tests.helpers.lakes import WHEN, LakeBuilder, label_row, record
+from tests.helpers.lakes import WHEN, LakeBuilder, label_row
 from tests.helpers.runs import fill, make_job, resume_job
 from tests.helpers.tended_lakes import (
     EXACT,
@@ -236,28 +238,36 @@ def test_a_photo_in_the_lakes_folder_stays(tmp_path: Path) -> None:
     assert Path(lake, "list.txt").read_text() == "/elsewhere.jpg\n"
 
 
-def test_models_that_learnt_from_them_are_named(lake: str) -> None:
-    def trained(run: str, day: int, model: str | None, origin: str) -> None:
-        base = record(run, lake)
-        as_of = WHEN + datetime.timedelta(days=day, hours=1)
-        training.save(
-            TrainingRecord(
-                run=run, lake=lake, command=[], options={}, versions={}, state="complete",
-                start={"from": origin}, data={"as_of": as_of.isoformat()}, model=model,
-                created_at=base.created_at, updated_at=base.updated_at,
-            ),
-            STORAGE,
-        )  # fmt: skip
+def trained(lake: str, run: str, day: int, model: str | None, origin: str, **fields: Any) -> None:
+    """The record of a training from the labels of that day."""
+    as_of = WHEN + datetime.timedelta(days=day, hours=1)
+    made = TrainingRecord(
+        run=run, lake=lake, command=[], options={}, versions={}, state="complete",
+        start={"from": origin}, data={"as_of": as_of.isoformat()}, model=model,
+    )  # fmt: skip
+    training.save(replace(made, **fields), STORAGE)
 
-    trained("20261110T000000-000001", -1, "early@1", "demo@0")
-    trained("20261111T000000-000002", 0, "first@2", "demo@0")
-    trained("20261112T000000-000003", -1, "second@3", "first@2")
-    trained("20261113T000000-000004", 2, None, "demo@0")
+
+def test_models_that_learnt_from_them_are_named(lake: str) -> None:
+    trained(lake, "20261110T000000-000001", -1, "early@1", "demo@0")
+    trained(lake, "20261111T000000-000002", 0, "first@2", "demo@0")
+    trained(lake, "20261112T000000-000003", -1, "second@3", "first@2")
+    trained(lake, "20261113T000000-000004", 2, None, "demo@0")
     STORAGE.write(f"{lake}/runs/20261114T000000-000005/train.json", b"{")
     result = work.forget(tending(lake), Chosen(uris=frozenset({uri_of(2)})))
     named = [(entry.model, entry.learnt_from, entry.begun_with) for entry in result.models]
     assert named == [("first@2", 1, None), ("second@3", 0, "first@2"), (None, 1, None)]
     assert len(result.problems) == 1
+
+
+def test_a_training_at_work_on_them_is_waited_for(lake: str) -> None:
+    run = "20261111T000000-000002"
+    trained(lake, run, 0, None, "demo@0", state="running", host="elsewhere")
+    with pytest.raises(AtWorkError, match=f"training {run}: is at work and learns from these images"):
+        work.forget(tending(lake), CHOSEN)
+    trained(lake, run, 0, None, "demo@0", state="stopped")
+    [entry] = work.forget(tending(lake), CHOSEN).models
+    assert (entry.training, entry.state, entry.model, entry.at_work) == (run, "stopped", None, False)
 
 
 class KilledError(BaseException):
