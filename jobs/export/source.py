@@ -43,7 +43,10 @@ _CLASSES = """
 select label, max(label_id), list(distinct list_transform(keypoints, lambda keypoint: keypoint.name)), count(*)
 from exported where label is not null and ({where}) group by label order by label
 """
-_ENDS = "select min(uri), max(uri), count(distinct uri) from exported where ({where})"
+_ENDS = "select min(uri), max(uri), approx_count_distinct(uri) from exported where ({where})"
+# Without --where there is nothing to join, and memory does not grow with the lake.
+_EVERY_IMAGE = "with exported as (from images where status = 'ok') "
+_EVERY_INSTANCE = "with exported as (from instances where score >= {score}) "
 _PARTS = """
 select run, min(image_id), max(image_id) from images where status = 'ok' group by run order by run
 """
@@ -78,9 +81,10 @@ class Source:
             require_condition(database, selection.where)
         self._where = _ALL if selection.where is None else f"\n{selection.where}\n"
         with blaming(database, selection.where):
-            low, high, self.images = self._rows(self._head() + _ENDS.format(where=self._where))[0]
-            """How many images fit, before --split of results and what cannot be copied."""
-        classes = self._rows(self._head() + _CLASSES.format(where=self._where))
+            images, instances = self._heads()
+            low, high, self.images = self._rows(images + _ENDS.format(where=self._where))[0]
+            """About how many images fit, before --split of results and what cannot be copied."""
+        classes = self._rows(instances + _CLASSES.format(where=self._where))
         if not self.images:
             raise _nothing(database, selection)
         self.contents = Contents(
@@ -112,6 +116,12 @@ class Source:
                 image = _detected(list(group))
                 if self._selection.split in (None, image.split):
                     yield image
+
+    def _heads(self) -> tuple[str, str]:
+        """What is asked for the images, and for the classes."""
+        if self._selection.labels or self._selection.where is not None:
+            return self._head(), self._head()
+        return _EVERY_IMAGE, _EVERY_INSTANCE.format(score=float(self._selection.score))
 
     def _head(self, part: str = _ALL) -> str:
         if not self._selection.labels:
