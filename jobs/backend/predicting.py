@@ -33,6 +33,7 @@ from masklake.pipeline.segment.fetch import FETCHED, fetch
 from masklake.pipeline.segment.infer import Predicts, infer_rows
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import normalise
+from masklake.pipeline.words import counted
 
 _KEPT_BY_STUDIO = re.compile(r"/data/(upload|local-files)/(?!.*\.\.)\S+")
 
@@ -73,14 +74,14 @@ class TaskPredictor:
         deadline = time.monotonic() + seconds
         answer = Answer(predictions=[None] * len(tasks), problems=[], left_out=Counter())
         if not self.turn.acquire(timeout=seconds):
-            answer.problems.append(f"{len(tasks):,} tasks waited for others all of {seconds:.0f} s")
+            answer.problems.append(f"{counted(len(tasks), 'tasks')} waited for others all of {seconds:.0f} s")
             return answer
         try:
             known = self._known({place for task in tasks for place in _places(task, names_)})
             for start in range(0, len(tasks), self.model.at_once):
                 if time.monotonic() > deadline:
                     answer.problems.append(
-                        f"{len(tasks) - start:,} of {len(tasks):,} tasks were not reached in {seconds:.0f} s"
+                        f"{len(tasks) - start:,} of {counted(len(tasks), 'tasks')} were not reached in {seconds:.0f} s"
                     )
                     break
                 part = range(start, min(start + self.model.at_once, len(tasks)))

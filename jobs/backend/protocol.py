@@ -9,6 +9,7 @@ from masklake.jobs.backend.predicting import TaskPredictor
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import studio_interface
+from masklake.pipeline.words import counted
 
 PREDICT_S = 90.0
 """How long one request for predictions is worked on: Label Studio waits for 100 s, and then takes nothing of it."""
@@ -73,7 +74,7 @@ class Protocol:
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise RefusedError(400, "tasks is no list of tasks")
         if len(tasks) > _MOST_TASKS:
-            raise RefusedError(413, f"{len(tasks):,} tasks at once; {_MOST_TASKS:,} is the most")
+            raise RefusedError(413, f"{counted(len(tasks), 'tasks')} at once; {_MOST_TASKS:,} is the most")
         answer = self._predictor.predict(tasks, _interface(request.get("label_config")), self._seconds)
         for problem in answer.problems[:_LISTED]:
             note(f"no prediction: {problem}")

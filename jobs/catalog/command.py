@@ -10,6 +10,7 @@ from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, included, option
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 SUMMARY = "register a lake's tables in an Iceberg catalog, for Spark, Trino, Athena, …"
 DESCRIPTION = """\
@@ -81,7 +82,10 @@ def run(options: CatalogOptions) -> int:
 
     for change in changes:
         gone = f", {change.removed:,} taken out" if change.removed else ""
-        say(plain_console(), f"{change.table}: {change.added:,} files added{gone}; {change.files:,} in all")
+        say(
+            plain_console(),
+            f"{change.table}: {counted(change.added, 'files')} added{gone}; {change.files:,} in all",
+        )
     return ExitCode.DONE
 
 

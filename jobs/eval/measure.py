@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.jobs.terminal.text import printable
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.schema import Status
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +122,7 @@ def _size_note(target: Target, uris: list[str], images: Mapping[str, ImageRow]) 
     uri = uris[0]
     (width, height), seen = target.sizes[uri] or (0, 0), images[uri].size
     return (
-        f"{len(uris):,} images had another size when they were labelled, the first {printable(uri)} "
+        f"{counted(len(uris), 'images')} had another size when they were labelled, the first {printable(uri)} "
         f"{width}×{height} and not {seen[0]}×{seen[1]}"
     )
 
@@ -130,7 +131,7 @@ def _undefined(target: Target, boxes: Truth, images: int) -> str:
     annotations = boxes.content["annotations"]
     labelled = f"only crowds ({len(annotations):,})" if annotations else "no instance"
     return (
-        f"the labels ({target.name}) have {labelled} in {images:,} images, so there is no AP to speak of; "
+        f"the labels ({target.name}) have {labelled} in {counted(images, 'images')}, so there is no AP to speak of; "
         "label single objects, or evaluate another split"
     )
 
@@ -143,7 +144,7 @@ def _notes(unknown: list[str], all_classes: bool, unnamed: int, truths: list[Tru
         how = "counted as missed" if all_classes else "left out of the mean (--all-classes counts them)"
         notes.append(f"classes that the model does not know, {how}: {_listed(unknown)}")
     if unnamed:
-        notes.append(f"{unnamed:,} detections are of classes that no label names, and were left out")
+        notes.append(f"left out: {counted(unnamed, 'detections')} of classes that no label names")
     other = sorted({name for truth in truths for name in truth.keypoints} - set(KEYPOINT_NAMES))
     if other:
         notes.append(f"keypoints that COCO does not have, with a tolerance of 0.05: {_listed(other)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.options import job_file
 from masklake.model.eval.coco_ap import AREA_STATS, KEYPOINT_STATS, KINDS
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.eval.measure import Comparison
@@ -138,11 +139,11 @@ def _print(facts: dict[str, Any]) -> None:
 def _heading(facts: dict[str, Any]) -> str:
     images, instances = facts["images"], facts["instances"]
     text = (
-        f"{facts['model']} on {facts['evaluated']}: {images['evaluated']:,} images, {instances['labelled']:,} labelled "
-        f"instances, {instances['detected']:,} detections"
+        f"{facts['model']} on {facts['evaluated']}: {counted(images['evaluated'], 'images')}, "
+        f"{counted(instances['labelled'], 'labelled instances', 'labelled instance')}, {counted(instances['detected'], 'detections')}"
     )
     if images["failed"]:
-        text += f"; {images['failed']:,} images failed and count as without detections"
+        text += f"; {counted(images['failed'], 'images')} failed, counted as without detections"
     if images["missing"]:
         text += f"; {images['missing']:,} labelled images have no row and were left out"
     return text
@@ -177,7 +178,7 @@ def write(
     from masklake.pipeline.storage.store import join
 
     folder = join(lake.uri, "runs", comparison.runs[-1], "eval", facts["evaluated"])
-    title = f"{facts['model']} on {facts['evaluated']}, {comparison.images['evaluated']:,} images"
+    title = f"{facts['model']} on {facts['evaluated']}, {counted(comparison.images['evaluated'], 'images')}"
     files = {
         "precision-recall.png": eval_pictures.precision_recall(comparison.kinds, title),
         "confusion.png": eval_pictures.confusion(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
@@ -96,7 +97,7 @@ def of_labels(lake: Lake, split: str) -> Target:
     sets = [label_set for label_set in every if split in ("all", label_set.split)]
     if not sets:
         others = Counter(label_set.split for label_set in every)
-        has = ", ".join(f"{n:,} images in {name}" for name, n in sorted(others.items()))
+        has = ", ".join(f"{counted(n, 'images')} in {name}" for name, n in sorted(others.items()))
         raise UserError(
             f"{lake.uri}: has no labels of split {split}, but {has}; give --split {min(others)} or all"
             if others

@@ -9,6 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.export.options import ExportOptions
 from masklake.jobs.options.command import Command
 from masklake.jobs.terminal.manners import with_bar
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.export.source import Source
@@ -118,16 +119,16 @@ def _print(facts: dict[str, Any]) -> None:
     console = plain_console()
     say(
         console,
-        f"{facts['images']:,} images and {facts['instances']:,} instances written to "
+        f"{counted(facts['images'], 'images')} and {counted(facts['instances'], 'instances')} written to "
         f"{facts['out']} ({facts['format']})",
     )
     for status, count in facts["failed_images"].items():
-        say(console, f"not in it: {count:,} images that are {status} in the lake")
+        say(console, f"not in it: {counted(count, 'images')} {status} in the lake")
     for reason, count in facts["left_out_images"].items():
-        say(console, f"left out: {count:,} images {reason} (left-out.csv)")
+        say(console, f"left out: {counted(count, 'images')} {reason} (left-out.csv)")
     for reason, count in facts["left_out_instances"].items():
-        say(console, f"left out: {count:,} {reason}")
+        say(console, f"left out: {counted(count, reason)}")
     for reason, count in facts["changed"].items():
-        say(console, f"changed: {count:,} {reason}")
+        say(console, f"changed: {counted(count, reason)}")
     if facts["absent_of_like"]:
-        say(console, f"of the file of --like, {facts['absent_of_like']:,} images are not in the lake")
+        say(console, f"not in the lake: {counted(facts['absent_of_like'], 'images')} of the file of --like")

@@ -9,6 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, included, option
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.labels.check import Problem
@@ -87,5 +88,5 @@ def _print(problems: list[Problem], images: int, instances: int) -> None:
         text = f"{problem.uri}: instance {problem.instance} ({problem.label}): {problem.problem}"
         console.print(one_line(text), soft_wrap=True)
     console.print(
-        f"{len(problems):,} problem{'' if len(problems) == 1 else 's'} in {instances:,} instances of {images:,} images"
+        f"{counted(len(problems), 'problems')} in {counted(instances, 'instances')} of {counted(images, 'images')}"
     )

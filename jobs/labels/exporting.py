@@ -11,6 +11,7 @@ from masklake.jobs.options.declare import Options, argument, included, option
 from masklake.jobs.options.kinds import one_of
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 SUMMARY = "give labels out as COCO or Label Studio JSON"
 DESCRIPTION = """\
@@ -80,7 +81,9 @@ def run(options: LabelsExportOptions) -> int:
 
         print_json({"lake": lake.uri, "images": len(sets), "instances": instances, "files": list(files)})
         return ExitCode.DONE
-    summary = f"{len(sets):,} images and {instances:,} instances written to {', '.join(files)}"
+    summary = (
+        f"{counted(len(sets), 'images')} and {counted(instances, 'instances')} written to {', '.join(files)}"
+    )
     plain_console().print(one_line(summary), soft_wrap=True)
     return ExitCode.DONE
 

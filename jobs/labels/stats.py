@@ -9,6 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, included
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
+from masklake.pipeline.words import counted
 
 SUMMARY = "count what is labelled, by class and split"
 DESCRIPTION = """\
@@ -168,7 +169,8 @@ def _print(facts: dict[str, Any]) -> None:
         console.print()
     history = facts["history"]
     console.print(
-        "history: {label_sets:,} label sets, {older_label_sets:,} of them replaced; {rows:,} rows in {parts:,} parts, "
-        "{bytes:,} bytes; first {first_at}, last {last_at}".format(**history),
+        f"history: {counted(history['label_sets'], 'label sets', 'label set')}, {history['older_label_sets']:,} of them replaced; "
+        f"{counted(history['rows'], 'rows')} in {counted(history['parts'], 'parts')}, {counted(history['bytes'], 'bytes')}; "
+        f"first {history['first_at']}, last {history['last_at']}",
         soft_wrap=True,
     )

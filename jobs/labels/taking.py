@@ -11,6 +11,7 @@ from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.kinds import one_of
 from masklake.jobs.options.shared import StorageOptions, json_flag
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.labels.placement import Unplaced
@@ -132,7 +133,7 @@ def _tell_unplaced(unplaced: list[Unplaced], images: int, options: TakingOptions
         _write_unplaced(unplaced, options.unresolved, storage)
     if not options.skip_unresolved:
         raise UserError(
-            f"{len(unplaced):,} of {images:,} images cannot be resolved, so nothing was imported; give --uri-prefix or "
+            f"{len(unplaced):,} of {counted(images, 'images')} cannot be resolved, so nothing was imported; give --uri-prefix or "
             "--mapping, or leave them out with --skip-unresolved"
         )
 
@@ -186,18 +187,18 @@ def _print(facts: dict[str, Any], skipped: list[Skipped], lake: Lake, *, dry_run
         console.print(one_line(text), soft_wrap=True)
 
     say(
-        "{images:,} images ({format}): {new:,} new, {replaced:,} replaced, {unchanged:,} unchanged; {empty:,} hold "
-        "nothing; train {train:,}, val {val:,}".format(**facts)
+        f"{counted(facts['images'], 'images')} "
+        "({format}): {new:,} new, {replaced:,} replaced, {unchanged:,} unchanged; {empty:,} without "
+        "instances; train {train:,}, val {val:,}".format(**facts)
     )
     say(
-        "{instances:,} instances: {masks:,} with masks, {with_joints:,} with keypoints, {crowds:,} crowds".format(
-            **facts
-        )
+        f"{counted(facts['instances'], 'instances')}: {facts['masks']:,} with masks, {facts['with_joints']:,} with keypoints, "
+        f"{counted(facts['crowds'], 'crowds')}"
     )
     if facts["unresolved"]:
-        say("left out: {unresolved:,} images that could not be resolved".format(**facts))
+        say(f"left out: {counted(facts['unresolved'], 'images')} that could not be resolved")
     if facts["forgotten"]:
-        say("left out: {forgotten:,} images that were forgotten since (masklake forget)".format(**facts))
+        say(f"left out: {counted(facts['forgotten'], 'images')} forgotten since (masklake forget)")
     by_kind: dict[str, list[Skipped]] = {}
     for entry in skipped:
         by_kind.setdefault(entry.kind, []).append(entry)

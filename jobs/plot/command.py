@@ -11,6 +11,7 @@ from masklake.jobs.options.declare import Options, included, option
 from masklake.jobs.options.kinds import local_file
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 SUMMARY = "plot a lake: classes, scores, sizes, images a second, AP by model"
 DESCRIPTION = """\
@@ -70,7 +71,7 @@ def run(options: PlotOptions) -> int:
         instances = sum(count for _, count in figures.classes)
         say(
             plain_console(),
-            f"{instances:,} instances of {len(figures.classes):,} classes plotted: {options.out}",
+            f"{counted(instances, 'instances')} of {counted(len(figures.classes), 'classes')} plotted: {options.out}",
         )
     return ExitCode.DONE
 

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.tables import ruled_table
 from masklake.jobs.terminal.text import elide, printable, printable_json
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -122,11 +123,10 @@ def print_table(database: Database, query: Query, console: Console, limit: int |
         table.add_row(*cells)
     console.print(table)
     shown_rows = len(rows[:limit])
-    plural = "" if shown_rows == 1 else "s"
     console.print(
-        Text(f"the first {shown_rows:,} row{plural}; there are more (--limit-rows 0 shows all)", "dim")
+        Text(f"the first {counted(shown_rows, 'rows')}; there are more (--limit-rows 0 shows all)", "dim")
         if more
-        else Text(f"{shown_rows:,} row{plural}", "dim")
+        else Text(counted(shown_rows, "rows"), "dim")
     )
 
 

@@ -10,6 +10,7 @@ from masklake.jobs.lock import under_lock
 from masklake.jobs.options.command import Command
 from masklake.jobs.review.options import ReviewOptions
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
@@ -145,6 +146,8 @@ def _none_left(lake: Lake, candidates: Candidates, picks: Picks) -> UserError:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(picks.passed.items()))
     first = "; the first: {}: {}".format(*picks.problems[0]) if picks.problems else ""
     return UserError(
-        redact(f"{lake.uri}: of {len(candidates):,} images none could be chosen: {reasons}{first}; ")
+        redact(
+            f"{lake.uri}: of {counted(len(candidates), 'images')} none could be chosen: {reasons}{first}; "
+        )
         + "check that the images can be read from here, or give --keep-similar, which reads none"
     )

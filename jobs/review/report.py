@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from masklake.pipeline.words import counted
+
 if TYPE_CHECKING:
     from masklake.jobs.review.options import ReviewOptions
     from masklake.jobs.review.written import Given, ReviewedImages
@@ -73,14 +75,14 @@ def _print(facts: dict[str, Any]) -> None:
 
     left, images = facts["left_out"], facts["images"]
     say(
-        f"{facts['candidates']:,} images to choose from, {facts['candidates_of_two_models']:,} of them seen by two models; "
+        f"{counted(facts['candidates'], 'images')} to choose from, {facts['candidates_of_two_models']:,} of them seen by two models; "
         f"left out: {left['labelled']:,} labelled already, {left['failed']:,} failed"
     )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in facts["picked"].items())
     say(f"picked {len(images):,} of a budget of {facts['budget']:,}: {kinds}")
     say(
         f"passed over: {left['identical']:,} identical, {left['similar']:,} nearly alike, {left['changed']:,} changed since "
-        f"the run, {left['unreadable']:,} unreadable; {facts['images_read']:,} images read"
+        f"the run, {left['unreadable']:,} unreadable; {counted(facts['images_read'], 'images')} read"
     )
     if facts["stopped_reading"]:
         say("more were not read, at 5 for each one of the budget: these are mostly alike (--keep-similar)")
@@ -102,12 +104,12 @@ def _print(facts: dict[str, Any]) -> None:
     console.print()
     if facts["written"]:
         say(
-            f"{len(images):,} tasks with {facts['offered_instances']:,} instances to correct written to "
+            f"{counted(len(images), 'tasks')} with {counted(facts['offered_instances'], 'instances')} to correct written to "
             + ", ".join(facts["written"])
         )
     if given := facts["pushed"]:
         say(
-            f"{given['added']:,} tasks added to project {given['project']} of {given['url']}; {given['there']:,} images had one there"
+            f"{counted(given['added'], 'tasks')} added to project {given['project']} of {given['url']}; {counted(given['there'], 'images')} had one there"
         )
         for reason, count in given["left_out"].items():
             say(f"left out: {reason}: {count:,}")

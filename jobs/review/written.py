@@ -24,6 +24,7 @@ from masklake.pipeline.review.tasks import tasks as review_tasks
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.presign import signed
 from masklake.pipeline.storage.store import Storage, normalise
+from masklake.pipeline.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def give(chosen: ReviewedImages, client: StudioClient, options: ReviewOptions, l
     pushed = push(client, number, [label_set.uri for label_set in chosen.sets], make)
     if options.urls == "plain" and (local := sum("://" not in label_set.uri for label_set in chosen.sets)):
         note(
-            f"{local:,} images are files of this machine, which a browser cannot open: --urls upload gives Label Studio copies"
+            f"{counted(local, 'images')} on a disk of this machine, which a browser cannot open: --urls upload gives Label Studio copies"
         )
     return Given(url=client.url, project=number, pushed=pushed, left_out=left_out)
 

@@ -15,6 +15,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.run_summary import doubted
 from masklake.pipeline.train.record import TrainingRecord, load_many
+from masklake.pipeline.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class TrainingSummary:
             yield "new", ", ".join(record.start["fresh"])
         yield (
             "labels",
-            f"{data.get('images', 0):,} images, {data.get('instances', 0):,} instances, as of {data.get('as_of')}",
+            f"{counted(data.get('images', 0), 'images')}, {counted(data.get('instances', 0), 'instances')}, as of {data.get('as_of')}",
         )
         yield "classes", ", ".join(f"{name} {n:,}" for name, n in data.get("classes", {}).items())
         yield "recipe", ", ".join(f"{k}={v}" for k, v in record.options.get("recipe", {}).items())
@@ -95,10 +96,10 @@ class TrainingSummary:
         yield "started", record.created_at
         yield (
             "trained",
-            f"{position.get('step', 0):,} steps, {position.get('images', 0):,} images, {duration(position.get('seconds', 0.0))}",
+            f"{counted(position.get('step', 0), 'steps')}, {counted(position.get('images', 0), 'images')}, {duration(position.get('seconds', 0.0))}",
         )
         if record.skipped:
-            yield "left out", f"{len(record.skipped):,} images, such as {_first(record.skipped)}"
+            yield "left out", f"{counted(len(record.skipped), 'images')}, such as {_first(record.skipped)}"
         yield "model", record.model or "-"
         for kind, stats in record.figures.items():
             if stats:

@@ -25,6 +25,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.lists import LIST_SUFFIXES, URI_COLUMNS
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join, normalise, normalise_folder
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
@@ -108,7 +109,7 @@ def segment(options: SegmentOptions, console: Console) -> ExitCode:
         return dry_run(planned, job, model, console)
     if planned.first is None and not planned.totals.complete:
         console.print(
-            f"nothing to do: finished runs with this model cover all {planned.totals.covered:,} images "
+            f"nothing to do: finished runs with this model cover all {counted(planned.totals.covered, 'images')} "
             f"(--all redoes them)", highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
         return ExitCode.DONE

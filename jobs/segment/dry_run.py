@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from masklake.jobs.exit_codes import ExitCode
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.models.resolve import Resolved
@@ -18,9 +19,9 @@ def dry_run(planned: Planned, job: Job, model: Resolved, console: Console) -> Ex
     for info in planned.objects():
         images += 1
         size += info.size or 0
-    left = " more" if job.resume else ""
+    left = "more " if job.resume else ""
     console.print(
-        f"would run {model.spec.name}@{model.fingerprint} over {images:,}{left} images, {size:,} bytes",
+        f"would run {model.spec.name}@{model.fingerprint} over {counted(images, f'{left}images', f'{left}image')}, {size:,} bytes",
         highlight=False,
         soft_wrap=True,
     )
@@ -32,7 +33,7 @@ def dry_run(planned: Planned, job: Job, model: Resolved, console: Console) -> Ex
         )
     if planned.listing.ignored:
         console.print(
-            f"would ignore {planned.listing.ignored:,} objects that do not look like images (--every-object takes them)",
+            f"would ignore {counted(planned.listing.ignored, 'objects')} not named as images are (--every-object takes them)",
             highlight=False,
             soft_wrap=True,
         )

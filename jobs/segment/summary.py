@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from masklake.jobs.terminal.text import duration
 from masklake.pipeline.schema import Status
 from masklake.pipeline.segment.ledger import STAGES
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.run_record import RunRecord
@@ -29,15 +30,17 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
     rows = sum(record.counts.values())
     fresh = rows - skipped
     say(
-        f"{record.state}: {rows:,} of {totals.images:,} images in the lake, {record.instances:,} instances, "
+        f"{record.state}: {rows:,} of {counted(totals.images, 'images')} in the lake, {counted(record.instances, 'instances')}, "
         f"{duration(seconds)} ({fresh / seconds:.1f} images/s)"
     )
     if skipped:
-        say(f"  resumed: {skipped:,} images were in the lake already and were skipped")
+        say(f"  resumed: skipped {counted(skipped, 'images')} in the lake already")
     if totals.covered:
-        say(f"  skipped {totals.covered:,} images that finished runs cover (--all redoes them)")
+        say(f"  skipped {counted(totals.covered, 'images')} that finished runs cover (--all redoes them)")
     if totals.ignored:
-        say(f"  ignored {totals.ignored:,} objects that do not look like images (--every-object takes them)")
+        say(
+            f"  ignored {counted(totals.ignored, 'objects')} not named as images are (--every-object takes them)"
+        )
     for reason, lines in totals.left_out.items():
         say(f"  left out {lines:,} {reason}")
     counts = sorted(record.counts.items(), key=lambda count: -count[1])
@@ -45,10 +48,10 @@ def summarise(record: RunRecord, progress: Progress, again: str, console: Consol
         say("  " + " · ".join(f"{status} {n:,}" for status, n in counts))
     proof = record.verification
     if proof and proof["doubled"]:
-        say(f"  mended: {proof['doubled']:,} images had been written twice by a killed attempt")
+        say(f"  mended: {counted(proof['doubled'], 'images')} had been written twice by a killed attempt")
     if proof and proof.get("forgotten"):
         say(
-            f"  without {proof['forgotten']:,} images that were forgotten since the run began (masklake forget)"
+            f"  without {counted(proof['forgotten'], 'images')} forgotten since the run began (masklake forget)"
         )
     if record.error:
         say(f"  because: {record.error}")

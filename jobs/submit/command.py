@@ -16,6 +16,7 @@ from masklake.jobs.options.declare import Options, argument, flag, option
 from masklake.jobs.submit.job_server import ADDRESS_HELP
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.submit.job_server import JobServer
@@ -144,7 +145,7 @@ def _tell_of_gpus(server: JobServer, requested: int) -> None:
     gpus, nodes = server.gpus()
     if gpus < requested:
         note(
-            f"--gpus {requested}: the cluster has {gpus} GPUs on {nodes} nodes; the job waits until nodes with GPUs join (an "
+            f"--gpus {requested}: the cluster has {counted(gpus, 'GPUs')} on {counted(nodes, 'nodes')}; the job waits until nodes with GPUs join (an "
             "autoscaler's, or `ray start`). If none will: stop it, and submit it with --gpus 0"
         )
 

@@ -11,6 +11,7 @@ from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.kinds import positive
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
 from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.tend.work import Compacted
@@ -105,11 +106,14 @@ def _report(result: Compacted, options: CompactOptions) -> None:
         rest = result.files - result.replaced
         say(
             console,
-            f"{result.replaced:,} files {would} {result.new:,}; {rest:,} others are right as they are, or left alone",
+            f"{counted(result.replaced, 'files')} {would} {result.new:,}; {rest:,} others are right as they are, or left alone",
         )
     else:
-        say(console, f"nothing to compact in {result.files:,} files")
+        say(console, f"nothing to compact in {counted(result.files, 'files')}")
     if result.packed:
-        say(console, f"the rows of {result.packed:,} small runs are in packs, too: a query opens these")
+        say(
+            console,
+            f"the rows of {counted(result.packed, 'small runs', 'small run')} are in packs, too: a query opens these",
+        )
     if result.waits_s:
         say(console, call_again("compact", result.waits_s))

@@ -12,6 +12,7 @@ from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argumen
 from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
@@ -203,8 +204,8 @@ def _tell(result: Forgotten, begin: str, console: Console) -> None:
 
     say(
         console,
-        f"{begin}{result.image_rows:,} rows of images, {result.instance_rows:,} of instances, {result.label_rows:,} of labels, in "
-        f"{result.parts:,} files",
+        f"{begin}{counted(result.image_rows, 'rows')} of images, {result.instance_rows:,} of instances, {result.label_rows:,} of labels, in "
+        f"{counted(result.parts, 'files')}",
     )
     for what, uris in (("an entry of", result.traces.pruned), ("all of", result.traces.removed)):
         for uri in uris[:_SHOWN]:

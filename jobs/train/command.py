@@ -14,6 +14,7 @@ from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import say
 from masklake.jobs.train.options import DEFAULT_EPOCHS, LearningOptions, TrainOptions
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.eval.truth import Target
@@ -317,7 +318,9 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     fresh = f"; new: {', '.join(record.start['fresh'])}" if record.start["fresh"] else ""
     notes = "".join(f"; {note}" for note in record.start.get("notes", []))
     held = (
-        f"{len(target.images):,} images held out" if target else "none held out, so nothing will be measured"
+        f"{counted(len(target.images), 'images')} held out"
+        if target
+        else "none held out, so nothing will be measured"
     )
     gone_on = (
         f", attempt {record.attempt} from step {last_step(record, storage):,}" if record.attempt > 1 else ""
@@ -325,7 +328,7 @@ def _heading(record: TrainingRecord, labels: TrainingSet, target: Target | None,
     return log_lines.first_line(
         record.run,
         f"training {record.start['family']} ({record.start['backbone']}) from {record.start['from']}"
-        f"{fresh} on {data['images']:,} images, {data['instances']:,} instances of {len(data['classes']):,} classes{keypoints}; {held}{notes}",
+        f"{fresh} on {counted(data['images'], 'images')}, {counted(data['instances'], 'instances')} of {counted(len(data['classes']), 'classes')}{keypoints}; {held}{notes}",
         attempt=gone_on,
     )
 

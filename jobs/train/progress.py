@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.terminal.text import duration
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.train.driver import Watch
@@ -48,7 +49,7 @@ class Rate:
         if report.get("workers", 1) > 1:
             parts.append(f"{report['workers']} workers")
         if report.get("skipped"):
-            parts.append(f"{len(report['skipped']):,} images could not be read")
+            parts.append(f"{counted(len(report['skipped']), 'images')} could not be read")
         return " · ".join(parts)
 
 

@@ -24,6 +24,7 @@ from masklake.pipeline.train.driver import EVENTS, Crew, Training
 from masklake.pipeline.train.record import TrainingRecord
 from masklake.pipeline.train.shuffle import BatchOrder
 from masklake.pipeline.train.worker import Work
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.cluster.cluster import Cluster
@@ -129,7 +130,7 @@ def conclude(
             storage=storage,
             weights_dir=options.weights_dir,
         )
-        say(console, f"measuring on {len(target.images):,} images of split val")
+        say(console, f"measuring on {counted(len(target.images), 'images')} of split val")
         figures = judge.figures(candidate, cluster, console)
         if options.promote:
             standing = None if before is None else judge.figures(before, cluster, console)
@@ -226,7 +227,7 @@ def _report(record: TrainingRecord, console: Console) -> None:
     position = record.position
     say(
         console,
-        f"trained: {record.model} after {position['step']:,} steps, {position['images']:,} images, {position['seconds'] / 60:.1f} minutes",
+        f"trained: {record.model} after {counted(position['step'], 'steps')}, {counted(position['images'], 'images')}, {position['seconds'] / 60:.1f} minutes",
     )
     if record.decision is None:
         say(console, f"masklake models promote {record.lake} {record.model}    # makes it production")

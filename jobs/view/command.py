@@ -9,6 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.terminal.manners import with_bar
 from masklake.jobs.view.options import ViewOptions
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.pipeline.lake.lake import Lake
@@ -62,7 +63,7 @@ def _serve(options: ViewOptions) -> int:
     with server:
         say(
             plain_console(),
-            f"{summary['images']:,} images of {summary['lake']}: {server.url} (Ctrl-C ends it)",
+            f"{counted(summary['images'], 'images')} of {summary['lake']}: {server.url} (Ctrl-C ends it)",
         )
         try:
             server.serve_forever()
@@ -126,7 +127,7 @@ def _print(facts: dict[str, Any]) -> None:
     more = f"; {rest:,} more fit (--limit 0 takes all)" if rest else ""
     say(
         console,
-        f"{facts['images']:,} images and {facts['instances']:,} instances: {facts['out']}/index.html{more}",
+        f"{counted(facts['images'], 'images')} and {counted(facts['instances'], 'instances')}: {facts['out']}/index.html{more}",
     )
     for reason, count in facts["left_out"].items():
-        say(console, f"{count:,} images are {reason} (left-out.csv says why)")
+        say(console, f"left out: {counted(count, 'images')} {reason} (left-out.csv says why)")

@@ -23,6 +23,7 @@ from masklake.jobs.view.gallery import LakeGallery
 from masklake.jobs.view.photos import TYPES, NoPhotoError, fetch, preview
 from masklake.jobs.view.selection import NEWEST, GalleryFilter
 from masklake.pipeline.errors import OutageError, UserError
+from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
     from masklake.jobs.query.database import Database
@@ -279,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
             return gallery.page(choice, (number - 1) * _MOST_LISTED, _MOST_LISTED), gallery.count(choice)
 
         images, total = self.server.lake.ask(question)
-        more = f"<p>{total:,} images; page {number:,}.</p>"
+        more = f"<p>{counted(total, 'images')}; page {number:,}.</p>"
         if number > 1:
             more += f'<p><a href="list.html?page={number - 1}">Previous page</a></p>'
         if number * _MOST_LISTED < total:

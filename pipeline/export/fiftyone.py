@@ -27,7 +27,7 @@ from masklake.pipeline.labels.sets import Instance
 from numpy.typing import NDArray
 
 DATA = "data"
-CUT = "masks that reach out of their box: FiftyOne has the part in it"
+CUT = "masks reaching out of their box: FiftyOne has the part in it"
 _NOWHERE = {"$numberDouble": "NaN"}
 """A coordinate of a keypoint that is not there, in MongoDB's extended JSON."""
 

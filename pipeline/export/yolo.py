@@ -63,7 +63,7 @@ class YoloDetect:
 
     def _why_not(self, instance: Instance) -> str | None:
         if instance.iscrowd or instance.ignore:
-            return "that are crowds or to be ignored, for which YOLO has no place"
+            return "(crowds, or to be ignored) for which YOLO has no place"
         if instance.label not in self._index:
             return f"of {instance.label!r}, which has no keypoints"
         return self.why_not(instance)

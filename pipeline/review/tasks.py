@@ -21,6 +21,7 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review.candidates import Candidates, chosen_rows
 from masklake.pipeline.review.pick import RANDOM, REST, Pick
 from masklake.pipeline.review.score import KINDS, Figures
+from masklake.pipeline.words import counted
 
 _DIGITS = 4
 
@@ -68,7 +69,7 @@ def predictions(lake: Lake, candidates: Candidates, chosen: Sequence[Pick]) -> l
         )
     if gone := run_of.keys() - sizes.keys():
         raise UserError(
-            f"run {run_of[min(gone)]}: rows of {len(gone):,} images have gone since they were chosen (a run is at work?); "
+            f"run {run_of[min(gone)]}: rows of {counted(len(gone), 'images')} have gone since they were chosen (a run is at work?); "
             "try again"
         )
     ranked_predictions = []

@@ -17,6 +17,7 @@ from masklake.pipeline.segment.listing import gone_on
 from masklake.pipeline.segment.manifest import Manifest, ManifestTotals
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.words import counted
 
 _LISTED_FIRST, _BEGIN_S, _LOOK_AGAIN_S = 2**15, 60.0, 0.25
 
@@ -54,7 +55,7 @@ class Planned:
         with explaining(record.source, "list the source"):
             self.first = next(self._objects, None)
         if self.first is None and not self.totals.images and not self.totals.covered:
-            ignored = f" ({self.listing.ignored:,} objects there do not look like images; --every-object takes them)"
+            ignored = f" ({counted(self.listing.ignored, 'objects')} there, not named as images are; --every-object takes them)"
             left_out = "".join(f"; left out {n:,} {reason}" for reason, n in self.listing.left_out.items())
             raise UserError(
                 f"{record.source}: holds no images{ignored * bool(self.listing.ignored)}{left_out}; check the prefix"

@@ -176,7 +176,7 @@ def test_time_that_does_not_suffice_leaves_tasks_out(
     assert "2 of 2 tasks were not reached in 0 s" in capsys.readouterr().err
     with predictor.turn:
         assert ask(Protocol(predictor, seconds=0.01), known) == [[]]
-    assert "1 tasks waited for others all of 0 s" in capsys.readouterr().err
+    assert "1 task waited for others all of 0 s" in capsys.readouterr().err
 
 
 def test_the_protocols_other_answers(protocol: Protocol, model: Model) -> None:

@@ -248,10 +248,10 @@ def test_a_table_says_what_was_compared(lake: LakeBuilder, masklake: Masklake) -
     code, out, err = masklake("eval", lake.uri)
     assert (code, err) == (0, "")
     text = " ".join(out.split())
-    assert "demo@0123456789ab on val: 3 images, 2 labelled instances, 1 detections" in text
-    assert "1 images failed and count as without detections" in text
+    assert "demo@0123456789ab on val: 3 images, 2 labelled instances, 1 detection" in text
+    assert "1 image failed, counted as without detections" in text
     assert "1 labelled images have no row and were left out" in text
-    assert "1 images had another size when they were labelled, the first s3://p/turned.jpg 64×48" in text
+    assert "1 image had another size when they were labelled, the first s3://p/turned.jpg 64×48" in text
     assert "does not know, left out of the mean (--all-classes counts them): dog" in text
     # one of two people was found: precision 1 up to a recall of 0.5, 51 of 101 points
     assert "box 0.505 0.505 0.505 0.505 - - 0.500 0.500 0.500 -" in text
@@ -321,10 +321,10 @@ def test_results_are_written_to_object_storage(s3_bucket: Bucket, masklake: Mask
         (
             [label_row("s3://p/a.jpg", "person")],
             (),
-            "has no labels of split val, but 1 images in train; give --split train or all",
+            "has no labels of split val, but 1 image in train; give --split train or all",
         ),
-        (labels(label_row("s3://p/a.jpg", "person", iscrowd=True)), (), "have only crowds (1) in 1 images"),
-        (labels(empty_label_row("s3://p/a.jpg")), (), "have no instance in 1 images"),
+        (labels(label_row("s3://p/a.jpg", "person", iscrowd=True)), (), "have only crowds (1) in 1 image"),
+        (labels(empty_label_row("s3://p/a.jpg")), (), "have no instance in 1 image"),
         (labels(label_row("s3://p/a.jpg", "person")), ("--run", "nope"), "has no run 'nope'"),
         (
             labels(label_row("s3://p/a.jpg", "person")),
@@ -340,7 +340,7 @@ def test_results_are_written_to_object_storage(s3_bucket: Bucket, masklake: Mask
         (
             labels(label_row("s3://p/a.jpg", "person", width=48, height=64)),
             (),
-            "1 images had another size when they were labelled, the first s3://p/a.jpg 48×64 and not 64×48",
+            "1 image had another size when they were labelled, the first s3://p/a.jpg 48×64 and not 64×48",
         ),
         (labels(label_row("s3://p/a.jpg", "person")), ("--model", "nothing"), "neither a preset"),
         (labels(label_row("s3://p/a.jpg", "person")), ("--coco", "/nowhere"), "instances_val2017.json"),

@@ -118,9 +118,9 @@ def test_labels(masklake: Run, lake: LakeBuilder) -> None:
 def test_what_is_not_in_it_is_told(masklake: Run, lake: LakeBuilder, tmp_path: Path) -> None:
     code, out, _ = masklake("export", lake.uri, "--format", "yolo-pose", "--out", tmp_path / "o")
     assert code == 0
-    assert "3 images and 1 instances written" in out
-    assert "not in it: 1 images that are unreadable in the lake" in out
-    assert "left out: 1 instances of 'cat', which has no keypoints" in out
+    assert "3 images and 1 instance written" in out
+    assert "not in it: 1 image unreadable in the lake" in out
+    assert "left out: 1 instance of 'cat', which has no keypoints" in out
     facts = json.loads(
         masklake("export", lake.uri, "--format", "yolo-pose", "--out", tmp_path / "p", "--json")[1]
     )
@@ -153,8 +153,8 @@ def test_copies_of_images(masklake: Run, tmp_path: Path) -> None:
         left = {row["uri"]: row["reason"] for row in csv.DictReader(table)}
     assert left.keys() == {uris[1], f"{tmp_path}/gone.jpg"}
     assert "another object than the model saw" in left[uris[1]]
-    assert "left out: 1 images that could not be copied (missing)" in out
-    assert "left out: 1 images that changed since the run" in out
+    assert "left out: 1 image that could not be copied (missing)" in out
+    assert "left out: 1 image that changed since the run" in out
 
 
 def test_results_with_the_ids_of_a_file(masklake: Run, lake: LakeBuilder, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_results_with_the_ids_of_a_file(masklake: Run, lake: LakeBuilder, tmp_pa
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     assert [(r["image_id"], r["category_id"], r["score"]) for r in results] == [(7, 3, 0.4), (5, 4, 0.8)]
     assert len(results[1]["keypoints"]) == 6
-    assert "of the file of --like, 1 images are not in the lake" in out
-    assert "left out: 1 images not in the file of --like" in out
-    assert "left out: 1 instances of 'dog', which the file of --like does not have" in out
+    assert "not in the lake: 1 image of the file of --like" in out
+    assert "left out: 1 image not in the file of --like" in out
+    assert "left out: 1 instance of 'dog', which the file of --like does not have" in out
     (tmp_path / "truth.json").write_text(json.dumps(truth | {"images": []}))
     message = masklake(*command, tmp_path / "p")[2]
     assert "names no image that the lake has" in message

@@ -67,7 +67,7 @@ def test_labels_go_in_are_counted_checked_and_come_out(
     done = run_cli("labels", "import", file, lake, "--split", "val")
     assert (done.code, done.stderr) == (0, "")
     first, second, last = done.stdout.splitlines()
-    assert first == "2 images (coco): 2 new, 0 replaced, 0 unchanged; 1 hold nothing; train 0, val 2"
+    assert first == "2 images (coco): 2 new, 0 replaced, 0 unchanged; 1 without instances; train 0, val 2"
     assert second == "2 instances: 2 with masks, 1 with keypoints, 0 crowds"
     assert last.startswith(f"written: {lake}/labels/part-")
     query = "select uri, n_instances, split from labelled order by 1"
@@ -82,7 +82,7 @@ def test_labels_go_in_are_counted_checked_and_come_out(
         "label": "person", "images": 1, "instances": 1, "train": 0, "val": 1, "masks": 1, "with_joints": 1, "crowds": 0,
     }  # fmt: skip
     assert (stats["history"]["parts"], stats["history"]["label_sets"], stats["history"]["rows"]) == (1, 2, 3)
-    assert "2 label sets, 0 of them replaced; 3 rows in 1 parts" in masklake("labels", "stats", lake)[1]
+    assert "2 label sets, 0 of them replaced; 3 rows in 1 part" in masklake("labels", "stats", lake)[1]
     checked = run_cli("labels", "check", lake, "--model", "demo")
     assert checked.code == 1
     assert checked.stdout.splitlines() == [

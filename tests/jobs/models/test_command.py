@@ -123,7 +123,7 @@ def test_segment_takes_what_the_alias_means(masklake: Masklake, folder: Path, tm
     masklake("models", "promote", lake, version)
     for name in ("production", "photos:production", version):
         code, out, _ = masklake("segment", photos, lake, "--model", name, "--dry-run")
-        assert (code, out.splitlines()[0]) == (0, f"would run {version} over 1 images, 1 bytes")
+        assert (code, out.splitlines()[0]) == (0, f"would run {version} over 1 image, 1 bytes")
     code, _, err = masklake("segment", photos, lake, "--model", "staging", "--dry-run")
     assert (code, f"nor a model or alias of {lake}" in err) == (2, True)
 

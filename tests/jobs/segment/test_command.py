@@ -56,7 +56,7 @@ def test_a_folder_becomes_a_lake(source: Path, tmp_path: Path, run_cli: RunCli) 
     result = run_cli("segment", source, "lake", *DEMO)
     assert result.code == 0, result.stdout + result.stderr
     assert "complete: 8 of 8 images in the lake" in result.stdout
-    assert "ignored 1 objects" in result.stdout
+    assert "ignored 1 object not named" in result.stdout
     check_lake(tmp_path / "lake")
     images, instances = rows(tmp_path / "lake", "images"), rows(tmp_path / "lake", "instances")
     assert sorted(row["image_id"] for row in images) == list(range(8))
@@ -153,7 +153,7 @@ def test_large_images_by_tiles(tmp_path: Path, run_cli: RunCli) -> None:
     again = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", "--dry-run", *tiles)
     assert "over 0 images" in again.stdout
     whole = run_cli("segment", "large", "lake", *DEMO, "--score", "0.5", "--dry-run", "--tile", "0")
-    assert "over 1 images" in whole.stdout, "tiles make other rows"
+    assert "over 1 image," in whole.stdout, "tiles make other rows"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_large_images_by_tiles(tmp_path: Path, run_cli: RunCli) -> None:
         ),
         (("s3:///x", "lake", *DEMO), ("no bucket",)),
         (("nosuch://x", "lake", *DEMO), ("nosuch",)),
-        (("scenes/annotations.json", "lake", *DEMO), ("do not look like images", "--every-object")),
+        (("scenes/annotations.json", "lake", *DEMO), ("not named as images are", "--every-object")),
         (("scenes/", "scenes/scene-000000.jpg/lake", *DEMO), ("lies inside the source",)),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_project_that_does_not_fit_is_refused_with_the_interface_that_does(
 
 def test_tasks_are_pushed_once(twin: StudioTwin, push: Masklake, lake: LakeBuilder) -> None:
     code, out, err = push("--setup", "--budget", "2", "--random", "0")
-    assert code == 0 and "2 images are files of this machine" in err
+    assert code == 0 and "2 images on a disk of this machine" in err
     assert out.endswith(f"2 tasks added to project 3 of {twin.url}; 0 images had one there\n")
     assert not Path("review.json").exists()
     assert push("--budget", "2", "--random", "0")[1].endswith(

@@ -332,7 +332,7 @@ def test_gpus_that_are_not_there(masklake: Run, pretender: Pretender) -> None:
     pretender.answers["/api/v0/nodes?detail=1&limit=10000"] = (200, {"data": {"result": {"result": nodes}}})
     code, _, err = masklake("submit", "--address", pretender.address, *SEGMENT, "--gpus", "2")
     assert code == 0
-    assert "--gpus 2: the cluster has 1 GPUs on 1 nodes; the job waits" in err
+    assert "--gpus 2: the cluster has 1 GPU on 1 node; the job waits" in err
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_an_empty_source_is_a_mistake(tmp_path: Path, lake: str) -> None:
     with pytest.raises(UserError, match="holds no images"):
         Planned(make_job(str(tmp_path / "empty"), lake))
     (tmp_path / "empty" / "notes.md").touch()
-    with pytest.raises(UserError, match="1 objects there do not look like images"):
+    with pytest.raises(UserError, match="1 object there, not named as images are"):
         Planned(make_job(str(tmp_path / "empty"), lake))
     assert not Path(lake).exists()
 
