@@ -21,6 +21,7 @@ BENCHMARKS = {
     "start": "ten images from the command to its end: seconds, CPU by kind of process, parts of a predictor's start",
     "overhead": "CPU time an image of everything around the model, by kind of process, beside one GET and one decode",
     "train": "training beside a plain torchvision loop: seconds a step, AP after the same minutes",
+    "loader": "the training's loader beside that of torchvision's reference; AdamW's step by its groups",
     "scale": "planning, resume and reading of lakes at a million keys: seconds, memory of the driver",
     "scaleout": "1 … 16 predictors that only sleep: efficiency, what driver and scheduler cost an image",
     "storage": "bytes a row by layout; five questions beside one flat sorted Parquet and pandas on COCO JSON",

@@ -109,6 +109,32 @@ def test_norms_and_biases_are_not_drawn_to_zero() -> None:
             torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * 0.5))
 
 
+def test_groups_change_no_step(tmp_path: Path) -> None:
+    """A few groups of many parameters, stepped at once, learn what a group for each parameter does, as older versions had;
+    and go on from their checkpoints, which hold the moments by parameter."""
+    grouped, single = learner(), learner()
+    groups = grouped._optimizer.param_groups
+    assert len(groups) == 2 < sum(len(group["params"]) for group in groups)
+    assert all(group["fused"] for group in groups)
+    single._optimizer = torch.optim.AdamW(
+        [group | {"params": [p]} for group in single._optimizer.param_groups for p in group["params"]],
+        foreach=False,
+        fused=False,
+    )
+    for step in range(3):
+        grouped.step(_examples(), step, 0.0)
+        single.step(_examples(), step, 0.0)
+    single.save(tmp_path)
+    went_on = learner()
+    went_on.restore(tmp_path)
+    for trained in (grouped, single, went_on):
+        trained.step(_examples(), 3, 0.0)
+    expected = tensors(single)
+    for trained in (grouped, went_on):
+        for name, tensor in tensors(trained).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-5)
+
+
 def test_the_gradient_of_two_workers_is_that_of_their_images() -> None:
     """One has three images, and of the other's four three were skipped: each image counts the same."""
     examples = _examples()
