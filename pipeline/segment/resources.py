@@ -11,6 +11,14 @@ _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 _LOAD_IMAGES = 256
 _LOADS_A_PART, _LOADS_AHEAD = 8, 8
+PACKET_BYTES = 256 * 2**20
+"""A task holds all objects of its packet in memory, and then all their pixels."""
+ORDINARY_BYTES = 4 * 2**20
+"""A larger object counts as several images: its pixels take so much more memory."""
+MOST_LOAD = PACKET_BYTES // ORDINARY_BYTES
+"""One object counts as at most so many images: then a packet's load is at most its images and this."""
+_GPU_PACKETS = 4
+"""Of 386 photos of many sizes in packets of 64, predicted packet by packet, 14 % are alone in their batch on a GPU; by fours, 4 %."""
 READ_CPUS = 0.05
 """CPUs of the task that reads the manifest."""
 _LARGE_SHARES = {"load_cpus": 0.48, "encode_cpus": 0.91, "write_cpus": 0.41}
@@ -37,7 +45,10 @@ class Resources:
     encode_cpus: float = 0.21
     write_cpus: float = 0.11
     packet_images: int = 16
-    """Images in a packet, which a predictor is given at once."""
+    """Images in a packet."""
+    infer_packets: int = 1
+    """Packets that Ray's predictors are given at once: images of one shape share a batch across them. For GPUs; to CPUs larger
+    batches bring nothing."""
     commit_images: int = 256
     """Images in a pair of Parquet parts: at most so many have to be done again after a kill."""
     image_seconds: float = deadline.SECONDS
@@ -47,7 +58,12 @@ class Resources:
     def images_ahead(self) -> int:
         """How many images may be on their way to the predictors (a large one counts as several, see `load`). This bounds
         memory whatever the bucket's size; Ray Data alone would first fill the object store."""
-        return _PACKETS_AHEAD * self.actors[1] * self.packet_images
+        # Of several packets at once: those that are predicted, the next ones, and those that are loaded meanwhile.
+        ahead = max(_PACKETS_AHEAD, 3 * self.infer_packets) * self.actors[1] * self.packet_images
+        if self.infer_packets == 1:
+            return ahead
+        # A predictor that waits for its packets must get them, however large the images.
+        return max(ahead, self.infer_packets * (self.packet_images + MOST_LOAD))
 
     def load_images(self, part_images: int) -> int:
         """How many images of a manifest's part of `part_images` a task of Ray's stage `load` fetches and decodes, packet after packet.
@@ -92,6 +108,7 @@ class Resources:
             infer_gpus=1.0 if gpus else 0.0,
             infer_cpus=_share(share),
             packet_images=packet_images or (64 if gpus else 16),
+            infer_packets=_GPU_PACKETS if gpus else 1,
             commit_images=commit_images or (8192 if gpus else 256),
             image_seconds=image_seconds or deadline.SECONDS,
             **tasks,

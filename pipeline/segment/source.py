@@ -11,21 +11,17 @@ from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.proof import done_ids
+from masklake.pipeline.segment.resources import MOST_LOAD, ORDINARY_BYTES, PACKET_BYTES
 
 if TYPE_CHECKING:
     from ray.data import Datasource
 
-_PACKET_BYTES = 256 * 2**20
-"""A task holds all objects of its packet in memory, and then all their pixels."""
-
-
-_ORDINARY_BYTES = 4 * 2**20
-"""A larger object counts as several images: its pixels take so much more memory."""
-
 
 def load(rows: pa.Table) -> int:
     """The load of these rows, counted in ordinary images. An object of unknown size counts as one."""
-    return sum(max(1, (size or 0) // _ORDINARY_BYTES) for size in rows["size_bytes"].to_pylist())
+    return sum(
+        min(MOST_LOAD, max(1, (size or 0) // ORDINARY_BYTES)) for size in rows["size_bytes"].to_pylist()
+    )
 
 
 def packets(
@@ -73,7 +69,7 @@ def _done(folder: RunFolder, attempt: int) -> np.ndarray:
 def _cuts(sizes: list[int | None], most: int) -> Iterator[tuple[int, int]]:
     start = held = 0
     for i, size in enumerate(sizes):
-        if i - start == most or (i > start and held + (size or 0) > _PACKET_BYTES):
+        if i - start == most or (i > start and held + (size or 0) > PACKET_BYTES):
             yield start, i
             start, held = i, 0
         held += size or 0

@@ -80,20 +80,22 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
             self._infer = Inference(steps)
             self._memory = GpuMemory(plan.folder.run, plan.model)
 
-        def __call__(self, packet: pa.Table) -> Iterator[pa.Table]:
+        def __call__(self, several: pa.Table) -> Iterator[pa.Table]:
             if ledger.stopping():
                 return  # a resume will process these images
-            rows = unpack(packet)
+            rows = unpack(several)
             detected = self._infer(rows)
             ledger.add_inferred(load(rows))
             self._memory.observe()
-            yield pack(detected if shares.infer_gpus else steps.encode(detected))
+            for start in range(0, len(detected), shares.packet_images):
+                part = detected.slice(start, shares.packet_images)
+                yield pack(part if shares.infer_gpus else steps.encode(part))
 
     ds = read_datasource(datasource(read), override_num_blocks=1, num_cpus=READ_CPUS)
     ds = ds.map_batches(load_packets, batch_size=None, num_cpus=shares.load_cpus, **plain)
     ds = ds.map_batches(
         Infer,
-        batch_size=1,  # one packet; with GPUs, Ray requires a number
+        batch_size=shares.infer_packets,  # with GPUs, Ray requires a number
         compute=ActorPoolStrategy(
             min_size=shares.actors[0], max_size=shares.actors[1], max_tasks_in_flight_per_actor=_IN_FLIGHT
         ),

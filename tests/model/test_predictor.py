@@ -318,6 +318,27 @@ def test_fewer_proposals_are_torchvisions_best(
     assert demo.module.rpn.post_nms_top_n() == 150, "the model was changed"
 
 
+def test_images_of_several_packets_share_batches(
+    demo: LoadedModel, demo_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted as on a GPU, where the size of a batch is a power of two. Each image keeps its result."""
+    predictor = Predictor(demo, device="cpu", precision="float32")
+    monkeypatch.setattr(predictor, "_at_once", 2)
+    run, sizes = predictor._engine.run, []
+    monkeypatch.setattr(predictor._engine, "run", lambda images, *more: sizes.append(len(images)) or run(images, *more))  # fmt: skip
+    alone = [
+        result for start in range(0, 12, 4) for result in predict(predictor, demo_images[start : start + 4])
+    ]
+    by_packet, sizes[:] = sorted(sizes), []
+    together = predict(predictor, demo_images)
+    assert by_packet == [1] * 6 + [2] * 3
+    assert sorted(sizes) == [4, 4, 4]
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a.labels, b.labels)
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
 def test_filtered_classes_take_no_place(demo: LoadedModel, demo_images: Images) -> None:
     everything = predict(
         Predictor(demo, device="cpu", precision="float32", score_threshold=0.01, max_detections=1000),

@@ -21,7 +21,7 @@ from masklake.pipeline.segment.infer import infer_rows
 from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.planned import Planned
-from masklake.pipeline.segment.resources import Resources
+from masklake.pipeline.segment.resources import MOST_LOAD, Resources
 from masklake.pipeline.segment.run import run
 from masklake.pipeline.segment.stages import dataset
 from masklake.pipeline.segment.steps import Plan, _undecoded, _undetected
@@ -159,6 +159,18 @@ def test_a_run_on_gpus(tmp_path: Path) -> None:
     assert record.state == "complete", record.error
     uris = [str(p) for p in sorted((tmp_path / "photos").iterdir())]
     assert assert_exactly_once(job.record.lake, record.run, uris) == {"ok": 10}
+    packets, calls = (record.stages[stage]["batches"] for stage in ("decode", "infer"))
+    assert (packets, calls) == (4, 1), "packets of 3, 3, 3 and 1 images are predicted together"
+
+
+@pytest.mark.parametrize("packet_images", [1, 3, 16, 64, 500])
+@pytest.mark.parametrize(("cpus", "gpus"), MACHINES)
+def test_a_predictor_that_waits_for_packets_gets_them(cpus: int, gpus: int, packet_images: int) -> None:
+    """Even where all have the largest load that they may have, so many are handed out."""
+    resources = Resources.fitted(cpus, gpus, packet_images=packet_images)
+    assert resources.infer_packets == (4 if gpus else 1)
+    fewest = -(-resources.images_ahead // (packet_images + MOST_LOAD))
+    assert fewest >= resources.infer_packets
 
 
 def test_the_first_images_are_done_before_the_listing_ends(
