@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from masklake.model.spec import Preprocessing
+from masklake.model.train.colour import ColourChange
 from masklake.model.train.examples import Example
 from masklake.model.train.recipe import Recipe
 from numpy.typing import NDArray
@@ -50,8 +51,7 @@ class Augment:
     def __init__(self, recipe: Recipe, preprocessing: Preprocessing, mirror: Sequence[int] | None) -> None:
         self._recipe, self._input = recipe, preprocessing
         self._mirror = mirror
-        strength = recipe.colour
-        self._colour = v2.ColorJitter(strength, strength, strength, strength / 6) if strength else None
+        self._colour = ColourChange(recipe.colour) if recipe.colour else None
 
     def __call__(self, pixels: NDArray[np.uint8], truth: ImageLabels, seed: int) -> Example:
         """The example of `pixels`, uint8 (h, w, 3) RGB: the frame, or the frame decoded at a fraction of its size.
