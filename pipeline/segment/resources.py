@@ -15,8 +15,6 @@ PACKET_BYTES = 256 * 2**20
 """A task holds all objects of its packet in memory, and then all their pixels."""
 ORDINARY_BYTES = 4 * 2**20
 """A larger object counts as several images: its pixels take so much more memory."""
-MOST_LOAD = PACKET_BYTES // ORDINARY_BYTES
-"""One object counts as at most so many images: then a packet's load is at most its images and this."""
 _GPU_PACKETS = 4
 """Of 386 photos of many sizes in packets of 64, predicted packet by packet, 14 % are alone in their batch on a GPU; by fours, 4 %."""
 READ_CPUS = 0.05
@@ -63,7 +61,13 @@ class Resources:
         if self.infer_packets == 1:
             return ahead
         # A predictor that waits for its packets must get them, however large the images.
-        return max(ahead, self.infer_packets * (self.packet_images + MOST_LOAD))
+        return max(ahead, self.infer_packets * (self.packet_images + int(self.most_load)))
+
+    @property
+    def most_load(self) -> float:
+        """As how many images one object counts at most: where a predictor waits for several packets, as many as a full packet's
+        bytes do, so that a packet's load is at most its images and this."""
+        return math.inf if self.infer_packets == 1 else PACKET_BYTES // ORDINARY_BYTES
 
     def load_images(self, part_images: int) -> int:
         """How many images of a manifest's part of `part_images` a task of Ray's stage `load` fetches and decodes, packet after packet.

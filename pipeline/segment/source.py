@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,16 @@ from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.proof import done_ids
-from masklake.pipeline.segment.resources import MOST_LOAD, ORDINARY_BYTES, PACKET_BYTES
+from masklake.pipeline.segment.resources import ORDINARY_BYTES, PACKET_BYTES
 
 if TYPE_CHECKING:
     from ray.data import Datasource
 
 
-def load(rows: pa.Table) -> int:
-    """The load of these rows, counted in ordinary images. An object of unknown size counts as one."""
+def load(rows: pa.Table, most: float = math.inf) -> int:
+    """The load of these rows, counted in ordinary images: an object counts as at most `most`, one of unknown size as one."""
     return sum(
-        min(MOST_LOAD, max(1, (size or 0) // ORDINARY_BYTES)) for size in rows["size_bytes"].to_pylist()
+        int(min(most, max(1, (size or 0) // ORDINARY_BYTES))) for size in rows["size_bytes"].to_pylist()
     )
 
 

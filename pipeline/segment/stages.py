@@ -58,7 +58,7 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
                     if handed_out - inferred < shares.images_ahead:
                         break
                     time.sleep(_LOOK_AGAIN_S)
-                handed_out += load(loaded)
+                handed_out += load(loaded, shares.most_load)
                 yield pack(loaded)
 
     def load_packets(loaded: pa.Table) -> Iterator[pa.Table]:
@@ -85,7 +85,7 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
                 return  # a resume will process these images
             rows = unpack(several)
             detected = self._infer(rows)
-            ledger.add_inferred(load(rows))
+            ledger.add_inferred(load(rows, shares.most_load))
             self._memory.observe()
             for start in range(0, len(detected), shares.packet_images):
                 part = detected.slice(start, shares.packet_images)

@@ -43,7 +43,7 @@ def test_load_is_one_an_image_and_more_for_a_large_one() -> None:
     rows = pa.table({"size_bytes": pa.array([None, 0, 3_000_000, 5_000_000, 42_000_000], pa.int64())})
     assert load(rows) == 4 + 10
     assert load(rows.slice(0, 0)) == 0
-    assert load(pa.table({"size_bytes": [10**10]})) == 64
+    assert load(pa.table({"size_bytes": [10**10, 1]}), 64) == 65
 
 
 def test_packets_hold_every_image_once(folder: RunFolder) -> None:
