@@ -16,7 +16,7 @@ PACKET_BYTES = 256 * 2**20
 ORDINARY_BYTES = 4 * 2**20
 """A larger object counts as several images: its pixels take so much more memory."""
 _GPU_PACKETS = 4
-"""Of 386 photos of many sizes in packets of 64, predicted packet by packet, 14 % are alone in their batch on a GPU; by fours, 4 %."""
+"""386 photos of many sizes in packets of 64 are 129 batches on a GPU, 68 of them of one image; by fours 88 and 38."""
 READ_CPUS = 0.05
 """CPUs of the task that reads the manifest."""
 _LARGE_SHARES = {"load_cpus": 0.48, "encode_cpus": 0.91, "write_cpus": 0.41}
