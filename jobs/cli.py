@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import NoReturn, TextIO
 from masklake.jobs.exit_codes import MEANINGS, ExitCode
 from masklake.jobs.options.command import Command, Group, Line, filled_parser, understand
 from masklake.jobs.options.parser import Parser
+from masklake.jobs.terminal.interrupts import interrupt_once
 from masklake.jobs.terminal.manners import be_quiet
 from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import one_line
@@ -114,24 +114,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """The command line as a process of its own: `main`, under our handling of Ctrl-C, to the very end of the process."""
-    _interrupt_once()
+    interrupt_once()
     sys.exit(main())
-
-
-def _interrupt_once() -> None:
-    """Let the first Ctrl-C interrupt what runs, and no further one what cleans up after it, such as Ray's start.
-
-    A second KeyboardInterrupt, raised while the first one passes, would end the process by the signal, without a line.
-    Commands that do more at a Ctrl-C have their own handler for that time.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # the caller ignores it, as shells do for what they start in the background
-
-    def interrupted(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupted)
 
 
 def _run(argv: list[str]) -> int:

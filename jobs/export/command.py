@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.export.options import ExportOptions
 from masklake.jobs.options.command import Command
-from masklake.jobs.terminal.manners import with_bar
+from masklake.jobs.terminal.bar import with_bar
 from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:

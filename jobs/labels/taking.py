@@ -10,6 +10,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.kinds import one_of
 from masklake.jobs.options.shared import StorageOptions, json_flag
+from masklake.jobs.terminal.interrupts import finishing
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.words import counted
 
@@ -93,7 +94,10 @@ def take(options: TakingOptions, lake: Lake, forgets: int, format_: str, annotat
         ids={name: id_ for id_, name in CATEGORIES},
         skip_empty=options.skip_empty,
     )
-    added = label_store.add(lake, prepared.sets, prepared.before, forgets=forgets, dry_run=options.dry_run)
+    with finishing("this part is written"):
+        added = label_store.add(
+            lake, prepared.sets, prepared.before, forgets=forgets, dry_run=options.dry_run
+        )
     facts = _facts(format_, prepared.sets, added, len(placement.unplaced), annotations.notes + prepared.notes)
     facts["skipped"] = [left_out._asdict() for left_out in annotations.skipped]
     if options.json:

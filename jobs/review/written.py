@@ -11,7 +11,7 @@ from typing import Any
 from masklake.jobs.review.options import ReviewOptions
 from masklake.jobs.studio.client import StudioClient
 from masklake.jobs.studio.push import Pushed, push, require_interface
-from masklake.jobs.terminal.manners import with_bar
+from masklake.jobs.terminal.bar import with_bar
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.labels.formats.studio_interface import OURS, Interface, needed, wished

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masklake.jobs.terminal.manners import with_bar
+from masklake.jobs.terminal.bar import with_bar
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels import names
 from masklake.pipeline.labels.formats.studio_interface import Interface, extended, is_empty, lacking, read
@@ -77,7 +77,7 @@ def push(
     missing = [i for i, uri in enumerate(uris) if uri not in there]
     tasks = make(missing)
     batches = list(_batches(tasks))
-    for batch in with_bar(batches, "pushing", len(batches)):
+    for batch in with_bar(batches, "pushing", len(batches), "these tasks"):
         client.add_tasks(number, batch)
     if missing:
         lost = {uris[i] for i in missing} - present(client, number)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-T = TypeVar("T")
 _quiet = False
 
 
@@ -27,13 +25,3 @@ def progress_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, quiet=_quiet)
-
-
-def with_bar(items: Iterable[T], doing: str, total: int) -> Iterator[T]:
-    """`items`, `total` of them, with a bar on standard error while they are worked on, where that is a terminal."""
-    from rich.progress import track
-
-    console = progress_console(stderr=True)
-    yield from track(
-        items, doing, total=total, console=console, disable=not console.is_terminal, transient=True
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from masklake.jobs.submit.remote_command import understood
 from masklake.pipeline.errors import UserError
 
 from tests.helpers.lakes import LakeBuilder, image, instance
+from tests.helpers.paths import ROOT
 from tests.jobs.labels.test_command import Masklake
 
 RUN = "20261101T000000-aaaaaa"
@@ -125,10 +128,35 @@ def test_the_demos_lake_in_both_places() -> None:
     assert cli.understood(["demo"]).options.lake == "demo-lake"
 
 
-@pytest.mark.parametrize("code", ExitCode)
-def test_exit_codes_are_listed(code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
+def codes_in(text: str) -> set[int]:
+    """The numbers that a text lists as exit codes: each begins an entry, and a dot in the middle of the line ends one."""
+    listed = " ".join(text.split()).partition("xit codes: ")[2].split(" · ")
+    return {int(match[1]) for entry in listed if (match := re.match(r"(\d+)\b", entry))}
+
+
+def test_exit_codes_are_listed_in_one_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert f"{code.value} " in " ".join(capsys.readouterr().out.split()).partition("exit codes: ")[2]
+    assert codes_in(capsys.readouterr().out) == codes_in((ROOT / "README.md").read_text()) == set(ExitCode)
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_a_commands_exit_codes_are_of_the_list(name: str, command: Command) -> None:
+    codes = codes_in(command.epilog or "")
+    assert codes <= set(ExitCode)
+    assert not codes or {ExitCode.DONE, ExitCode.MISTAKE} <= codes
+
+
+def test_no_command_has_an_exit_code_of_its_own() -> None:
+    """Numbers come from ExitCode; processes of our own that are no command (a worker, a test server) are not looked at."""
+    own = []
+    for file in (ROOT / "jobs").rglob("command.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "run":
+                returned = (end.value for end in ast.walk(node) if isinstance(end, ast.Return))
+                own += [f"{file}: {value.value}" for value in returned if isinstance(value, ast.Constant)]
+            if isinstance(node, ast.Attribute) and node.attr in ("exit", "_exit"):
+                own.append(f"{file}: {ast.unparse(node)}")
+    assert own == []
 
 
 def test_what_a_file_says_is_sent_to_the_cluster(tmp_path: Path) -> None:
