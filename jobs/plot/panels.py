@@ -140,10 +140,15 @@ def _ap(axes: Axes, figures: LakeFigures) -> None:
     for kind, colour in _KINDS.items():
         points = [(i, record.ap[kind]) for i, record in enumerate(records) if kind in record.ap]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=kind)
+            axes.plot(
+                *zip(*points, strict=True), color=colour, marker="o", label=f"{kind} {points[-1][1]:.3f}"
+            )
     axes.set_xticks(
-        range(len(records)), [elide(printable(r.model), 16) for r in records], rotation=30, ha="right"
+        range(len(records)),
+        [elide(printable(r.model), _NAME_CHARACTERS) for r in records],
+        rotation=30,
+        ha="right",
     )
     axes.set(ylim=(0, 1), xlim=(-0.5, len(records) - 0.5))
     axes.grid(axis="y", color=_FAINT)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, title="newest", title_fontsize=8)

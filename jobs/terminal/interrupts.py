@@ -55,7 +55,7 @@ def finishing(what: str) -> Iterator[Callable[[], bool]]:
     before = signal.getsignal(signal.SIGINT)
     came = False
 
-    def told(*_: object) -> None:
+    def note_it(*_: object) -> None:
         nonlocal came
         came = True
         signal.signal(signal.SIGINT, before)
@@ -65,7 +65,7 @@ def finishing(what: str) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield lambda: False
         return
-    signal.signal(signal.SIGINT, told)
+    signal.signal(signal.SIGINT, note_it)
     try:
         yield lambda: came
     finally:
