@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from masklake.jobs.catalog import iceberg
 from masklake.jobs.catalog.iceberg import iceberg_schema
 from masklake.pipeline.lake.lake import SCHEMAS, Lake
 from masklake.pipeline.storage.store import Storage
@@ -135,6 +136,33 @@ def test_a_part_that_was_written_anew_under_its_name(
     lake._parts = 0
     lake.part(R1, {"s3://p/other.jpg": [instance("cat", 0.9), instance("dog", 0.8), instance("dog", 0.7)]})
     assert registered()["masklake.all_instances"] == [1, 1, 1]
+    for table in SCHEMAS:
+        assert rows(catalog, table) == in_lake(lake, table)
+
+
+def test_two_at_once_add_no_file_twice(
+    masklake: Run,
+    lake: LakeBuilder,
+    catalog: Catalog,
+    tmp_path: Path,
+    registered: Callable[..., dict[str, list[int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one commits while this one looks at the new files."""
+    registered()
+    lake.part(R2, {"s3://p/c.jpg": [instance("dog", 0.5)]})
+    count = iceberg._row_counts
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.undo()
+        registered()
+        return count(*args)
+
+    monkeypatch.setattr(iceberg, "_row_counts", overtaken)
+    command = ["catalog", lake.uri, "--catalog", "test", "--uri", f"sqlite:///{tmp_path}/catalog.db"]
+    code, _, err = masklake(*command)
+    assert (code, "another changed it meanwhile; run the command again" in err) == (2, True), err
+    assert masklake(*command)[0] == 0
     for table in SCHEMAS:
         assert rows(catalog, table) == in_lake(lake, table)
 
