@@ -23,8 +23,6 @@ _GROUP_ROWS = 1_000
 SHARD_BYTES = 480 * 2**20
 """The hub asks for files below 500 MB. A shard ends with the row group that makes it so large."""
 
-_LICENSE_OF_ROWS = "The photos are those of their owners; this card says nothing of their licence."
-
 
 class HuggingFace:
     """data/train-NNNNN.parquet, data/validation-NNNNN.parquet, and README.md. A row group of each split is held."""
@@ -33,9 +31,9 @@ class HuggingFace:
         self._folder, self._contents, self._with_photos = folder, contents, with_photos
         self._features = features(contents)
         self._index = {name: i for i, name in enumerate(contents.classes)}
-        kind = {b"huggingface": json.dumps({"info": {"features": self._features}}).encode()}
-        self._schema = schema(contents).with_metadata(kind)
-        self._shards = {name: _Shards(folder, name, self._schema) for name in SPLITS.values()}
+        metadata = {b"huggingface": json.dumps({"info": {"features": self._features}}).encode()}
+        columns = schema(contents).with_metadata(metadata)
+        self._shards = {name: _Shards(folder, name, columns) for name in SPLITS.values()}
         self._images = self._objects = 0
 
     def photos(self, split: str) -> None:
@@ -105,7 +103,7 @@ class HuggingFace:
             file.write(f"---\n{yaml.safe_dump(header, sort_keys=False, width=10**6)}---\n\n{_CARD}")
 
 
-_CARD = f"""\
+_CARD = """\
 # Images with instance masks, boxes and keypoints
 
 Written by `masklake export`. A row is an image: `uri` says where it lies, `width` and `height` are those of the upright image
@@ -121,7 +119,7 @@ Written by `masklake export`. A row is an image: `uri` says where it lies, `widt
 | `score` | 0 to 1, of results |
 | `iscrowd`, `ignore` | COCO's, of labels |
 
-{_LICENSE_OF_ROWS}
+The photos are those of their owners; this card says nothing of their licence.
 """
 
 
