@@ -81,7 +81,7 @@ class Protocol:
         if (more := len(answer.problems) - _LISTED) > 0:
             note(f"no prediction: … and {more:,} more")
         for reason, count in sorted(answer.left_out.items()):
-            note(f"left out: {reason}: {count:,}")
+            note(f"left out: {counted(count, reason)}")
         return {
             "results": [[] if prediction is None else prediction for prediction in answer.predictions],
             "model_version": self._version,

@@ -47,9 +47,10 @@ class LabelsExportOptions(Options):
 def run(options: LabelsExportOptions) -> int:
     """Export. Raises UserError when the lake cannot be read, has no such labels, or FILE cannot be written."""
     from masklake.jobs.terminal.tables import plain_console
-    from masklake.jobs.terminal.text import one_line
+    from masklake.jobs.terminal.text import note, one_line
     from masklake.pipeline.labels import store as label_store
     from masklake.pipeline.labels.formats import coco_writer as label_coco_export
+    from masklake.pipeline.labels.formats import studio_interface
     from masklake.pipeline.labels.formats import studio_writer as label_studio_export
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.storage.explain import explaining
@@ -72,6 +73,9 @@ def run(options: LabelsExportOptions) -> int:
     files = {options.file: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
     if options.interface:
         files[options.interface] = label_studio_export.labelling_interface(sets)
+        labels, keypoints = label_studio_export.names_of(sets)
+        if unnameable := studio_interface.unnameable([*labels, *keypoints]):
+            note(unnameable)
     for file, text in files.items():
         with explaining(file, "write the labels"):
             storage.write(normalise(file), text.encode())

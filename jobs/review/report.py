@@ -112,7 +112,7 @@ def _print(facts: dict[str, Any]) -> None:
             f"{counted(given['added'], 'tasks')} added to project {given['project']} of {given['url']}; {counted(given['there'], 'images')} had one there"
         )
         for reason, count in given["left_out"].items():
-            say(f"left out: {reason}: {count:,}")
+            say(f"left out: {counted(count, reason)}")
     if not facts["written"] and not given:
         say("dry run: nothing was written")
 

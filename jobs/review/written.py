@@ -14,8 +14,9 @@ from masklake.jobs.studio.push import Pushed, push, require_interface
 from masklake.jobs.terminal.bar import with_bar
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.labels import store as label_store
+from masklake.pipeline.labels.formats import studio_interface
 from masklake.pipeline.labels.formats.studio_interface import OURS, Interface, needed, wished
-from masklake.pipeline.labels.formats.studio_writer import labelling_interface, names_of
+from masklake.pipeline.labels.formats.studio_writer import names_of
 from masklake.pipeline.labels.sets import LabelSet
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.review import score
@@ -65,7 +66,10 @@ def write(chosen: ReviewedImages, options: ReviewOptions, lake: Lake) -> None:
         tasks = chosen.above(options.score).tasks(range(len(urls)), urls)
         contents[file] = json.dumps(tasks, ensure_ascii=False, separators=(",", ":"))
     if interface:
-        contents[interface] = labelling_interface(chosen.sets, _classes(lake))
+        labels, keypoints = names_of(chosen.sets, _classes(lake))
+        contents[interface] = studio_interface.interface(labels, keypoints)
+        if unnameable := studio_interface.unnameable([*labels, *keypoints]):
+            note(unnameable)
     for name, text in contents.items():
         with explaining(name, "write the tasks"):
             lake.storage.write(normalise(name), text.encode("utf-8", "surrogatepass"))

@@ -34,6 +34,11 @@ class LabelStudioTasks:
 
     def finish(self) -> None:
         self._tasks.finish()
-        keypoints = dict.fromkeys(name for names in self._contents.keypoints.values() for name in names)
+        labels = sorted(self._contents.classes)
+        keypoints = list(dict.fromkeys(name for names in self._contents.keypoints.values() for name in names))
+        if unnameable := sum(not studio_interface.in_xml(name) for name in (*labels, *keypoints)):
+            self._folder.remarks[
+                "names of classes and keypoints, with characters that XML has no place for, not in interface.xml"
+            ] = unnameable
         with self._folder.open("interface.xml") as file:
-            file.write(studio_interface.interface(sorted(self._contents.classes), list(keypoints)))
+            file.write(studio_interface.interface(labels, keypoints))

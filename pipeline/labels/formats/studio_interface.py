@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.sets import Instance, LabelSet
+from masklake.pipeline.words import counted
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MOST_LETTERS = 10_000_000
@@ -62,6 +63,14 @@ Needed = dict[str, list[str]]
 def in_xml(name: str) -> bool:
     """Whether XML can hold the name: it has no place for control characters."""
     return not _NOT_IN_XML.search(name)
+
+
+def unnameable(names: Iterable[str]) -> str | None:
+    """What is to be told of names that XML cannot hold; None where there are none."""
+    names = [name for name in names if not in_xml(name)]
+    if not names:
+        return None
+    return f"not in the interface: {counted(len(names), 'names')} with characters that XML has no place for, such as {names[0]!r}"
 
 
 def interface(labels: Sequence[str], keypoints: Sequence[str]) -> str:

@@ -164,7 +164,7 @@ def test_what_the_interface_does_not_offer_is_left_out_and_told(
         "person",
     }
     err = capsys.readouterr().err
-    assert "left out: keypoints that the project's KeyPointLabels do not offer" in err
+    assert "keypoints that the project's KeyPointLabels do not offer" in err
 
 
 def test_time_that_does_not_suffice_leaves_tasks_out(

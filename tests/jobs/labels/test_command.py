@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from masklake.pipeline.labels import store as label_store
@@ -16,7 +17,7 @@ from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket, CliResult
 from tests.helpers.contract import check_lake
-from tests.helpers.lakes import LakeBuilder
+from tests.helpers.lakes import LakeBuilder, label_row
 from tests.pipeline.labels.formats.test_coco_reader import SIZE, annotation, coco
 from tests.pipeline.labels.formats.test_studio_reader import BOX, result, task
 
@@ -448,3 +449,33 @@ def test_real_masks_are_those_of_pycocotools(photos: Path, masklake: Masklake, t
 
 def _text(counts: str | bytes) -> str:
     return counts if isinstance(counts, str) else counts.decode()
+
+
+def test_names_that_xml_cannot_hold_are_told(tmp_path: Path, masklake: Masklake) -> None:
+    lake = LakeBuilder(str(tmp_path / "lake"))
+    lake.labels(
+        [label_row("/p/a.jpg", "dog"), label_row("/p/b.jpg", "dog") | {"label": "a\x1b[31m", "label_id": 900}]
+    )
+    interface = tmp_path / "i.xml"
+    code, _, err = masklake(
+        "labels",
+        "export",
+        lake.uri,
+        tmp_path / "t.json",
+        "--format",
+        "label-studio",
+        "--interface",
+        interface,
+    )
+    assert code == 0 and "not in the interface: 1 name with characters" in err and "\x1b" not in err
+    view = ElementTree.fromstring(interface.read_text())  # noqa: S314  # our own text
+    assert {label.get("value") for label in view.iter("Label")} == {"dog"}
+    code, out, _ = masklake(
+        "export", lake.uri, "--labels", "--format", "label-studio", "--out", tmp_path / "out"
+    )
+    assert (
+        code == 0
+        and "changed: 1 name of classes and keypoints, with characters that XML has no place for, not in"
+        in out
+    )
+    assert "\x1b" not in (tmp_path / "out" / "interface.xml").read_text()

@@ -192,7 +192,8 @@ def test_names_that_no_interface_can_hold_are_left_out_and_counted(
     builder.part("20261102T000000-bbbbbb", [(on_disk(Path("p").absolute(), "odd.png", 9), [odd])])
     code, out, err = push("--setup", "--interface", "i.xml")
     assert code == 0 and "\x1b" not in out + err + twin.configs[3] + Path("i.xml").read_text()
-    assert r"instances of 'a\x1b[31m\n<b>', which the project's BrushLabels do not offer: 1" in out
+    assert "not in the interface: 1 name with characters" in err
+    assert r"left out: 1 instance of 'a\x1b[31m\n<b>', which the project's BrushLabels do not offer" in out
     [task] = [task for task in twin.tasks if task["data"]["masklake"]["uri"].endswith("odd.png")]
     assert accepted(task) == []
 
