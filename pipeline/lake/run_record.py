@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -16,6 +17,8 @@ from masklake.pipeline.lake.record import SIGN_OF_LIFE_S, Record, now
 from masklake.pipeline.storage.conditions import require_conditions
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import Storage, join
+
+_TRIES = 3
 
 
 class AttemptTakenError(UserError):
@@ -109,7 +112,22 @@ class RunFolder:
         return replace(RunRecord.parse(data, self.record_uri), lake=self.lake)
 
     def save(self, record: RunRecord) -> None:
-        self.storage.write(self.record_uri, record.to_json())
+        """Write the record, but never over that of a later attempt. Raises SupersededError where one has begun."""
+        data = record.to_json()
+        for _ in range(_TRIES):
+            there = self.storage.stat(self.record_uri)
+            # If another attempt begins after this look, its record is of another version than the one that was seen.
+            self.require_newest(record.attempt)
+            with contextlib.suppress(OSError):  # the last write tells it, if it lasts
+                if there is None or there.etag is None:
+                    won = self.storage.put_new(self.record_uri, data)
+                else:
+                    won = self.storage.replace(self.record_uri, data, there.etag)
+                if won:
+                    return
+        self.storage.write(
+            self.record_uri, data
+        )  # conditions do not hold there, so no second attempt is let in
 
     def _attempt_uri(self, number: int) -> str:
         return join(self.lake, "runs", self.run, "attempts", f"{number:06d}.json")
@@ -156,6 +174,11 @@ class RunFolder:
     def superseded(self, attempt: int) -> bool:
         """Whether a later attempt has begun, so that this one must stop writing."""
         return self.storage.exists(self._attempt_uri(attempt + 1))
+
+    def require_newest(self, attempt: int) -> None:
+        """Raises SupersededError where a later attempt has begun."""
+        if self.superseded(attempt):
+            raise SupersededError(f"run {self.run}: a later attempt took over from attempt {attempt}")
 
 
 def silence(host: str, pid: int, last_sign: str, alive: Callable[[int], bool]) -> float | None:

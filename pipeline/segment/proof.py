@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.schema import IMAGES, INSTANCES, with_footer
 from masklake.pipeline.segment.write import part_attempt, part_name
 from masklake.pipeline.storage.ahead import ahead
-from masklake.pipeline.storage.parquet import read_table, write_table
+from masklake.pipeline.storage.parquet import encode, read_table, write_table
 from masklake.pipeline.storage.store import join
+
+_SCHEMAS = {"images": IMAGES, "instances": INSTANCES}
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,37 @@ class CommittedParts:
 
 def sweep(folder: RunFolder) -> int:
     """Delete `instances` parts that were never committed, and files that were never finished. Returns how many parts there were."""
-    for place in (*map(folder.table_uri, ("images", "instances")), join(folder.lake, "runs", folder.run)):
-        folder.storage.clear_unfinished(place)
-    parts = CommittedParts.listed(folder)
-    orphans = parts.instances - parts.images
+    orphans = _orphans(folder)
     for name in orphans:
         folder.storage.delete(join(folder.table_uri("instances"), name))
     return len(orphans)
+
+
+def bar_uncommitted(folder: RunFolder, attempt: int) -> None:
+    """`sweep` at the beginning of `attempt`, and take the names of what is swept: a writer of an earlier attempt that stands
+    still before it commits such a part cannot do so later (`write`). In their place are parts without rows.
+
+    A writer that has not yet written its `instances` part looks whether it was overtaken once it has.
+    """
+    for name in _orphans(folder):
+        uris = {table: join(folder.table_uri(table), name) for table in _SCHEMAS}
+        folder.storage.delete(uris["instances"])
+        if (part_attempt(name) or 0) < attempt:
+            empty = {table: with_footer(schema, None).empty_table() for table, schema in _SCHEMAS.items()}
+            if folder.storage.put_new(uris["images"], encode(empty["images"])):
+                write_table(empty["instances"], uris["instances"], folder.storage)
+            else:
+                folder.storage.delete(
+                    uris["images"]
+                )  # committed just now, without its instances: it is done again
+
+
+def _orphans(folder: RunFolder) -> frozenset[str]:
+    """`instances` parts that are not committed. Files that were not finished are removed."""
+    for place in (*map(folder.table_uri, _SCHEMAS), join(folder.lake, "runs", folder.run)):
+        folder.storage.clear_unfinished(place)
+    parts = CommittedParts.listed(folder)
+    return parts.instances - parts.images
 
 
 def done_ids(folder: RunFolder, before_attempt: int) -> np.ndarray:

@@ -15,13 +15,13 @@ from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
 from masklake.pipeline.lake.replacements import require_untouched
 from masklake.pipeline.lake.row_pack import try_to_pack_rows
-from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord, SupersededError, resumed
 from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.segment.engine import StageEngine, StartEngine
 from masklake.pipeline.segment.heed import heed
 from masklake.pipeline.segment.job import Job, Progress, Watch
 from masklake.pipeline.segment.planned import Planned, let_stages_begin
-from masklake.pipeline.segment.proof import Tally, Verification, sweep, tally, verify
+from masklake.pipeline.segment.proof import Tally, Verification, bar_uncommitted, tally, verify
 from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.steps import Plan
@@ -81,10 +81,13 @@ class _Driver:
             self.record = replace(self.record, attempt=attempt, engine=self._start_engine.name)
             if self.job.resume:
                 require_untouched(self.record.lake, self.record.run, self.job.storage)
-            self.folder.save(self.record)
+            try:
+                self.folder.save(self.record)
+            except SupersededError as error:
+                raise UserError(str(error)) from error
             self.planned.forgotten = heed(self.folder, self.record.forgets)
             self.planned.lake.pack_records()
-            sweep(self.folder)
+            bar_uncommitted(self.folder, attempt)
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
         self.engine = self._start_engine(self.record.run, self._model)
@@ -178,10 +181,11 @@ class _Driver:
                 continue
             saved = time.monotonic()
             try:
-                if self._overtaken():
-                    self._interrupt(None)
-                    return
                 self.folder.save(self._current("running", None))
+            except SupersededError:
+                self._superseded = True
+                self._interrupt(None)
+                return
             except Exception as error:
                 if not of_storage(error):  # a missed heartbeat is no reason to stop
                     raise
@@ -233,7 +237,10 @@ class _Driver:
             else:
                 committed = tally(self.folder)
             record = replace(record, counts=dict(committed.counts), instances=committed.instances)
-            self.folder.save(record)
+            try:
+                self.folder.save(record)
+            except SupersededError:
+                return self._current("stopped", "a later attempt took over")
         if state == "complete" and not self.job.redo_all:  # else the other runs have not been looked at
             try_to_pack_rows(self.planned.lake)
         return record

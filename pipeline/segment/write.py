@@ -1,7 +1,8 @@
 """Write: from encoded rows to a pair of Parquet parts in the lake.
 
 The `instances` part is written first, the `images` part second: the second, one atomic PUT, is the commit. A
-part's name says which attempt wrote which images, so that a retried task overwrites itself.
+part's name says which attempt wrote which images, so that a retried task overwrites itself. A later attempt bars the names of
+parts that were not committed when it began (`proof.bar_uncommitted`), so that a worker that stood still until then cannot.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from masklake.pipeline.lake.run_record import RunFolder, SupersededError
+from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import IMAGES, INSTANCES, with_footer
-from masklake.pipeline.storage.parquet import write_table
+from masklake.pipeline.storage.parquet import encode
 
 _PART = re.compile(r"part-(\d{3,})-(\d{10,})-[0-9a-f]{12}\.parquet")
 
@@ -51,15 +52,23 @@ def write(rows: pa.Table, folder: RunFolder, attempt: int, model: str) -> Writte
     images = _conform(rows.sort_by("image_id"), IMAGES, run, model)
     instances = _instances(rows, run, model)
     name = part_name(attempt, rows["image_id"].to_numpy())
-    size = write_table(instances, f"{folder.table_uri('instances')}/{name}", folder.storage)
+    size = _put(instances, f"{folder.table_uri('instances')}/{name}", folder, attempt)
     # Without this, a worker that outlives its killed driver would commit images that the later attempt processes again.
-    if folder.superseded(attempt):
-        raise SupersededError(f"run {run}: a later attempt took over from attempt {attempt}")
-    size += write_table(images, f"{folder.table_uri('images')}/{name}", folder.storage)
+    folder.require_newest(attempt)
+    size += _put(images, f"{folder.table_uri('images')}/{name}", folder, attempt)
     statuses = {
         v["values"]: v["counts"] for v in images["status"].cast(pa.string()).value_counts().to_pylist()
     }
     return Written(images=len(images), instances=len(instances), bytes=size, statuses=statuses)
+
+
+def _put(table: pa.Table, uri: str, folder: RunFolder, attempt: int) -> int:
+    """Write a part; its bytes. What is there already is a retried task's own, unless a later attempt has barred the name."""
+    data = encode(table)
+    if not folder.storage.put_new(uri, data):
+        folder.require_newest(attempt)
+        folder.storage.write(uri, data)
+    return len(data)
 
 
 def _conform(table: pa.Table, schema: pa.Schema, run: str, model: str) -> pa.Table:

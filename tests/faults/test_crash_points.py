@@ -24,7 +24,7 @@ from masklake.pipeline.storage.store import Storage, join
 
 from tests.conftest import Bucket
 from tests.helpers.faults.commands import assert_readable, import_labels, names, pack, promote, rows, segment
-from tests.helpers.faults.crashes import crashed, steps
+from tests.helpers.faults.crashes import crashed, paused, steps
 from tests.helpers.faults.table import counted
 from tests.helpers.images import solid
 from tests.helpers.lakes import LakeBuilder
@@ -203,3 +203,33 @@ def test_over_s3_a_run_ends_at_any_step(s3_bucket: Bucket) -> None:
         assert rows(disturbed) == expected, reached[at]
         assert [name for name in names(disturbed) if name not in files and not is_later(name)] == []
     attempted(len(reached), at + 1, "steps of a run")
+
+
+@pytest.mark.slow
+def test_a_run_that_stands_still_at_any_step_and_is_overtaken(photos: str, tmp_path: Path) -> None:
+    """For more than a minute, so that another takes it over and finishes it; then the first goes on, and changes nothing.
+
+    Within a compare-and-set of a directory it would hold that directory's lock (flock), and the other would wait for it.
+    """
+    run, lake = new_run_id(), Places(tmp_path / "before")
+    undisturbed = lake()
+    reached = steps(segment, photos, undisturbed, run)
+    expected = rows(undisturbed)
+    wrong = []
+    moments = [at for at in range(len(reached)) if at == 0 or not reached[at - 1].startswith("replace ")]
+    for at in moments:
+        disturbed = lake()
+        folder = RunFolder(disturbed, run, Storage())
+        with paused(segment, photos, disturbed, run, at=at):
+            segment(photos, disturbed, run, after_silence=True)
+            assert rows(disturbed) == expected, reached[at]
+            finished = folder.load()
+        try:
+            assert_readable(disturbed)
+            assert rows(disturbed) == expected
+            assert folder.load() == finished, folder.load()
+            assert not [name for name in names(disturbed) if name.endswith(".tmp")]
+        except AssertionError as error:
+            wrong.append((what(reached[at], undisturbed), str(error)[:300]))
+    print(*wrong, sep="\n")
+    attempted(len(moments), len(moments) - len(wrong), "steps of a run")

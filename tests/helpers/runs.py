@@ -36,11 +36,11 @@ SMALL = Resources.fitted(2, 0, packet_images=4, commit_images=8)
 class SlowCommits(Storage):
     """Storage that takes two seconds for the object that commits a part, which is on its way and cannot be called back."""
 
-    def write(self, uri: str, data: bytes) -> None:
+    def put_new(self, uri: str, data: bytes) -> bool:
         if "/images/" in uri:
             with contextlib.suppress(KeyboardInterrupt):  # with which Ray cancels a task
                 time.sleep(2)
-        super().write(uri, data)
+        return super().put_new(uri, data)
 
 
 def make_job(

@@ -10,9 +10,11 @@ from masklake.jobs.cli import main
 from masklake.pipeline.labels import store as label_store
 from masklake.pipeline.lake import record_pack
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment import manifest
+from masklake.pipeline.segment import run as driver
 from masklake.pipeline.storage.store import Storage, join
 
 from tests.helpers.faults.inline_engine import InlineEngine
@@ -20,14 +22,18 @@ from tests.helpers.label_sets import an_instance, label_set
 from tests.helpers.runs import execute, make_job, resume_job
 
 
-def segment(source: str, lake: str, run: str) -> None:
-    """`masklake segment SOURCE LAKE`, or, where the lake has the run and it is not complete, `--resume RUN`."""
+def segment(source: str, lake: str, run: str, *, after_silence: bool = False) -> None:
+    """`masklake segment SOURCE LAKE`, or, where the lake has the run and it is not complete, `--resume RUN`.
+
+    after_silence: a minute after the last sign of life of whoever had the run.
+    """
     folder = RunFolder(lake, run, Storage())
     resumes = Storage().exists(folder.record_uri)
     if resumes and folder.load().state == "complete":
         return  # which the command says
     job = resume_job(lake, run) if resumes else make_job(source, lake, run_id=run)
-    with mock.patch.object(manifest, "_FIRST_PART", 8):
+    alive = (lambda _: False) if after_silence else process_alive
+    with mock.patch.object(manifest, "_FIRST_PART", 8), mock.patch.object(driver, "process_alive", alive):
         record, _ = execute(job, engine=InlineEngine)
     assert record.state == "complete", record.error
 

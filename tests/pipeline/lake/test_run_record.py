@@ -17,7 +17,8 @@ import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import new_run_id, now
-from masklake.pipeline.lake.run_record import RunFolder, RunRecord, resumed
+from masklake.pipeline.lake.run_record import RunFolder, RunRecord, SupersededError, resumed
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket
@@ -105,6 +106,26 @@ def test_save_and_load(s3_bucket: Bucket) -> None:
     folder.save(_record(state="stopped"))
     assert folder.load().state == "stopped"
     assert s3_bucket.all_keys() == [f"lake/runs/{RUN}/run.json"]
+
+
+def test_a_record_never_replaces_that_of_a_later_attempt(s3_bucket: Bucket) -> None:
+    """Not even where the later one begins between the look and the write."""
+    folder = RunFolder(f"{s3_bucket.uri}/lake", RUN, Storage())
+    assert folder.take_attempt(1, lambda _: False) == 1
+    folder.save(_record())
+    later = replace(folder.load(), attempt=2, state="complete")
+
+    def overtaken(point: str) -> None:
+        if point == f"replace {folder.record_uri}" and not folder.superseded(1):
+            folder.take_attempt(2, lambda _: False)
+            folder.save(later)
+
+    with (
+        on_reach(overtaken),
+        pytest.raises(SupersededError, match="a later attempt took over from attempt 1"),
+    ):
+        folder.save(_record(state="stopped"))
+    assert folder.load() == later
 
 
 # ---- attempts ----

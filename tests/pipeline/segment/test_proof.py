@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.segment.encode import encode_rows
 from masklake.pipeline.segment.infer import infer_rows
-from masklake.pipeline.segment.proof import done_ids, sweep, tally, verify
+from masklake.pipeline.segment.proof import bar_uncommitted, done_ids, sweep, tally, verify
 from masklake.pipeline.segment.write import part_name, write
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.parquet import write_table
 from masklake.pipeline.storage.store import Storage
 
@@ -175,6 +176,23 @@ def test_orphans_are_swept(folder: RunFolder) -> None:
     assert not folder.storage.exists(_uri(folder, "instances", orphan))
     assert folder.storage.exists(_uri(folder, "instances", kept))
     assert folder.storage.exists(stray)
+
+
+def test_what_was_not_committed_when_an_attempt_began_never_is(folder: RunFolder) -> None:
+    """Its writer stood still between its two parts, and goes on after the other attempt has done its images."""
+
+    def overtaken(point: str) -> None:
+        if point.startswith("put ") and "/images/" in point and not folder.superseded(1):
+            folder.take_attempt(2, lambda _: False)
+            bar_uncommitted(folder, 2)
+            _commit(folder, 2, 0, 1, 2, 3)
+
+    folder.take_attempt(1, lambda _: False)
+    with on_reach(overtaken), pytest.raises(SupersededError):
+        _commit(folder, 1, 0, 1, 2, 3)
+    _assert_whole(folder, 4)
+    assert verify(folder, 4, 2).whole
+    _assert_whole(folder, 4)
 
 
 def test_only_what_earlier_attempts_committed_is_done(folder: RunFolder) -> None:

@@ -104,27 +104,27 @@ def test_a_commit_without_instances(folder: RunFolder, files: list[bytes | None]
 
 def test_the_instances_part_is_written_first(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    store = Storage.write
+    put_new = Storage.put_new
 
-    def spy(storage: Storage, uri: str, data: bytes) -> None:
+    def spy(storage: Storage, uri: str, data: bytes) -> bool:
         order.append(uri)
-        store(storage, uri, data)
+        return put_new(storage, uri, data)
 
-    monkeypatch.setattr(Storage, "write", spy)
+    monkeypatch.setattr(Storage, "put_new", spy)
     write(_encoded(solid((1, 0, 0))), folder, 1, MODEL)
     assert [uri.split("/")[-3] for uri in order] == ["instances", "images"]
     assert len({uri.rpartition("/")[2] for uri in order}) == 1
 
 
 def test_a_failed_commit_leaves_no_images_part(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Storage.write
+    put_new = Storage.put_new
 
-    def fail(storage: Storage, uri: str, data: bytes) -> None:
+    def fail(storage: Storage, uri: str, data: bytes) -> bool:
         if "/images/" in uri:
             raise OSError("disk full")
-        store(storage, uri, data)
+        return put_new(storage, uri, data)
 
-    monkeypatch.setattr(Storage, "write", fail)
+    monkeypatch.setattr(Storage, "put_new", fail)
     with pytest.raises(OSError, match="disk full"):
         write(_encoded(solid((1, 0, 0))), folder, 1, MODEL)
     assert folder.storage.list(folder.table_uri("images")) == []
