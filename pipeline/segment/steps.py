@@ -24,6 +24,7 @@ from masklake.pipeline.segment.infer import DETECTED, PredictorFactory, infer_ro
 from masklake.pipeline.segment.ledger import CommitLedger, Meter, StageLedger, guarded
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.write import write
+from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.streams.outcome import with_outcomes
 
 RowWork = Callable[[pa.Table], pa.Table]
@@ -118,14 +119,15 @@ class Commits:
     def __call__(self, rows: pa.Table) -> int:
         """Commit encoded rows; how many images they are, 0 where the run has ended meanwhile: a resume commits them.
 
-        Raises SupersededError when a later attempt has begun.
+        Raises SupersededError when a later attempt has begun, and UserError where the lake cannot be written.
         """
         part = rows["image_id"][0].as_py()
         meter = Meter()
         try:
             if not self.ledger.begin_write(part):
                 return 0
-            written = write(rows, self.plan.folder, self.plan.attempt, self.plan.model)
+            with explaining(self.plan.folder.lake, "write to the lake"):
+                written = write(rows, self.plan.folder, self.plan.attempt, self.plan.model)
         finally:
             self.ledger.end_write(part)
         self.ledger.report("write", meter.figures(written.images, bytes=written.bytes))
