@@ -29,9 +29,9 @@ pytestmark = pytest.mark.slow
 ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 
 N = 240
-IMAGE_SECONDS = 1.0
-HELD_S = 3.0
-"""For so long a process is held: three deadlines."""
+IMAGE_SECONDS = 4.0
+HELD_S = 8.0
+"""For so long a process is held: longer than the deadline of a packet."""
 
 
 @pytest.fixture

@@ -23,6 +23,10 @@ POISON = (250, 10, 240)
 ENDLESS = (240, 250, 10)
 """With an image whose first pixel has this colour the predictor does not come back, nor lets another thread run."""
 
+HUNGRY = (240, 10, 250)
+"""With an image whose first pixel has this colour the predictor takes HUNGER_BYTES, and keeps them for ten seconds."""
+HUNGER_BYTES = 2_500_000_000
+
 
 @dataclass
 class ContentPredictor:
@@ -44,6 +48,10 @@ class ContentPredictor:
                 ctypes.PyDLL(None).sleep(
                     3600
                 )  # with the interpreter's lock, as a loop in native code holds it
+            if tuple(image[0, 0]) == HUNGRY:
+                taken = np.ones(HUNGER_BYTES, np.uint8)
+                time.sleep(10)
+                del taken
             time.sleep(self.seconds)
             n = int(image[0, 0, 0]) % 4
             corners = np.linspace(0.1, 0.4, n, dtype=np.float32)[:, None] * np.float32([width, height])
