@@ -1,7 +1,7 @@
 """A driver to be killed: one run, or one attempt at one, of the content predictor in a process of its own.
 
     python -m tests.helpers.faults.driver SOURCE LAKE RUN [--resume] [--seconds S] [--list-seconds S] [--image-seconds S]
-        [--local] [--store-bytes N]
+        [--local] [--store-bytes N] [--packet-images N] [--commit-images N]
 
 Prints one line of JSON at its end; exits as `masklake segment` does.
 """
@@ -69,6 +69,8 @@ def main() -> int:
     parser.add_argument("--image-seconds", type=float, default=300.0)
     parser.add_argument("--local", action="store_true")
     parser.add_argument("--store-bytes", type=int)
+    parser.add_argument("--packet-images", type=int, default=SMALL.packet_images)
+    parser.add_argument("--commit-images", type=int, default=SMALL.commit_images)
     args = parser.parse_args()
     signal.signal(
         signal.SIGINT, signal.default_int_handler
@@ -83,7 +85,12 @@ def main() -> int:
             job = resume_job(args.lake, args.run, seconds=args.seconds)
         else:
             job = make_job(args.source, args.lake, run_id=args.run, seconds=args.seconds)
-        resources = replace(SMALL, image_seconds=args.image_seconds)
+        resources = replace(
+            SMALL,
+            image_seconds=args.image_seconds,
+            packet_images=args.packet_images,
+            commit_images=args.commit_images,
+        )
         if args.local:
             record, progress = execute(job, resources, LocalEngine)
         else:
