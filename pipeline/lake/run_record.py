@@ -25,7 +25,7 @@ class AttemptTakenError(UserError):
     """Another driver, which is or may be running, has just claimed the next attempt."""
 
 
-class SupersededError(Exception):
+class SupersededError(UserError):
     """A later attempt at the run has begun: this one must write no more."""
 
 
@@ -64,6 +64,11 @@ class RunRecord(Record):
     """What carried the images from stage to stage in the last attempt: ray, or local (processes of this machine)."""
     forgets: int = 0
     """How many calls of `masklake forget` were done when the run was planned; what later ones took out it leaves out."""
+
+    @property
+    def model_name(self) -> str:
+        """name@fingerprint, as the rows name their model."""
+        return f"{self.model['name']}@{self.model['fingerprint']}"
 
     @property
     def covers(self) -> tuple[str, dict[str, Any]]:
@@ -128,6 +133,10 @@ class RunFolder:
         self.storage.write(
             self.record_uri, data
         )  # conditions do not hold there, so no second attempt is let in
+
+    def amend(self, record: RunRecord) -> None:
+        """Write the record of a complete run, which nobody goes on with, whoever has claimed an attempt."""
+        self.storage.write(self.record_uri, record.to_json())
 
     def _attempt_uri(self, number: int) -> str:
         return join(self.lake, "runs", self.run, "attempts", f"{number:06d}.json")

@@ -49,9 +49,9 @@ def sweep(folder: RunFolder) -> int:
     return len(orphans)
 
 
-def bar_uncommitted(folder: RunFolder, attempt: int) -> None:
+def bar_uncommitted(folder: RunFolder, attempt: int, model: str) -> None:
     """`sweep` at the beginning of `attempt`, and take the names of what is swept: a writer of an earlier attempt that stands
-    still before it commits such a part cannot do so later (`write`). In their place are parts without rows.
+    still before it commits such a part cannot do so later (`write`). In their place are parts without rows (of `model`, as all parts of a run).
 
     A writer that has not yet written its `instances` part looks whether it was overtaken once it has.
     """
@@ -59,7 +59,7 @@ def bar_uncommitted(folder: RunFolder, attempt: int) -> None:
         uris = {table: join(folder.table_uri(table), name) for table in _SCHEMAS}
         folder.storage.delete(uris["instances"])
         if (part_attempt(name) or 0) < attempt:
-            empty = {table: with_footer(schema, None).empty_table() for table, schema in _SCHEMAS.items()}
+            empty = {table: with_footer(schema, model).empty_table() for table, schema in _SCHEMAS.items()}
             if folder.storage.put_new(uris["images"], encode(empty["images"])):
                 write_table(empty["instances"], uris["instances"], folder.storage)
             else:

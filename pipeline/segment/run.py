@@ -73,7 +73,7 @@ class _Driver:
         self._superseded = False
         self._verification: Verification | None = None
         self._before = Tally()
-        self._model = f"{self.record.model['name']}@{self.record.model['fingerprint']}"
+        self._model = self.record.model_name
 
     def run(self) -> RunRecord:
         with explaining(self.record.lake, "write to the lake"):
@@ -81,13 +81,10 @@ class _Driver:
             self.record = replace(self.record, attempt=attempt, engine=self._start_engine.name)
             if self.job.resume:
                 require_untouched(self.record.lake, self.record.run, self.job.storage)
-            try:
-                self.folder.save(self.record)
-            except SupersededError as error:
-                raise UserError(str(error)) from error
+            self.folder.save(self.record)
             self.planned.forgotten = heed(self.folder, self.record.forgets)
             self.planned.lake.pack_records()
-            bar_uncommitted(self.folder, attempt)
+            bar_uncommitted(self.folder, attempt, self._model)
             self._before = tally(self.folder) if self.job.resume else Tally()
             self.progress.skipped = self._before.counts.total()
         self.engine = self._start_engine(self.record.run, self._model)
@@ -225,22 +222,21 @@ class _Driver:
 
     def _finish(self, state: str, error: str | None) -> RunRecord:
         self._refresh()
-        with explaining(self.record.lake, "write the run's record"):
-            if self._overtaken():
-                return self._current("stopped", "a later attempt took over")
-            record = self._current(state, error)
-            if self._verification is not None:
-                record = replace(record, verification=asdict(self._verification))
-            if state == "complete":
-                committed, summary = summarise(self.folder)
-                record = replace(record, parts=asdict(summary))
-            else:
-                committed = tally(self.folder)
-            record = replace(record, counts=dict(committed.counts), instances=committed.instances)
-            try:
+        try:
+            with explaining(self.record.lake, "write the run's record"):
+                self.folder.require_newest(self.record.attempt)
+                record = self._current(state, error)
+                if self._verification is not None:
+                    record = replace(record, verification=asdict(self._verification))
+                if state == "complete":
+                    committed, summary = summarise(self.folder)
+                    record = replace(record, parts=asdict(summary))
+                else:
+                    committed = tally(self.folder)
+                record = replace(record, counts=dict(committed.counts), instances=committed.instances)
                 self.folder.save(record)
-            except SupersededError:
-                return self._current("stopped", "a later attempt took over")
+        except SupersededError:
+            return self._current("stopped", "a later attempt took over")
         if state == "complete" and not self.job.redo_all:  # else the other runs have not been looked at
             try_to_pack_rows(self.planned.lake)
         return record

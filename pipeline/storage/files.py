@@ -10,7 +10,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,34 @@ class LocalStore:
         return Path(uri).read_bytes()
 
     def write(self, uri: str, data: bytes) -> None:
-        self._temporary(uri, data).replace(uri)
+        self._place(uri, data, lambda temporary: temporary.replace(uri))
 
     def put_new(self, uri: str, data: bytes) -> bool:
-        temporary = self._temporary(uri, data)
+        def link(temporary: Path) -> None:
+            try:
+                os.link(temporary, uri)
+                reach("linked", uri)
+            finally:
+                temporary.unlink(missing_ok=True)
+
         try:
-            os.link(temporary, uri)
-            reach("linked", uri)
+            self._place(uri, data, link)
         except FileExistsError:
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
         return True
+
+    def _place(self, uri: str, data: bytes, place: Callable[[Path], object]) -> None:
+        for last in (False, False, True):
+            temporary = self._temporary(uri, data)
+            try:
+                place(temporary)
+            except (
+                FileNotFoundError
+            ):  # somebody took this writer for dead, and cleared it away (`clear_unfinished`)
+                if last:
+                    raise
+            else:
+                return
 
     def replace(self, uri: str, data: bytes, etag: str) -> bool:
         directory = os.open(Path(uri).parent, os.O_RDONLY)

@@ -121,6 +121,8 @@ def _stage(lake: Lake, gathered: Gathered, label_name: str, id_: str, tending: T
     name = label_name
     if gathered.run:
         require_sound(rows["images"], rows["instances"])
+        if not len(rows["images"]):  # an attempt has barred all of them (`segment/proof.py`)
+            return PartGroup(run=gathered.run, old=gathered.names, new=None)
         name = part_name(
             max(part_attempt(old) or 1 for old in gathered.names), rows["images"]["image_id"].to_numpy()
         )

@@ -18,6 +18,7 @@ from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup
 from masklake.pipeline.lake.run_record import AttemptTakenError, RunFolder, RunRecord, silence
 from masklake.pipeline.segment.manifest import Manifest
+from masklake.pipeline.segment.proof import bar_uncommitted
 from masklake.pipeline.segment.write import part_attempt, part_name
 from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import explaining
@@ -170,6 +171,7 @@ def end_attempts(lake: Lake, runs: Iterable[str]) -> None:
         with explaining(folder.record_uri, "end the run's attempts"):
             try:
                 folder.end_attempts(record.attempt + 1, process_alive)
+                bar_uncommitted(folder, record.attempt + 1, record.model_name)
             except AttemptTakenError as error:
                 raise AtWorkError(str(error)) from error
 

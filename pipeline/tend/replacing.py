@@ -35,7 +35,7 @@ from masklake.pipeline.lake.replacements import (
 )
 from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import explaining
-from masklake.pipeline.storage.store import Storage, join
+from masklake.pipeline.storage.store import UNFINISHED_S, Storage, join
 from masklake.pipeline.tend.crash_points import reach
 
 _GROUPS_AT_ONCE = 32
@@ -226,8 +226,10 @@ def clear(tending: Tending, *, wait: bool) -> float:
     """Remove what was never committed, and what readers no longer need of retired work.
 
     `wait`: until that time has come for all of it; else what still has to stay stays, for the next call, and the seconds until then are
-    returned. Only the holder of the lock may call it: what is not committed is a killed process's.
+    returned. Only the holder of the lock may call it: what is not committed is a killed process's. So are files that nobody has
+    finished for long, wherever in the lake.
     """
+    tending.storage.clear_unfinished(tending.lake, UNFINISHED_S)
     state = tending.state()
     if wait:
         waits = max((retired.waits(tending.now()) for retired in state.retired), default=0.0)

@@ -168,7 +168,7 @@ def renew_summaries(tending: Tending, runs: set[str], *, recount: bool) -> None:
             record = replace(run.record, parts=asdict(summary))
             if recount:
                 record = replace(record, counts=dict(tally.counts), instances=tally.instances)
-            folder.save(record)
+            folder.amend(record)
             for uri in lake.storage.list(join(lake.uri, "runs", run.id, "covered")):
                 number = re.search(r"part-(\d+)\.parquet$", uri)
                 if number and int(number[1]) >= summary.covered_parts:

@@ -5,8 +5,10 @@ The steps are before, within and after each change of the storage (pipeline/stor
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,22 @@ from masklake.pipeline.storage.parquet import read_table, write_table
 from masklake.pipeline.storage.store import Storage, join
 
 from tests.conftest import Bucket
-from tests.helpers.faults.commands import assert_readable, import_labels, names, pack, promote, rows, segment
+from tests.helpers.faults.commands import (
+    assert_readable,
+    import_labels,
+    names,
+    pack,
+    promote,
+    rows,
+    segment,
+    tend,
+)
 from tests.helpers.faults.crashes import crashed, paused, steps
 from tests.helpers.faults.table import counted
 from tests.helpers.images import solid
 from tests.helpers.lakes import LakeBuilder
 from tests.helpers.runs import colour, fill
+from tests.helpers.tended_lakes import small_parts
 
 ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 
@@ -165,6 +177,37 @@ def test_a_promotion_that_ends_at_any_step(tmp_path: Path) -> None:
         winner = f"photos@{V1}" if took_effect else f"cats@{V2}"
         assert str(Registry(rival, Storage()).find("production")) == winner
     attempted(len(reached), at + 1, "steps of a promotion")
+
+
+def kinds(lake: str) -> list[str]:
+    """The files of a lake without what is another in each, and without locks."""
+    files = [re.sub(r"-00000\d\.parquet$", "-….parquet", what(name, lake)) for name in names(lake)]
+    return sorted(name for name in files if not name.startswith("locks/"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [["compact"], ["forget", "--uri", "s3://p/a/0004.jpg"]], ids=lambda command: command[0]
+)
+def test_tending_that_ends_at_any_step(command: list[str], tmp_path: Path) -> None:
+    """What it reads for others is whole at every step, and the same command again finishes it."""
+    lake = Places(tmp_path / "before")
+    small_parts(str(lake.before))
+    tended = lake()
+    reached = steps(tend, tended, *command)
+    expected, files = rows(tended), kinds(tended)
+    print(*(what(step, tended) for step in reached), sep="\n")
+    for at in range(len(reached)):
+        disturbed = lake()
+        crashed(tend, disturbed, *command, at=at)
+        assert_readable(disturbed)
+        Path(disturbed, "locks", "tending.json").unlink(missing_ok=True)  # a minute later
+        for unfinished in Path(disturbed).rglob("*.tmp"):  # and two hours
+            os.utime(unfinished, (time.time() - 7200,) * 2)
+        tend(disturbed, *command)
+        assert rows(disturbed) == expected, reached[at]
+        assert kinds(disturbed) == files, reached[at]
+    attempted(len(reached), at + 1, f"steps of {command[0]}")
 
 
 def test_records_packed_by_a_process_that_ends_at_any_step(tmp_path: Path) -> None:

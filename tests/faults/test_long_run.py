@@ -19,7 +19,7 @@ from tests.helpers.faults.processes import Driver, driving
 from tests.helpers.faults.setting import title
 from tests.helpers.runs import assert_exactly_once, fill
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 N = 10_000
 EVERY_S = 5
@@ -56,8 +56,8 @@ def test_ten_thousand_images_and_a_fault_every_five_seconds(tmp_path: Path) -> N
     fill(tmp_path / "photos", N)
     uris = [str(path) for path in sorted((tmp_path / "photos").iterdir())]
     lake, run = str(tmp_path / "lake"), new_run_id()
-    rnd, samples, kills = random.Random(5), Samples(), 0  # noqa: S311  # which process to kill
-    samples = defaultdict(list)
+    rnd, kills = random.Random(5), 0  # noqa: S311  # which process to kill
+    samples: Samples = defaultdict(list)
     began = time.monotonic()
     sizes = ["--packet-images", 16, "--commit-images", COMMIT]
     with driving(tmp_path / "photos", lake, run, *sizes) as driver:

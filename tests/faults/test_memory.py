@@ -21,7 +21,7 @@ from tests.helpers.runs import assert_exactly_once, fill, table
 
 pytestmark = pytest.mark.slow
 ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
-N = 64
+N = 32
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_ray_kills_a_worker_for_its_memory(setting: Setting, monkeypatch: pytest
         pytest.skip("this machine has not the memory to waste")
     limit = (memory.total - memory.available + HUNGER_BYTES / 2) / memory.total
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
-    setting.bucket.put("photos/00040.png", solid(HUNGRY, (12, 8)))
+    setting.bucket.put("photos/00020.png", solid(HUNGRY, (12, 8)))
     struck()
     with setting.drive("--seconds", 0.02) as driver:
         result = setting.whole_in_one_attempt(driver)

@@ -51,6 +51,12 @@ def promote(lake: str, name: str, version: str) -> None:
     assert main(["models", "promote", lake, f"{name}@{version}"]) == 0
 
 
+def tend(lake: str, *command: str) -> None:
+    """`masklake compact LAKE`, or `masklake forget LAKE --uri …`, without waiting for readers."""
+    code = main([command[0], lake, *command[1:], "--grace-minutes", "0"])
+    assert code == 0 or (code, command[0]) == (2, "forget")  # where nothing is left to forget
+
+
 def pack(lake: str) -> None:
     """What a run does at its start: read the records of runs, and keep them together."""
     opened = Lake(lake, Storage())

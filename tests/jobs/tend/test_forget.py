@@ -12,8 +12,8 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.replacements import Replacements
 from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
-from masklake.pipeline.tend.crash_points import on_reach
 
 from tests.conftest import Bucket
 from tests.helpers.tended_lakes import (

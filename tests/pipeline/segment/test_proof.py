@@ -184,7 +184,7 @@ def test_what_was_not_committed_when_an_attempt_began_never_is(folder: RunFolder
     def overtaken(point: str) -> None:
         if point.startswith("put ") and "/images/" in point and not folder.superseded(1):
             folder.take_attempt(2, lambda _: False)
-            bar_uncommitted(folder, 2)
+            bar_uncommitted(folder, 2, "m@1")
             _commit(folder, 2, 0, 1, 2, 3)
 
     folder.take_attempt(1, lambda _: False)

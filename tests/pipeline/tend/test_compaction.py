@@ -11,9 +11,10 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.replacements import Replacements
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment.proof import tally, verify
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
-from masklake.pipeline.tend.crash_points import POINTS, on_reach
+from masklake.pipeline.tend.crash_points import POINTS
 from masklake.pipeline.tend.replacing import Tending
 
 from tests.helpers.tended_lakes import (

@@ -24,10 +24,11 @@ from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.proof import done_ids, verify
 from masklake.pipeline.segment.source import packets
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.chosen import Chosen
-from masklake.pipeline.tend.crash_points import POINTS, on_reach
+from masklake.pipeline.tend.crash_points import POINTS
 from masklake.pipeline.tend.forgetting import AtWorkError
 from masklake.pipeline.tend.replacing import Tending
 from masklake.pipeline.train import record as training
@@ -496,7 +497,7 @@ def test_a_run_that_is_forgotten_while_it_is_resumed_does_not_come_back(lake: st
     record = folder.load()
     work.forget(tending(lake), Chosen(uris=frozenset(), run=STOPPED))
     assert folder.superseded(1)
-    folder.save(record)
+    folder.save(replace(record, attempt=folder.take_attempt(2, lambda _: False)))
     with pytest.raises(UserError, match="was forgotten"):
         heed(folder, record.forgets)
     assert STOPPED not in Lake(lake, STORAGE).run_ids()

@@ -8,9 +8,9 @@ import pytest
 from masklake.pipeline.lake import row_pack
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.row_pack import pack_rows
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend.chosen import Chosen
-from masklake.pipeline.tend.crash_points import on_reach
 from masklake.pipeline.tend.replacing import Tending
 from masklake.pipeline.tend.work import compact, forget
 

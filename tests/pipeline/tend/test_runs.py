@@ -14,7 +14,7 @@ from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.chosen import Chosen
-from masklake.pipeline.tend.crash_points import on_reach
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.tend.replacing import Tending
 
 from tests.helpers.runs import SMALL, assert_exactly_once, execute, fill, make_job, part_names, resume_job
