@@ -33,8 +33,8 @@ from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment import run as driver_module
+from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.resources import Resources
-from masklake.pipeline.segment.run import Planned
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket

@@ -11,10 +11,10 @@ from masklake.pipeline.segment.heed import FORGOTTEN
 from masklake.pipeline.segment.local_engine import LocalEngine
 from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.run import run
+from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.chosen import Chosen
-from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.tend.replacing import Tending
 
 from tests.helpers.runs import SMALL, assert_exactly_once, execute, fill, make_job, part_names, resume_job
