@@ -226,6 +226,7 @@ def test_without_pyiceberg(masklake: Run, lake: LakeBuilder, monkeypatch: pytest
     assert (code, "pip install 'masklake[iceberg]'" in err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 def test_no_credential_is_written(masklake: Run, s3_bucket: Bucket, tmp_path: Path) -> None:
     lake = LakeBuilder(f"{s3_bucket.uri}/lake")
