@@ -16,13 +16,16 @@ OUT_OF_MEMORY = (
     "not enough memory",
     "bad_alloc",
     "could not create a memory",  # oneDNN
+    "could not create a primitive",  # oneDNN, whose code or scratchpad found no room
+    "could not execute a primitive",
 )
 """Parts of the texts by which torch, and the libraries under it, say that memory did not suffice."""
 
 
 def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch is about memory; other errors are reported, not tried again."""
-    text = str(error).lower()
+    # oneDNN has no "primitive descriptor" for what it does not support.
+    text = str(error).lower().replace("primitive descriptor", "descriptor")
     return isinstance(error, MemoryError) or any(part.lower() in text for part in OUT_OF_MEMORY)
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from masklake.model import scenes
+from masklake.pipeline.segment.local_engine import LocalEngine
+from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket, CliResult
 from tests.helpers.faults.processes import driving
 from tests.helpers.faults.setting import Setting, new_setting
 from tests.helpers.faults.table import struck
 from tests.helpers.images import solid
-from tests.helpers.predictors import HUNGER_BYTES, HUNGRY
-from tests.helpers.runs import assert_exactly_once, fill, table
+from tests.helpers.predictors import HUNGER_BYTES, HUNGRY, Starved
+from tests.helpers.runs import SMALL, assert_exactly_once, execute, fill, make_job, table
 
 pytestmark = pytest.mark.slow
 ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
@@ -90,6 +95,29 @@ def test_a_disk_that_is_full_while_the_object_store_spills(
         assert "\n" not in result["error"]
         setting.finish()
     setting.assert_whole()
+
+
+@pytest.mark.parametrize("room", [20_000_000])
+def test_a_predictor_without_memory(tmp_path: Path, room: int) -> None:
+    """A limit on its process: it halves its batches, gives images up, or dies over them; each image ends as a row."""
+    from masklake.jobs.models.resolve import resolve
+
+    scenes.write(tmp_path / "scenes", N, 3)
+    lake = str(tmp_path / "lake")
+    uris = [str(path) for path in sorted((tmp_path / "scenes").glob("*.jpg"))]
+    job = replace(
+        make_job(str(tmp_path / "scenes"), lake),
+        predictor=functools.partial(Starved, room),
+        vocabulary=resolve("demo", Storage()).vocabulary(),
+    )
+    struck()
+    record, _ = execute(job, replace(SMALL, actors=(1, 1), packet_images=16), LocalEngine)
+    print(record.state, record.error, record.counts)
+    assert (record.state, record.error) == ("complete", None)
+    statuses = assert_exactly_once(lake, record.run, uris)
+    assert statuses.keys() <= {"ok", "failed"}
+    reasons = {row["error"] for row in table(lake, "images", record.run).to_pylist() if row["error"]}
+    assert all("out of memory" in reason or "killed 2 times" in reason for reason in reasons), reasons
 
 
 def test_a_disk_that_is_full_while_a_lake_is_written(

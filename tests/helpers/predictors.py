@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from masklake.model.detections import Detections
@@ -70,3 +73,21 @@ class ContentPredictor:
                 )
             )
         return predictions
+
+
+class Starved:
+    """The demo model, in a process that may take `room` bytes more than the loaded model has."""
+
+    def __init__(self, room: int) -> None:
+        import masklake
+
+        self._predictor = masklake.Predictor(masklake.load_model("demo"))
+        self._predictor.predict([np.zeros((64, 64, 3), np.uint8)])  # what is loaded late is loaded now
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + room, taken + room))
+
+    def predict(
+        self, images: Sequence[np.ndarray], frames: Sequence[tuple[int, int]] | None = None
+    ) -> list[Any]:
+        detections: list[Any] = self._predictor.predict(images, frames)
+        return detections

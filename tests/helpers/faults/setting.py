@@ -86,7 +86,7 @@ class Setting:
         """What the driver says at its end: it has come through by itself."""
         result = driver.result()
         assert (result["state"], result["error"], result["attempt"]) == ("complete", None, 1)
-        proven = {"images": len(self.uris), "missing": 0, "doubled": 0, "mismatched": 0}
+        proven = {"images": len(self.uris), "missing": 0, "doubled": 0, "mismatched": 0, "forgotten": 0}
         assert result["verification"] == proven
         self.assert_whole()
         return result

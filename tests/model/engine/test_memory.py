@@ -23,6 +23,8 @@ from masklake.model.engine.memory import Budget, says_out_of_memory
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not execute a primitive"),
         MemoryError(),
         np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype("u1")),
     ],
@@ -38,6 +40,7 @@ def test_it_is_memory(error: BaseException) -> None:
         "CUDA error: an illegal memory access was encountered",
         "CUDA error: device-side assert triggered",
         "cuDNN error: CUDNN_STATUS_BAD_PARAM",
+        "could not create a primitive descriptor for a convolution forward propagation primitive",
         "CUDA error: no kernel image is available for execution on the device",
     ],
 )
