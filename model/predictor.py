@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.detections import Detections, PredictFailure
+from masklake.model.engine import int8
 from masklake.model.engine.inference import PRECISIONS, Engine, Limits, padded
+from masklake.model.engine.int8 import INT8, Calibration
 from masklake.model.engine.memory import Budget, says_out_of_memory
 from masklake.model.engine.pixels import Image, to_arrays
 from masklake.model.engine.precision import AUTO, chosen
@@ -40,7 +42,9 @@ class Predictor:
         results that are the same to the last bit.
         "float32" folds batch norm into convolutions and keeps channels last; only rounding differs, on CUDA too: it
         does not use TF32, as torch does by default. "bfloat16" runs
-        convolutions and linear layers in it: faster where the hardware has it, less exact.
+        convolutions and linear layers in it: faster where the hardware has it, less exact. "int8", on CPUs, runs convolutions in
+        8 bits, and all else as "auto" does; it needs a `calibration`.
+    calibration: for "int8", of this model (`model.calibrate`).
 
     Raises ModelError for settings that are out of range or unknown.
     """
@@ -55,6 +59,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         proposals: int | None = None,
         precision: str = AUTO,
+        calibration: Calibration | None = None,
     ) -> None:
         if not 0 <= score_threshold < 1:
             raise ModelError(f"score_threshold {score_threshold} is not from 0 to below 1")
@@ -67,6 +72,12 @@ class Predictor:
         self.spec = model.spec
         self.device = _device(device)
         self.precision = precision = chosen(precision, self.device)
+        if (precision == INT8) != (calibration is not None):
+            raise ModelError(
+                "precision int8 needs a calibration of the model, and only it; model.calibrate makes one"
+            )
+        if precision == INT8:
+            _require_int8(self.device, calibration)
         self.redone = 0
         limits = Limits(
             score_threshold=score_threshold,
@@ -74,7 +85,7 @@ class Predictor:
             labels=_labels(model, classes),
             proposals=proposals,
         )
-        self._engine = Engine(model.module, model.spec, limits, self.device, precision)
+        self._engine = Engine(model.module, model.spec, limits, self.device, precision, calibration)
         # An image alone is what torchvision's results are compared with: in a batch convolutions round otherwise.
         whole = _CUDA_PIXELS if self.device.type == "cuda" else _CPU_PIXELS
         # A GPU computes one batch while the next is sent to it, and detections are made of the one before.
@@ -83,7 +94,7 @@ class Predictor:
         self._full: Engine | None = None
         self._make_full = (
             partial(Engine, model.module, model.spec, limits, self.device, "float32")
-            if precision in ("bfloat16", "float16")
+            if precision in ("bfloat16", "float16", INT8)
             else None
         )
 
@@ -227,6 +238,16 @@ class Predictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+def _require_int8(device: torch.device, calibration: Calibration | None) -> None:
+    """Raises ModelError where the device cannot compute what was calibrated."""
+    if device.type != "cpu" or not int8.supported():
+        raise ModelError(f"precision int8 is for CPUs with oneDNN, not for {device}; use auto")
+    if calibration is not None and calibration.levels > int8.levels_here():
+        raise ModelError(
+            "precision int8: the calibration is for processors with VNNI, and here sums would overflow; calibrate on this machine"
+        )
 
 
 def _device(name: str) -> torch.device:

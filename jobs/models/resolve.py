@@ -19,6 +19,7 @@ from masklake.pipeline.storage.store import Storage, join, normalise
 from masklake.pipeline.streams.scratch import scratch_folder
 
 if TYPE_CHECKING:
+    from masklake.model.engine.int8 import Calibration
     from masklake.model.predictor import Predictor
     from masklake.model.spec import ModelSpec
     from masklake.model.tiles.predictor import TiledPredictor
@@ -162,6 +163,7 @@ class PredictorFactory:
     precision: str
     threads: int | None
     proposals: int | None = None
+    calibration: Calibration | None = None
     tiling: Tiling | None = None
 
     def __call__(self) -> Predictor | TiledPredictor:
@@ -188,5 +190,6 @@ class PredictorFactory:
             classes=self.classes,
             proposals=self.proposals,
             precision=self.precision,
+            calibration=self.calibration,
         )
         return TiledPredictor(predictor, self.tiling) if self.tiling else predictor

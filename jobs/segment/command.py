@@ -15,6 +15,7 @@ from masklake.jobs.models import resolve as models
 from masklake.jobs.options import job_file
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.parser import resuming, typed
+from masklake.jobs.segment import calibration
 from masklake.jobs.segment.dry_run import dry_run
 from masklake.jobs.segment.engine import local_resources
 from masklake.jobs.segment.options import RowOptions, SegmentOptions
@@ -162,12 +163,15 @@ def new_job(options: SegmentOptions) -> tuple[Job, models.Resolved]:
 
     lake, storage = normalise_folder(options.lake), options.storage.open()
     model = _model(options, options.model or "coco")
+    rows = options.rows.record()
+    if options.rows.precision == "int8":
+        rows[calibration.KEY] = calibration.require(options, lake, model)
     record = RunRecord(
         run=new_run_id(),
         lake=lake,
         source=normalise(options.source),
         command=typed(),
-        options=options.rows.record(),
+        options=rows,
         selection={
             "limit": options.limit,
             "every_object": options.every_object,
@@ -228,7 +232,6 @@ def _model(options: SegmentOptions, name: str) -> models.Resolved:
 
 
 def _job(record: RunRecord, model: models.Resolved, storage: Storage, *, resume: bool) -> Job:
-    from masklake.model.decode import DecodeOptions
     from masklake.pipeline.segment.job import Job
 
     rows = RowOptions.of_record(record.all_options)
@@ -238,24 +241,21 @@ def _job(record: RunRecord, model: models.Resolved, storage: Storage, *, resume:
             f"--classes {','.join(unknown)}: {model.spec.name} knows no such class; it knows {', '.join(known)}"
             f"{did_you_mean(unknown[0], known)}"
         )
-    preprocessing = model.spec.preprocessing
     return Job(
         record=record,
         storage=storage,
-        predictor=_factory(record, model, threads=None),
+        predictor=_factory(record, model, None, storage),
         vocabulary=model.vocabulary(),
-        decode=DecodeOptions(
-            max_pixels=rows.max_pixels,
-            target=None if rows.full_decode else (preprocessing.min_size, preprocessing.max_size),
-            tiling=rows.tiling(),
-        ),
+        decode=rows.decoding(model.spec.preprocessing),
         max_bytes=rows.max_bytes,
         resume=resume,
         **record.selection,
     )
 
 
-def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> models.PredictorFactory:
+def _factory(
+    record: RunRecord, model: models.Resolved, threads: int | None, storage: Storage
+) -> models.PredictorFactory:
     rows = RowOptions.of_record(record.all_options)
     return models.PredictorFactory(
         source=model.source,
@@ -266,6 +266,7 @@ def _factory(record: RunRecord, model: models.Resolved, threads: int | None) -> 
         precision=rows.precision,
         proposals=rows.proposals,
         threads=threads,
+        calibration=calibration.of_record(record, storage, model),
         tiling=rows.tiling(),
     )
 
@@ -319,9 +320,13 @@ def execute(
         image_seconds=options.image_seconds,
         **_task_sizes(options, job),
     )
+    if job.record.options["precision"] == "int8" and cluster.gpus:
+        raise UserError(
+            "--precision int8: is for CPUs, and there are GPUs here; give --gpus 0, or another precision"
+        )
     if not cluster.gpus:
         threads = max(1, cluster.cpus // resources.actors[1])
-        job = dataclasses.replace(job, predictor=_factory(job.record, model, threads))
+        job = dataclasses.replace(job, predictor=_factory(job.record, model, threads, job.storage))
     say(
         console,
         log_lines.first_line(

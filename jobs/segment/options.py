@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masklake.jobs.options.declare import Options, Section, argument, entries, flag, included, option
 from masklake.jobs.options.kinds import above_zero, fraction, names, one_of, positive, span, zero_or_more
 from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, lake_argument, lock_option
 from masklake.model.tiles.tiling import Tiling
+
+if TYPE_CHECKING:
+    from masklake.model.decode import DecodeOptions
+    from masklake.model.spec import Preprocessing
 
 ENGINES = ("auto", "ray", "local")
 LOCAL_IMAGES = 1_000
@@ -52,11 +56,12 @@ class RowOptions(Options):
         "1000 for coco); fewer are faster and find fewer instances; `masklake eval --run` tells how much worse that is on your labels",
     )  # fmt: skip
     precision: str = option(
-        one_of("auto", "exact", "float32", "bfloat16", "float16"), "{auto,exact,float32,bfloat16,float16}",
+        one_of("auto", "exact", "float32", "bfloat16", "float16", "int8"), "{auto,exact,float32,bfloat16,float16,int8}",
         default="auto", section=MODEL,
         help="the number format of the convolutions: auto (default) is bfloat16 where the predictor's device computes in it "
         "natively, else float32; exact repeats torchvision bit for bit, image by image, from JPEGs decoded in full; bfloat16 is less exact, "
-        "and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32",
+        "and slow where it is imitated; float16 is for GPUs, and what overflows in it is done again in float32; int8, for CPUs, is faster still and less exact: 16 images of the first such run "
+        "tell the ranges of values, which are kept in LAKE/calibrations for all runs of the model",
     )  # fmt: skip
     max_pixels: int = option(
         positive, "N", default=128_000_000, section=READING,
@@ -91,6 +96,16 @@ class RowOptions(Options):
         if self.tile is None:
             return Tiling(size=_UNTOLD.size, overlap=self.overlap, above=_UNTOLD.above)
         return Tiling(size=self.tile, overlap=self.overlap, above=0)
+
+    def decoding(self, preprocessing: Preprocessing) -> DecodeOptions:
+        """How images are decoded for a model of such an input."""
+        from masklake.model.decode import DecodeOptions
+
+        return DecodeOptions(
+            max_pixels=self.max_pixels,
+            target=None if self.full_decode else (preprocessing.min_size, preprocessing.max_size),
+            tiling=self.tiling(),
+        )
 
     def record(self) -> dict[str, Any]:
         """The options as a run's record keeps them."""

@@ -29,7 +29,7 @@ class MakeLayer(Protocol):
         """
 
 
-def fuse(module: nn.Module, layer: MakeLayer = fused_cpu.layer) -> nn.Module:
+def fuse(module: nn.Module, layer: MakeLayer = fused_cpu.layer) -> fx.GraphModule:
     """`module`, traced, its convolutions and linear layers fused with activations and additions that follow them.
 
     module: in evaluation mode, normalisation folded (`model.engine.fold`), channels last, its forward traceable by torch.fx.

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from masklake.model.detections import Detections
+from masklake.model.engine import int8
 from masklake.model.engine.box_deltas import decode as decode_box
 from masklake.model.engine.finite import all_finite, of_images
 from masklake.model.engine.kernel_check import agree
 from masklake.model.engine.parts import ExactParts, FastParts, Features, Parts
-from masklake.model.engine.precision import full_float32
+from masklake.model.engine.precision import fastest, full_float32
 from masklake.model.engine.results import NotFinite, Results
 from masklake.model.engine.rois import Arrival, Rois, image_of_each, to_device
 from masklake.model.engine.rpn import clipped, corners
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-PRECISIONS = ("exact", "float32", "bfloat16", "float16")
+PRECISIONS = ("exact", "float32", "bfloat16", "float16", int8.INT8)
 
 _DIVISIBLE = 32
 
@@ -63,8 +64,16 @@ class Engine:
     """
 
     def __init__(
-        self, module: nn.Module, spec: ModelSpec, limits: Limits, device: torch.device, precision: str
+        self,
+        module: nn.Module,
+        spec: ModelSpec,
+        limits: Limits,
+        device: torch.device,
+        precision: str,
+        calibration: int8.Calibration | None = None,
+        observed: tuple[int8.Ranges, ...] | None = None,
     ) -> None:
+        """calibration: for int8. observed: is widened, a network each, to the values that tensors have; not for `exact`."""
         module = copy.deepcopy(module).eval().to(device)
         network = parse(spec.architecture)
         self.device = device
@@ -85,14 +94,20 @@ class Engine:
         if limits.proposals is not None and isinstance(detector, FasterRCNN):
             detector.rpn._post_nms_top_n["testing"] = limits.proposals
 
-        def ready(part: FasterRCNN) -> Parts:
+        def ready(part: FasterRCNN, number: int = 0) -> Parts:
             if precision == "exact":
                 return ExactParts(part)
-            return FastParts(part, getattr(torch, precision), kernels=kernels)
+            return FastParts(
+                part,
+                getattr(torch, fastest(device) if precision == int8.INT8 else precision),
+                kernels=kernels,
+                observed=None if observed is None else observed[number],
+                bytes_by=None if calibration is None else (calibration.ranges[number], calibration.levels),
+            )
 
         if isinstance(module, ComposedRCNN) and isinstance(network, Composed):
             heads = module.detector.roi_heads
-            self.detector, self.keypoint_parts = ready(module.detector), ready(module.joints)
+            self.detector, self.keypoint_parts = ready(module.detector), ready(module.joints, 1)
             self.n_keypoints = module.joints.roi_heads.keypoint_predictor.out_channels
             labels = output_labels(network.detector, spec)
         elif isinstance(module, FasterRCNN) and not isinstance(network, Composed):

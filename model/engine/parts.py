@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from masklake.model.engine import fused_cpu, fused_gpu
+from masklake.model.engine import fused_cpu, fused_gpu, int8
 from masklake.model.engine.finite import all_finite
 from masklake.model.engine.fold import fold_norms
 from masklake.model.engine.fuse import fuse, with_bias
@@ -112,9 +112,22 @@ class FastParts:
 
     memory_format = torch.channels_last
 
-    def __init__(self, model: FasterRCNN, dtype: torch.dtype, *, kernels: bool = False) -> None:
-        """`model` is changed; it is on its device. kernels: see RoiPool."""
+    def __init__(
+        self,
+        model: FasterRCNN,
+        dtype: torch.dtype,
+        *,
+        kernels: bool = False,
+        observed: int8.Ranges | None = None,
+        bytes_by: tuple[int8.Ranges, int] | None = None,
+    ) -> None:
+        """`model` is changed; it is on its device. kernels: see RoiPool.
+
+        observed: is widened to the values that the parts' tensors have. bytes_by: such ranges, and the levels of weights, by which
+        convolutions compute in 8 bits.
+        """
         self.dtype, self._kernels = dtype, kernels
+        self._observed, self._bytes_by = observed, bytes_by
         fold_norms(model)
         heads = model.roi_heads
         self.on_gpu = next(model.parameters()).is_cuda
@@ -125,15 +138,18 @@ class FastParts:
             and not _overflows(model)
         )
         self.has_masks, self.has_keypoints = heads.has_mask(), heads.has_keypoint()
-        self._backbone = self._prepared(model.backbone)
+        self._backbone = self._prepared("backbone", model.backbone)
         if model.rpn is not None:
             self._proposer = self._prepared_proposer(model.rpn)
-            self._box_pool, self._box_head = self._pool(heads.box_roi_pool), self._prepared(heads.box_head)
+            self._box_pool, self._box_head = (
+                self._pool(heads.box_roi_pool),
+                self._prepared("box_head", heads.box_head),
+            )
             self._box_predictor = heads.box_predictor
         if self.has_masks:
             self._mask_pool, self._mask_head = (
                 self._pool(heads.mask_roi_pool),
-                self._prepared(heads.mask_head),
+                self._prepared("mask_head", heads.mask_head),
             )
             up, last = heads.mask_predictor.conv5_mask, heads.mask_predictor.mask_fcn_logits
             # A 2 x 2 transposed convolution of stride 2 is one linear layer for each of the four cells it makes.
@@ -144,7 +160,7 @@ class FastParts:
         if self.has_keypoints:
             self._keypoint_pool, self._keypoint_head = (
                 self._pool(heads.keypoint_roi_pool),
-                self._prepared(heads.keypoint_head),
+                self._prepared("keypoint_head", heads.keypoint_head),
             )
             self._keypoint_predictor = heads.keypoint_predictor
 
@@ -154,7 +170,7 @@ class FastParts:
     def _pool(self, pool: MultiScaleRoIAlign) -> RoiPool:
         return RoiPool(pool, at_once=self.on_gpu, kernels=self._kernels)
 
-    def _prepared(self, module: nn.Module) -> Callable[..., Any]:
+    def _prepared(self, part: str, module: nn.Module) -> Callable[..., Any]:
         precise = self._fused and not self.on_gpu
         layers = [layer for layer in module.modules() if precise and with_bias(layer)]
         biases = [layer.get_parameter("bias").detach() for layer in layers]
@@ -162,13 +178,19 @@ class FastParts:
         # Biases in float32 cost nothing; a rounded bias is wrong by the same amount in every pixel.
         for layer, bias in zip(layers, biases, strict=True):
             layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-        return fuse(module, fused_gpu.layer if self.on_gpu else fused_cpu.layer) if self._fused else module
+        if not self._fused:
+            return module
+        fused = fuse(module, fused_gpu.layer if self.on_gpu else fused_cpu.layer)
+        if self._observed is not None:
+            return int8.Observer(fused, self._observed, part)
+        seen = self._bytes_by is not None and any(name.startswith(f"{part}.") for name in self._bytes_by[0])
+        return int8.quantised(fused, part, *self._bytes_by) if self._bytes_by is not None and seen else fused
 
     def _prepared_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
         convs = list(rpn.head.conv)
         last = next(m for m in convs[-1].modules() if isinstance(m, nn.Conv2d))
         precise = None if self.dtype == torch.float32 else SparseConv(last, once=not self.on_gpu)
-        return Proposer(rpn, [self._prepared(layer) for layer in convs], precise)
+        return Proposer(rpn, [self._prepared(f"rpn_{i}", layer) for i, layer in enumerate(convs)], precise)
 
     def propose(self, features: Features, batch: ImageList, selection: Selection) -> tuple[Rois, Tensor]:
         return self._proposer(features, batch, selection)

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "predictor": "torchvision eager beside model.predictor, from pixels to RLE",
     "parity": "how exact each precision is on a trained model: IoU of its detections, difference in AP",
     "proposals": "--proposals N: AP and time against N",
+    "int8": "--precision int8: AP and time, with and without VNNI",
     "decode": "files to pixels: Pillow beside model.decode, 640 × 480 and 4000 × 3000",
     "device": "from JPEG bytes to RLE on a GPU where there is one: batches, stages, memory",
     "compile": "whether torch.compile would pay: the backbone as modules, fused, compiled",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from masklake.jobs.segment.options import RowOptions, SegmentOptions
 from masklake.model import presets, scenes
 from masklake.model.checkpoint import SPEC, WEIGHTS
 from masklake.model.engine.precision import fastest
+from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.storage.store import Storage
 from PIL import Image
@@ -244,6 +246,28 @@ def test_how_many_proposals_is_recorded_and_reaches_the_predictor(source: Path, 
     job, _ = new_job(options)
     assert job.record.options["proposals"] == 9
     assert job.predictor.proposals == 9
+
+
+def test_runs_in_8_bits_share_the_calibration_that_the_first_has_made(source: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    options = SegmentOptions(
+        source=str(source), lake=str(lake), model="demo", dry_run=True, rows=RowOptions(precision="int8")
+    )
+    assert new_job(options)[0].record.options["calibration"] is None
+    assert not lake.exists(), "a dry run writes nothing"
+    options = dataclasses.replace(options, dry_run=False)
+    first, second = new_job(options)[0], new_job(options)[0]
+    assert first.record.covers == second.record.covers
+    assert first.predictor.calibration == second.predictor.calibration
+    assert first.predictor().predict([scenes.scene(1, 0).image])
+    [kept] = (lake / "calibrations").iterdir()
+    assert first.record.options["calibration"] in hashlib.sha256(kept.read_bytes()).hexdigest()
+    RunFolder(str(lake), first.record.run, Storage()).save(dataclasses.replace(first.record, state="stopped"))
+    again = SegmentOptions(source=str(source), lake=str(lake), resume="last")
+    assert resumed_job(again)[0].predictor.calibration == first.predictor.calibration
+    kept.write_text(kept.read_text().replace('"levels": ', '"levels":  '))
+    with pytest.raises(UserError, match="was begun with another calibration"):
+        resumed_job(again)
 
 
 def test_resuming_keeps_the_options_that_decide_the_rows(
