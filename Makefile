@@ -22,8 +22,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/masklake demo --lake $(DEMO_LAKE)
 
+# Two processes, a file of tests in one of them. More need about 4 GB each: make test JOBS=8
+JOBS ?= 2
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))

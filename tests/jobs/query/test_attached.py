@@ -35,10 +35,10 @@ def lake(tmp_path: Path) -> LakeBuilder:
         ("t.csv", CSV.encode()),
         ("t.CSV", CSV.encode()),
         ("t.tsv", CSV.replace(",", "\t").encode()),
-        ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("t.json", json.dumps(ROWS).encode()),
         ("t.jsonl", LINES.encode()),
-        ("t.ndjson.gz", gzip.compress(LINES.encode())),
+        ("t.ndjson.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("t'[1]*.parquet", b""),
     ],
 )
