@@ -176,7 +176,7 @@ def proof(lake: str, rows: int) -> None:
 
 
 def reading(lake: str, unpacked: bool) -> None:
-    """What `runs` and `query` do, each time with a lake that is opened anew."""
+    """What `runs`, `query` and `view` do, each time with a lake that is opened anew."""
     from masklake.jobs.query.database import Database
     from masklake.pipeline.lake.lake import Lake
     from masklake.pipeline.lake.row_pack import pack_rows
@@ -207,6 +207,30 @@ def reading(lake: str, unpacked: bool) -> None:
     )
     for sql in QUERIES:
         timed(f"query {sql}"[:65], functools.partial(query, sql))
+    viewing(lake)
+
+
+def viewing(lake: str) -> None:
+    """What `view` does until its first page is there, and when a filter is set."""
+    from masklake.jobs.query.database import Database
+    from masklake.jobs.view.gallery import LakeGallery
+    from masklake.jobs.view.selection import GalleryFilter
+    from masklake.pipeline.lake.lake import Lake
+    from masklake.pipeline.storage.store import Storage
+
+    def page(gallery: LakeGallery, **choice: Any) -> LakeGallery:
+        chosen = GalleryFilter(**choice)
+        gallery.count(chosen)
+        gallery.instances(gallery.page(chosen, 0, 60), "", 200)
+        return gallery
+
+    def opened() -> LakeGallery:
+        gallery = LakeGallery(Database(Lake(lake, Storage())))
+        _ = gallery.summary
+        return page(gallery)
+
+    gallery = timed("view, its first page", opened)
+    timed("view, images by status", lambda: page(gallery, status="ok"))
 
 
 @contextlib.contextmanager
