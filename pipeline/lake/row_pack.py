@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part
 from masklake.pipeline.lake.part_summary import signature
-from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import OBJECT
 from masklake.pipeline.schema import SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.ahead import ahead
@@ -158,7 +158,7 @@ def pack_rows(lake: Lake) -> int:
     if len(chosen) < WORTH_IT:
         return 0
     tables = _tables(lake, {run: small[run] for run in chosen}, begun)
-    id_ = new_run_id()
+    id_ = _new_id()
     for name in (*TABLES, "runs"):
         write_table(tables[name], join(lake.uri, FOLDER, id_, f"{name}.parquet"), lake.storage)
     if _version(lake) != before:  # a row that `masklake forget` has removed meanwhile must not stay
@@ -184,6 +184,11 @@ def _bytes(files: Iterable[Part | ObjectInfo]) -> int:
 def _in_place(parts: Iterable[Part]) -> bool:
     """Whether none of these parts of images is about to take the place of others (pipeline/lake/replacements.py)."""
     return all(part.path == f"images/run={part.run}/{part.name}" for part in parts)
+
+
+def _new_id() -> str:
+    """An id that sorts by time, to the microsecond, and that no two writers share."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
 
 
 def _version(lake: Lake) -> str | None:

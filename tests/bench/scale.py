@@ -29,6 +29,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench.scaleout import cpu_by_kind
 from tests.helpers.servers import simulated_s3
 
 RUN = "20261127T000000-aaaaaa"
@@ -64,6 +65,8 @@ class Watched:
     started: float
     note: Path
     first: float | None = None
+    cpu: float = 0.0
+    """Of all processes of the job, until then."""
     peak: int = 0
 
     def watch(self, ended: threading.Event) -> None:
@@ -72,6 +75,7 @@ class Watched:
             self.peak = max(self.peak, process.memory_info().rss)
             if self.first is None and self.note.exists():
                 self.first = self.note.stat().st_mtime - self.started
+                self.cpu = cpu_by_kind().total()
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ def drive(lake: str, note: str, resume: str, until_first: str = "") -> None:
     times = {"first image in the model": watched.first} | (
         {} if until_first else {"source listed to its end": listed}
     )
+    print(f"  CPU seconds of all processes of the job until its first image   {watched.cpu:9.2f}")
     for what, seconds in times.items():
         print(f"  {what:<66}" + ("        -" if seconds is None else f"{seconds:9.2f} s"), flush=True)
     print(

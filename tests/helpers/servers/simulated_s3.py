@@ -161,6 +161,9 @@ class Server:
                 method, target, _ = head[0].split(" ", 2)
                 pairs = (line.partition(":") for line in head[1:] if line)
                 headers = {name.lower(): value.strip() for name, _, value in pairs}
+                if headers.get("expect", "").lower() == "100-continue":  # else the client sends no body
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    await writer.drain()
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 if self.latency:
                     await asyncio.sleep(self.latency)
