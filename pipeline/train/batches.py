@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from masklake.model.train.recipe import Recipe
     from masklake.pipeline.labels.sets import LabelSet
 
-_IMAGES_A_TASK = 32
+_IMAGES_A_TASK, _BYTES_A_TASK = 32, 32 * 2**20
+"""What a task makes at most. Ray Data lets few tasks begin where their results are large beside `_AHEAD_BYTES`: with 80 MB a task, loaders
+of 800 px made one image a second."""
 _STEPS_AHEAD = 16
 _LOOK_AGAIN_S = 0.1
 _AHEAD_BYTES = 256 * 2**20
@@ -88,7 +90,10 @@ def stream(
         object_store_memory=_AHEAD_BYTES
     )
     ours = max(1, batches.order.batch // workers)
-    at_once = max(1, _IMAGES_A_TASK // ours)
+    largest = (
+        3 * batches.recipe.jitter[1] ** 2 * batches.preprocessing.min_size * batches.preprocessing.max_size
+    )
+    at_once = max(1, min(_IMAGES_A_TASK, int(_BYTES_A_TASK / largest)) // ours)
     ahead = max(_STEPS_AHEAD, 3 * at_once * loaders)
 
     def read() -> Iterator[pa.Table]:
