@@ -10,7 +10,8 @@ from masklake.pipeline.segment import deadline
 _PACKETS_AHEAD = 8
 """Per actor: enough to hide a slow fetch behind the predictor."""
 _LOAD_IMAGES = 256
-_LOADS_A_PART, _LOADS_AHEAD = 8, 8
+_LOADS_A_PART = 8
+_LOADS_AHEAD, _LOADS_AHEAD_GPU = 4, 8
 PACKET_BYTES = 256 * 2**20
 """A task holds all objects of its packet in memory, and then all their pixels."""
 ORDINARY_BYTES = 4 * 2**20
@@ -76,7 +77,8 @@ class Resources:
         one packet would feed ten packets a second at most, to however many predictors. The first parts are small, and so are their
         tasks: there are enough for all CPUs from the start.
         """
-        images = min(_LOAD_IMAGES, self.images_ahead // _LOADS_AHEAD, part_images // _LOADS_A_PART)
+        at_once = _LOADS_AHEAD_GPU if self.infer_gpus else _LOADS_AHEAD
+        images = min(_LOAD_IMAGES, self.images_ahead // at_once, part_images // _LOADS_A_PART)
         return max(1, images // self.packet_images) * self.packet_images
 
     @classmethod
