@@ -262,6 +262,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--unpacked", action="store_true", help="query every part by itself too, which takes minutes"
     )
     parser.add_argument("--parts", default="list,first,plan,resume,read")
+    parser.add_argument(
+        "--until-first",
+        action="store_const",
+        const="until-first",
+        default="",
+        help="end the first run when its first image is predicted",
+    )
     parser.add_argument("--scratch", help="keep the lakes here, and take those that are there")
     options = parser.parse_args([] if arguments is None else arguments)
     from tests.bench import scale_lakes
