@@ -199,14 +199,18 @@ class Histories(RuleBasedStateMachine):
         self.holders.discard(actor.name)
         self.totals["killed"] += 1
 
-    @rule(data=st.data())
+    @rule(data=st.data(), finished=st.booleans())
     @precondition(lambda self: any(actor.name in self.run_of for actor in self.alive()))
-    def hold_for_a_minute(self, data: st.DataObject) -> None:
-        """So that a resume takes the run over; and then it goes on."""
+    def hold_for_a_minute(self, data: st.DataObject, finished: bool) -> None:
+        """So that a resume takes the run over, and may finish it; and then it goes on."""
         actor = data.draw(st.sampled_from([a for a in self.alive() if a.name in self.run_of]))
         note(f"held: {actor}")
         self.silent.add(actor.name)
         self.totals["held"] += 1
+        run = self.run_of[actor.name]
+        if finished and Storage().exists(RunFolder(self.lake, run, Storage()).record_uri):
+            self.begin("resume", lambda actor: self.drive(actor, run), run)
+            self.actors[-1].finish()
 
     @rule(data=st.data())
     @precondition(lambda self: any(actor.name in self.drivers for actor in self.alive()))
