@@ -199,11 +199,12 @@ class Histories(RuleBasedStateMachine):
         self.holders.discard(actor.name)
         self.totals["killed"] += 1
 
-    @rule(data=st.data(), finished=st.booleans())
+    @rule(data=st.data(), steps=st.integers(0, 60), finished=st.booleans())
     @precondition(lambda self: any(actor.name in self.run_of for actor in self.alive()))
-    def hold_for_a_minute(self, data: st.DataObject, finished: bool) -> None:
-        """So that a resume takes the run over, and may finish it; and then it goes on."""
+    def hold_for_a_minute(self, data: st.DataObject, steps: int, finished: bool) -> None:
+        """At any step, so that a resume takes the run over, and may finish it; and then it goes on."""
         actor = data.draw(st.sampled_from([a for a in self.alive() if a.name in self.run_of]))
+        actor.step(steps)
         note(f"held: {actor}")
         self.silent.add(actor.name)
         self.totals["held"] += 1
