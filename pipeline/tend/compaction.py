@@ -41,10 +41,6 @@ class Gathered:
     def files(self) -> int:
         return sum(map(len, self.parts.values()))
 
-    @property
-    def bytes(self) -> int:
-        return total(part.size for parts in self.parts.values() for part in parts)
-
 
 @dataclass(kw_only=True)
 class CompactionPlan:

@@ -43,8 +43,6 @@ class Affected:
 
     run: str
     parts: dict[str, Part]
-    rows: int
-    """Images of a run, rows of labels."""
 
 
 @dataclass(kw_only=True)
@@ -67,7 +65,6 @@ def plan(lake: Lake, chosen: Chosen) -> ForgetPlan:
 def _plan_images(lake: Lake, chosen: Chosen) -> ForgetPlan:
     result = ForgetPlan()
     pairs: dict[tuple[str, str], dict[str, Part]] = defaultdict(dict)
-    rows: dict[tuple[str, str], int] = defaultdict(int)
     for table in ("images", "instances", "labels"):
         by_path = {_path(lake, part): part for part in lake.parts(table)}
         if not by_path:
@@ -78,19 +75,16 @@ def _plan_images(lake: Lake, chosen: Chosen) -> ForgetPlan:
                 if not len(batch):
                     continue
                 result.uris |= set(batch["uri"].to_pylist())
-                for count in batch["__filename"].value_counts().to_pylist():
-                    part = by_path[count["values"]]
+                for path in batch["__filename"].unique().to_pylist():
+                    part = by_path[path]
                     pairs[part.run, part.name][table] = part
-                    rows[part.run, part.name] += count["counts"] if table != "instances" else 0
                 if table == "images":
                     result.image_rows += len(batch)
                 elif table == "instances":
                     result.instance_rows += len(batch)
                 else:
                     result.label_rows += len(batch)
-    instances = (
-        {(part.run, part.name): part for part in lake.parts("instances")} if any(r for r, _ in pairs) else {}
-    )
+    instances = {(part.run, part.name): part for part in lake.parts("instances")}
     for (run, name), parts in sorted(pairs.items()):
         if run and "images" not in parts:
             raise UserError(
@@ -98,7 +92,7 @@ def _plan_images(lake: Lake, chosen: Chosen) -> ForgetPlan:
             )
         if run and (run, name) in instances:
             parts["instances"] = instances[run, name]
-        result.affected.append(Affected(run=run, parts=parts, rows=rows[run, name]))
+        result.affected.append(Affected(run=run, parts=parts))
     return result
 
 
@@ -112,7 +106,7 @@ def _plan_run(lake: Lake, run: str) -> ForgetPlan:
     instances = {part.name: part for part in lake.parts("instances") if part.run == run}
     for part in lake.parts_by_run.get(run, []):
         pair = {"images": part} | ({"instances": instances[part.name]} if part.name in instances else {})
-        result.affected.append(Affected(run=run, parts=pair, rows=0))
+        result.affected.append(Affected(run=run, parts=pair))
     if result.affected:
         with explaining(lake.uri, "count the rows"):
             result.image_rows = lake.dataset("images", [run]).count_rows()
