@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.lake.lake import SCHEMAS, Lake, Part
 from masklake.pipeline.lake.part_summary import signature
-from masklake.pipeline.lake.replacements import OBJECT
+from masklake.pipeline.lake.replacements import OBJECT, final_path
 from masklake.pipeline.schema import SCHEMA_VERSION, VERSION_KEY
 from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.explain import of_storage
@@ -30,6 +30,8 @@ from masklake.pipeline.storage.store import join
 
 FOLDER = "packs"
 TABLES = ("images", "instances")
+LIST = "runs"
+"""The file without which a pack is not read: it is written last, and removed first."""
 WORTH_IT = 64
 """With fewer runs to read, no pack is looked for or written."""
 FULL = 512
@@ -70,13 +72,13 @@ class PackedRows:
 def packs(lake: Lake) -> list[Pack]:
     """The packs of the lake, the newest first."""
     listed: dict[str, dict[str, ObjectInfo]] = defaultdict(dict)
-    names = [f"{name}.parquet" for name in ("runs", *TABLES)]
+    names = [f"{name}.parquet" for name in (LIST, *TABLES)]
     for info in lake.storage.walk_for(join(lake.uri, FOLDER), names):
         folder, _, name = info.uri.rpartition("/")
         listed[folder.rpartition("/")[2]][name.removesuffix(".parquet")] = info
     ids = sorted(listed, reverse=True)
-    whole = [id_ for id_ in ids if listed[id_].keys() == {"runs", *TABLES}]
-    answers = lake.storage.get_many([listed[id_]["runs"].uri for id_ in whole])
+    whole = [id_ for id_ in ids if listed[id_].keys() == {LIST, *TABLES}]
+    answers = lake.storage.get_many([listed[id_][LIST].uri for id_ in whole])
     runs = {id_: _runs(answer) for id_, answer in zip(whole, answers, strict=True)}
     return [Pack(id=id_, files=listed[id_], runs=runs.get(id_, {})) for id_ in ids]
 
@@ -159,11 +161,10 @@ def pack_rows(lake: Lake) -> int:
         return 0
     tables = _tables(lake, {run: small[run] for run in chosen}, begun)
     id_ = _new_id()
-    for name in (*TABLES, "runs"):
-        write_table(tables[name], join(lake.uri, FOLDER, id_, f"{name}.parquet"), lake.storage)
+    for name in (*TABLES, LIST):
+        write_table(tables[name], _uri(lake, id_, name), lake.storage)
     if _version(lake) != before:  # a row that `masklake forget` has removed meanwhile must not stay
-        for name in ("runs", *TABLES):
-            lake.storage.delete(join(lake.uri, FOLDER, id_, f"{name}.parquet"))
+        _remove(lake, id_)
         return 0
     return len(chosen)
 
@@ -183,7 +184,7 @@ def _bytes(files: Iterable[Part | ObjectInfo]) -> int:
 
 def _in_place(parts: Iterable[Part]) -> bool:
     """Whether none of these parts of images is about to take the place of others (pipeline/lake/replacements.py)."""
-    return all(part.path == f"images/run={part.run}/{part.name}" for part in parts)
+    return all(part.path == final_path("images", part.run, part.name) for part in parts)
 
 
 def _new_id() -> str:
@@ -217,7 +218,7 @@ def _tables(
     if begun is not None:
         pack, counting = begun
         signatures = [{"run": run} | pack.runs[run] for run in sorted(counting)] + signatures
-    tables = {"runs": pa.Table.from_pylist(signatures, _RUNS)}
+    tables = {LIST: pa.Table.from_pylist(signatures, _RUNS)}
     for table in TABLES:
         uris = [join(lake.uri, part.path) for run in runs for part in parts[table][run]]
         rows = list(ahead(lambda uri: read_table(uri, lake.storage), uris))
@@ -247,6 +248,15 @@ def _instances(lake: Lake, run: str, images: list[Part]) -> list[Part]:
     return sorted(Part(run, name, f"{folder}/{name}", size) for name, size in names if name in committed)
 
 
+def _uri(lake: Lake, id_: str, name: str) -> str:
+    return join(lake.uri, FOLDER, id_, f"{name}.parquet")
+
+
+def _remove(lake: Lake, id_: str) -> None:
+    for name in (LIST, *TABLES):
+        lake.storage.delete(_uri(lake, id_, name))
+
+
 def _remove_old(lake: Lake, counting: list[tuple[Pack, frozenset[str]]]) -> None:
     """Remove packs that newer ones have replaced, once their readers have ended, and those whose writer was killed."""
     now = datetime.datetime.now(datetime.UTC)
@@ -256,11 +266,10 @@ def _remove_old(lake: Lake, counting: list[tuple[Pack, frozenset[str]]]) -> None
         written = [info.modified for info in pack.files.values() if info.modified]
         if not written:
             continue
-        abandoned = "runs" not in pack.files and now - max(written) > _WRITERS_AWAITED
+        abandoned = LIST not in pack.files and now - max(written) > _WRITERS_AWAITED
         replaced = bool(pack.runs) and runs <= newer and now - since > _READERS_AWAITED
         if abandoned or replaced:
-            for name in ("runs", *TABLES):
-                lake.storage.delete(join(lake.uri, FOLDER, pack.id, f"{name}.parquet"))
+            _remove(lake, pack.id)
         elif runs:
             newer |= runs
             since = max(written)

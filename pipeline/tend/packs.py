@@ -9,23 +9,20 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 from masklake.pipeline.lake.lake import Lake
-from masklake.pipeline.lake.row_pack import TABLES, Pack, packs
+from masklake.pipeline.lake.row_pack import LIST, TABLES, Pack, packs
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.parquet import decode
 from masklake.pipeline.tend.chosen import Chosen
 
-_LIST = "runs"
-"""The file of a pack without which it is not read."""
-
 
 def withdraw_packs(lake: Lake, chosen: Chosen) -> None:
     """Let nobody begin to read packs with rows of `chosen`. Raises UserError."""
-    _remove(lake, chosen, [_LIST])
+    _remove(lake, chosen, [LIST])
 
 
 def remove_packs(lake: Lake, chosen: Chosen) -> list[str]:
     """Remove packs with rows of `chosen`. Returns what was removed. Raises UserError."""
-    return _remove(lake, chosen, [_LIST, *TABLES])
+    return _remove(lake, chosen, [LIST, *TABLES])
 
 
 def _remove(lake: Lake, chosen: Chosen, names: list[str]) -> list[str]:
