@@ -19,13 +19,6 @@ from tests.helpers.tended_lakes import EXACT, R1, R2, STOPPED, by_read_table, co
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> str:
-    uri = str(tmp_path / "lake")
-    small_parts(uri)
-    return uri
-
-
 def test_it_says_what_it_does(lake: str, masklake: Run) -> None:
     code, out, _ = masklake("compact", lake, "--dry-run")
     lines = [

@@ -30,13 +30,6 @@ from tests.helpers.tended_lakes import (
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> str:
-    uri = str(tmp_path / "lake")
-    small_parts(uri)
-    return uri
-
-
 def test_images_by_their_names(lake: str, masklake: Run) -> None:
     given = ["--uri", uri_of(2), "--uri", uri_of(25), "--grace-minutes", "0"]
     code, out, _ = masklake("forget", lake, *given, "--dry-run")
