@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from masklake.jobs.query.database import Database
-from masklake.jobs.query.lake_files import LakeFiles
 from masklake.jobs.query.uri_ranges import UriRange, overlapping
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
@@ -18,6 +17,7 @@ from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.lakes import LakeBuilder, instance
+from tests.helpers.opened_files import on_open
 
 FINISHED = [f"2026110{day}T000000-aaaaaa" for day in range(1, 5)]
 
@@ -36,13 +36,7 @@ def opened_parts(builder: LakeBuilder, monkeypatch: pytest.MonkeyPatch) -> list[
         _, summary = summarise(RunFolder(builder.uri, run, Storage()))
         builder.record(run, parts=asdict(summary))
     paths: list[str] = []
-    native = LakeFiles.native
-
-    def noted(files: LakeFiles, path: str) -> Any:
-        paths.append(path.removeprefix("masklake://lake/").rpartition("/")[0])
-        return native(files, path)
-
-    monkeypatch.setattr(LakeFiles, "native", noted)
+    on_open(monkeypatch, lambda path: paths.append(path.rpartition("/")[0]))
     return paths
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from masklake.jobs.query.database import Database
-from masklake.jobs.query.lake_files import LakeFiles
 from masklake.pipeline.lake import row_pack
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.row_pack import pack_rows, packs, try_to_pack_rows
@@ -23,6 +22,7 @@ from masklake.pipeline.tend.replacing import Tending
 
 from tests.conftest import Bucket
 from tests.helpers.lakes import LakeBuilder, instance
+from tests.helpers.opened_files import on_open
 from tests.helpers.tended_lakes import all_bytes
 
 QUERIES = (
@@ -79,13 +79,7 @@ def builder(tmp_path: Path) -> LakeBuilder:
 def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The first folders of the files that queries open."""
     folders: set[str] = set()
-    native = LakeFiles.native
-
-    def noted(files: LakeFiles, path: str) -> Any:
-        folders.add(path.removeprefix("masklake://lake/").partition("/")[0])
-        return native(files, path)
-
-    monkeypatch.setattr(LakeFiles, "native", noted)
+    on_open(monkeypatch, lambda path: folders.add(path.partition("/")[0]))
     return folders
 
 
