@@ -10,7 +10,7 @@ from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.kinds import positive
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument
-from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
+from masklake.jobs.tend.shared import call_again, finished_earlier, grace_option, locked, no_wait_flag
 from masklake.pipeline.words import counted
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _report(result: Compacted, options: CompactOptions) -> None:
 
     console = plain_console()
     if result.earlier.command and not result.earlier.waits_s:
-        say(console, f"finished `masklake {result.earlier.command}`, which an earlier call had committed")
+        say(console, finished_earlier(result.earlier.command))
     for run, reason in sorted(result.left.items()):
         say(console, f"left alone: {f'run {run}' if run else 'labels'}: {reason}")
     if result.earlier.waits_s:

@@ -9,7 +9,7 @@ from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Options, flag, included, option
 from masklake.jobs.options.shared import StorageOptions, json_flag, lake_argument, run_option, where_option
-from masklake.jobs.tend.shared import call_again, grace_option, locked, no_wait_flag
+from masklake.jobs.tend.shared import call_again, finished_earlier, grace_option, locked, no_wait_flag
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.words import counted
@@ -182,7 +182,7 @@ def _report(result: Forgotten, chosen: Chosen, options: ForgetOptions) -> None:
 
     console = plain_console()
     if result.earlier.command and not result.earlier.waits_s:
-        say(console, f"finished `masklake {result.earlier.command}`, which an earlier call had committed")
+        say(console, finished_earlier(result.earlier.command))
     if result.earlier.waits_s:
         say(
             console,

@@ -69,3 +69,8 @@ class _Teller:
 def call_again(command: str, seconds: float) -> str:
     """What there is left to do after --no-wait."""
     return f"committed; the old files can be removed in {duration(seconds)}: call `masklake {command}` on the lake again then"
+
+
+def finished_earlier(command: str) -> str:
+    """What this call did first."""
+    return f"finished `masklake {command}`, which an earlier call had committed"

@@ -15,6 +15,7 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.lake import Lake, Part
 from masklake.pipeline.lake.process import process_alive
+from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup
 from masklake.pipeline.lake.run_record import AttemptTakenError, RunFolder, RunRecord, silence
 from masklake.pipeline.segment.manifest import Manifest
@@ -26,7 +27,7 @@ from masklake.pipeline.storage.store import join
 from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.compaction import write_staged
 from masklake.pipeline.tend.crash_points import reach
-from masklake.pipeline.tend.replacing import Tending, new_id
+from masklake.pipeline.tend.replacing import Tending
 from masklake.pipeline.tend.rows import read_parts, without
 
 CHOSEN = "forget.json"
@@ -196,7 +197,7 @@ def _stage(
         }
     if not any(map(len, left.values())):
         return PartGroup(run=affected.run, old=(old,), new=None)
-    name = f"part-{new_id()}-{number:06d}.parquet"
+    name = f"part-{new_run_id()}-{number:06d}.parquet"
     if affected.run:
         name = part_name(part_attempt(old) or 1, left["images"]["image_id"].to_numpy())
     return PartGroup(

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake import forgotten
-from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import (
     FOLDER,
     OBJECT,
@@ -73,11 +72,6 @@ class Tending:
 def tables_of(run: str) -> tuple[str, ...]:
     """The tables of which a group of this run has parts, the commit last."""
     return ("instances", "images") if run else ("labels",)
-
-
-def new_id() -> str:
-    """A name for work on a lake."""
-    return new_run_id()
 
 
 def free_state(tending: Tending) -> Replacements:

@@ -9,6 +9,7 @@ from functools import partial
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.forgotten import write_forgotten
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.replacements import FOLDER, PartGroup, Replacement
 from masklake.pipeline.lake.row_pack import pack_rows
 from masklake.pipeline.storage.explain import explaining
@@ -19,7 +20,7 @@ from masklake.pipeline.tend.compaction import CompactionPlan
 from masklake.pipeline.tend.forgetting import ForgetPlan
 from masklake.pipeline.tend.learnt import Learnt, learnt
 from masklake.pipeline.tend.packs import remove_packs, withdraw_packs
-from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, free_state, new_id
+from masklake.pipeline.tend.replacing import Ending, Tending, clear, commit, finish, free_state
 from masklake.pipeline.tend.traces import Traces
 
 LOCK = "tending"
@@ -96,7 +97,7 @@ def compact(tending: Tending, target_bytes: int, *, wait: bool = True, dry_run: 
         _count(result, work)
         return result
     if work.gathered:
-        id_ = new_id()
+        id_ = new_run_id()
         groups = compaction.stage(lake, work, id_, tending)
         _count(result, work)
         if groups:
@@ -241,7 +242,7 @@ def forget(
             f"training {busy[0]}: is at work and learns from these images; stop it, or let it end, and call again"
         )
     forgetting.require_idle(lake, chosen, len(planned.forgets) + 1)
-    id_ = new_id()
+    id_ = new_run_id()
     forgetting.keep_chosen(tending, id_, chosen)
     _keep_report(tending, id_, result)
     write_forgotten(lake.uri, lake.storage, id_, chosen.uris, chosen.folders, chosen.run)
