@@ -19,7 +19,7 @@ from masklake.pipeline.segment.covered import summarise
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.objects import ObjectInfo
-from masklake.pipeline.storage.store import join
+from masklake.pipeline.storage.store import UNFINISHED_S, join
 from masklake.pipeline.tend.chosen import Chosen
 from masklake.pipeline.tend.crash_points import reach
 from masklake.pipeline.tend.mentions import Mentions
@@ -33,7 +33,7 @@ _PIXELS = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".heic", ".jp2"}
 )
 _ABANDONED = re.compile(r"(?:.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp")
-_ABANDONED_AFTER = datetime.timedelta(hours=1)
+_ABANDONED_AFTER = datetime.timedelta(seconds=UNFINISHED_S)
 _LARGEST = 2**29
 _ICEBERG = (".avro", ".metadata.json")
 
