@@ -26,10 +26,9 @@ def interrupt_once() -> None:
 
     A second KeyboardInterrupt, raised while the first one passes, would end the process by the signal, without a line.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # else the caller ignores it, as shells do for what
-        signal.signal(signal.SIGINT, _interrupted)  # they start in the background
+    # Else the caller ignores it, as shells do for what they start in the background.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
 
 
 def _interrupted(*_: object) -> NoReturn:
