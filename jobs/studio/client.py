@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,10 +56,7 @@ class StudioClient:
     """
 
     def __init__(self, url: str, *, patience_s: float = _PATIENCE_S) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-            raise UserError(f"{shown}: is no address of a Label Studio, such as http://localhost:8080")
+        _require_address(url)
         self.url = url.rstrip("/")
         self._patience_s = patience_s
         self._secret = os.environ.get(TOKEN, "").strip()
@@ -75,6 +73,10 @@ class StudioClient:
     def project(self, number: int) -> dict[str, Any]:
         """The project, with its `label_config`."""
         return _object(self._read(f"api/projects/{number}/"), "label_config")
+
+    def interface(self, number: int) -> str:
+        """The XML of the project's labelling interface; of one that has none, the empty one of a new project."""
+        return self.project(number)["label_config"] or "<View></View>"
 
     def set_interface(self, number: int, xml: str) -> None:
         """Give the project this labelling interface."""
@@ -127,28 +129,43 @@ class StudioClient:
     def file(self, path: str, most: int) -> bytes:
         """A file that the server has, at most `most` bytes of it. Raises UserError for one that is larger."""
         with self._read(path.lstrip("/"), stream=True) as answer:
-            data = b"".join(_limited(answer, most))
+            try:
+                data = b"".join(_limited(answer, most))
+            except requests.RequestException as error:
+                raise OutageError(f"{self.url}{path}: broke off ({_in_words(error)}); try again") from None
         if len(data) > most:
             raise UserError(f"{path}: is larger than {most:,} bytes")
         return data
 
     def _read(self, path: str, params: dict[str, Any] | None = None, **more: Any) -> requests.Response:
-        return self._tried("GET", path, _LATER, requests.RequestException, params=params, **more)
+        return self._tried(
+            lambda: self._asked("GET", path, params=params, **more), _LATER, requests.RequestException
+        )
 
     def _write(self, method: str, path: str, **more: Any) -> requests.Response:
         """Tried again only where the server cannot have begun: what it has begun, it may finish without our hearing of it."""
         self._session.close()  # the server may be about to end a connection that was idle
         more = {"timeout": (_CONNECT_S, _WRITE_S), **more}
-        return self._tried(method, path, _NOT_BEGUN, requests.ConnectTimeout, **more)
+        return self._tried(
+            lambda: self._asked(method, path, **more),
+            _NOT_BEGUN,
+            requests.ConnectTimeout,
+            ": what has arrived is not sent twice",
+        )
 
     def _tried(
-        self, method: str, path: str, later: tuple[int, ...], passing: type[Exception], **more: Any
+        self,
+        send: Callable[[], requests.Response],
+        later: tuple[int, ...],
+        passing: type[Exception],
+        why_not_again: str = "",
     ) -> requests.Response:
+        """What `send` gets. It is called again after the statuses `later`, errors of the kind `passing`, and where nothing was sent."""
         deadline = time.monotonic() + self._patience_s
         wait = _FIRST_WAIT_S
         while True:
             try:
-                answer = self._asked(method, path, **more)
+                answer = send()
                 if answer.status_code not in later:
                     return self._checked(answer)
                 reason = f"it answers {answer.status_code}"
@@ -157,10 +174,7 @@ class StudioClient:
                 reason = _in_words(error)
                 again = isinstance(error, passing) or _unsent(error)
             if not again or time.monotonic() + wait > deadline:
-                raise OutageError(
-                    f"{self.url}: does not answer ({reason}); try again"
-                    + ("" if method == "GET" else ": what has arrived is not sent twice")
-                )
+                raise OutageError(f"{self.url}: does not answer ({reason}); try again{why_not_again}")
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  # no secret hangs on it
             wait = min(wait * 2, 10.0)
 
@@ -179,19 +193,24 @@ class StudioClient:
         return answer
 
     def _access(self) -> _Bearer:
-        answer = self._session.post(
-            f"{self.url}/api/token/refresh/",
-            json={"refresh": self._secret},
-            timeout=(_CONNECT_S, _READ_S),
-            allow_redirects=False,
-        )
-        return _Bearer(f"Bearer {_object(self._checked(answer), 'access')['access']}")
+        """The access token of a personal one. Asked for as what only reads, also on behalf of what writes: it changes nothing."""
+
+        def exchange() -> requests.Response:
+            return self._session.post(
+                f"{self.url}/api/token/refresh/",
+                json={"refresh": self._secret},
+                timeout=(_CONNECT_S, _READ_S),
+                allow_redirects=False,
+            )
+
+        answer = self._tried(exchange, _LATER, requests.RequestException)
+        return _Bearer(f"Bearer {_object(answer, 'access')['access']}")
 
     def _checked(self, answer: requests.Response) -> requests.Response:
         """Raises UserError for what is no success."""
         code = answer.status_code
         if 300 <= code < 400:
-            target = urlsplit(answer.headers.get("Location", ""))._replace(query="").geturl()
+            target = answer.headers.get("Location", "").partition("?")[0]
             raise UserError(
                 f"{self.url}: sends on to {elide(one_line(target), 200)}; give the address of Label Studio itself"
             )
@@ -208,6 +227,18 @@ class StudioClient:
                 f"{self.url}: refuses {answer.request.method} {answer.request.path_url.partition('?')[0]} ({code}: {_detail(answer)})"
             )
         return answer
+
+
+def _require_address(url: str) -> None:
+    """Raises UserError, without what could be a password or a token, for what is no address of a server."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it may be no number
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        shown = re.sub(r"^(\w+://)?.*@", r"\1", url).partition("?")[0]
+        raise UserError(f"{shown}: is no address of a Label Studio, such as http://localhost:8080")
 
 
 def _object(answer: requests.Response, *keys: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class StudioTwin:
     """Values of Authorization that are let in."""
     failures: list[int | str] = field(default_factory=list)
     """What the next requests meet: a status; `drop`, a connection that ends before the answer; `lost`, one that ends after
-    the work; or an address to which they are sent on."""
+    the work; `half`, one that ends within the answer; or an address to which they are sent on."""
     asked: list[str] = field(default_factory=list)
     """METHOD path of every request."""
     url: str = ""
@@ -86,7 +86,7 @@ class StudioTwin:
     def _project(self, method: str, number: int, rest: list[str], query: dict[str, str], body: Any) -> Answer:
         match [method, *rest]:
             case ["GET"]:
-                return 200, {"id": number, "label_config": self.configs[number]}
+                return 200, {"id": number, "label_config": self.configs[number] or None}
             case ["PATCH"]:
                 self.configs[number] = body["label_config"]
                 return 200, {"id": number, "label_config": self.configs[number]}
@@ -133,7 +133,7 @@ def studio_twin() -> Iterator[StudioTwin]:
             failure = twin.failures.pop(0) if twin.failures else None
             if failure == "drop":
                 return self._drop()
-            if isinstance(failure, str) and failure != "lost":
+            if isinstance(failure, str) and failure not in ("lost", "half"):
                 return self._send(302, b"", {"Location": failure})
             if isinstance(failure, int):
                 return self._send(failure, b"<html>a proxy</html>", {})
@@ -142,9 +142,8 @@ def studio_twin() -> Iterator[StudioTwin]:
             if failure == "lost":
                 return self._drop()
             content = value if isinstance(value, bytes) else json.dumps(value).encode()
-            return self._send(
-                code, content, {"Content-Type": "text/html" if value is content else "application/json"}
-            )
+            type_ = "text/html" if value is content else "application/json"
+            return self._send(code, content, {"Content-Type": type_}, half=failure == "half")
 
         do_POST = do_PATCH = do_GET  # noqa: N815  # http.server's names
 
@@ -152,12 +151,14 @@ def studio_twin() -> Iterator[StudioTwin]:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
-        def _send(self, code: int, content: bytes, headers: dict[str, str]) -> None:
+        def _send(self, code: int, content: bytes, headers: dict[str, str], *, half: bool = False) -> None:
             self.send_response(code)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if half else content)
+            if half:
+                self._drop()
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -14,7 +14,10 @@ from tests.helpers.servers.studio_twin import PERSONAL, StudioTwin, studio_twin
 def test_without_a_token_or_an_address_nothing_is_asked(
     twin: StudioTwin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for url in ("localhost:8080", "ftp://x", "http://", "s3://bucket", f"http://me:secret@{twin.url[7:]}"):
+    for url in (
+        *("localhost:8080", "ftp://x", "http://", "s3://bucket", f"http://me:secret@{twin.url[7:]}"),
+        *("http://[::1:8080", "http://localhost:808O", "http://localhost:80800", "http://me:secret@[x"),
+    ):
         with pytest.raises(UserError, match="is no address of a Label Studio") as error:
             StudioClient(url)
         assert "secret" not in str(error.value)
@@ -102,6 +105,20 @@ def test_what_may_have_arrived_is_not_sent_again(twin: StudioTwin) -> None:
     assert len(twin.tasks) == 2  # that of "lost", and this one
 
 
+def test_a_personal_token_is_exchanged_although_the_server_is_busy(
+    twin: StudioTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, PERSONAL)
+    twin.failures[:] = [503, "drop", 502]
+    assert StudioClient(twin.url).project(3)["id"] == 3
+    twin.failures[:] = ["drop"]
+    StudioClient(twin.url).add_tasks(3, [{"data": {"image": "a.jpg"}}])  # nothing of it was sent before
+    assert len(twin.tasks) == 1
+    twin.failures[:] = [503] * 20
+    with pytest.raises(OutageError, match=r"does not answer \(it answers 503\); try again$"):
+        StudioClient(twin.url, patience_s=0.3).add_tasks(3, [])
+
+
 def test_an_import_that_is_done_later_is_waited_for(twin: StudioTwin) -> None:
     twin.enterprise = True
     StudioClient(twin.url).add_tasks(3, [{"data": {"image": "a.jpg"}}])
@@ -138,3 +155,6 @@ def test_files_go_there_and_come_back_up_to_a_size(twin: StudioTwin) -> None:
     assert len(client.file(path, 2000)) > 1000
     with pytest.raises(UserError, match="is larger than 999 bytes"):
         client.file(path, 999)
+    twin.failures[:] = ["half"]
+    with pytest.raises(OutageError, match=r"/data/upload/3/.* broke off \(ChunkedEncodingError\); try again"):
+        client.file(path, 2000)
