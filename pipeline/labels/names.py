@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 _URL = re.compile(r"(?i)https?://")
 _STORAGE = re.compile(r"(?i)(s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|file|memory)://")
@@ -76,7 +76,8 @@ def _behind_link(name: str) -> str | None:
     """The URI in a link of Label Studio's own to an object of a cloud storage (…/presign/?fileuri=<base64>)."""
     if "fileuri=" not in name:
         return None
-    [location] = parse_qs(urlsplit(name).query).get("fileuri", [""])[:1]
+    # urlsplit would refuse names whose host is none, such as http://[x/?fileuri=…
+    [location] = parse_qs(name.partition("#")[0].partition("?")[2]).get("fileuri", [""])[:1]
     if is_location(location):
         return location
     try:

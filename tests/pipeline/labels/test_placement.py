@@ -191,6 +191,7 @@ def test_links_of_label_studio_and_signed_urls(lake: Lake) -> None:
     assert below("/data/upload/7/0a1b2c3d-a.jpg") == ["s3://q/photos/a.jpg"]
     assert below("/data/local-files/?d=images%5Ca.jpg") == ["s3://q/photos/images/a.jpg"]
     assert below("s3a://z/k.jpg") == ["s3://z/k.jpg"]
+    assert below(f"http://[x/presign/?fileuri={link}#top") == ["s3://q/photos/x y.jpg"], "whatever the host"
 
 
 def test_mappings_are_csv_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
