@@ -35,7 +35,8 @@ from masklake.pipeline.storage.explain import explaining
 from masklake.pipeline.storage.store import normalise
 from masklake.pipeline.words import counted
 
-_KEPT_BY_STUDIO = re.compile(r"/data/(upload|local-files)/(?!.*\.\.)\S+")
+_KEPT_BY_STUDIO = re.compile(r"/data/(upload|local-files)/(?!.*(\.|%2[Ee]){2})\S+")
+"""No path that leads out of these folders: %2e is read as a point on the way there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from masklake.jobs.backend.predicting import TaskPredictor
 from masklake.jobs.terminal.text import note
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import studio_interface
+from masklake.pipeline.storage.store import redact
 from masklake.pipeline.words import counted
 
 PREDICT_S = 90.0
@@ -77,7 +78,7 @@ class Protocol:
             raise RefusedError(413, f"{counted(len(tasks), 'tasks')} at once; {_MOST_TASKS:,} is the most")
         answer = self._predictor.predict(tasks, _interface(request.get("label_config")), self._seconds)
         for problem in answer.problems[:_LISTED]:
-            note(f"no prediction: {problem}")
+            note(f"no prediction: {redact(problem)}")  # a task may name its image by a signed URL
         if (more := len(answer.problems) - _LISTED) > 0:
             note(f"no prediction: … and {more:,} more")
         for reason, count in sorted(answer.left_out.items()):
