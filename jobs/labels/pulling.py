@@ -54,7 +54,11 @@ def run(options: PullOptions) -> int:
     forgets = forgets_done(normalise_folder(options.lake), storage)  # before the labels are read
     client = StudioClient(options.url)
     where = f"{client.url}: project {options.project}"
-    fields = studio_interface.image_fields(client.project(options.project)["label_config"])
+    xml = client.interface(options.project)
+    try:
+        fields = studio_interface.image_fields(xml)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     tasks = client.tasks(options.project, labels=True)
     labels = label_import.read_tasks(tasks, where, fields, strict=options.strict)
     return take(options, Lake(options.lake, storage), forgets, "label-studio", labels)

@@ -38,7 +38,7 @@ def require_interface(
 
     Raises UserError where it does not and is not to be extended, after the interface that would was printed.
     """
-    xml = client.project(number)["label_config"]
+    xml = client.interface(number)
     try:
         offered = _offered(xml)
         fitting = extended(xml, wished)

@@ -212,3 +212,19 @@ def test_options_that_do_not_go_together(twin: StudioTwin, masklake: Masklake, l
     code, _, err = masklake("review", lake.uri, "--push", twin.url, "--project", "9")
     assert code == 2 and "No Project matches" in err
     assert not twin.tasks
+
+
+def test_a_project_without_an_interface_is_as_a_new_one(
+    twin: StudioTwin, push: Masklake, pull: Masklake
+) -> None:
+    twin.configs[3] = ""
+    code, _, err = push()
+    assert code == 2 and "the labelling interface of project 3 lacks" in err
+    assert pull()[0] == 0
+    assert push("--setup")[0] == 0 and "dog" in twin.configs[3]
+    twin.configs[3] = "<View><Image"
+    code, _, err = pull()
+    assert code == 2 and f"{twin.url}: project 3: the labelling interface is not XML" in err
+    twin.failures[:] = [500]
+    code, _, err = pull()
+    assert code != 0 and f"masklake: error: {twin.url}: fails (500" in err
