@@ -227,6 +227,20 @@ def test_runs_tell_what_their_records_tell(builder: LakeBuilder) -> None:
     }
 
 
+def test_a_record_with_odd_texts_does_not_hide_the_other_runs(builder: LakeBuilder) -> None:
+    """Half characters are what Python makes of bytes that are not UTF-8, in a name on a disk for example."""
+    builder.record(R1)
+    builder.record(
+        R2, command=["segment", "caf\udce9"], source="/caf\udce9", finished_at="never", error="no \ud800"
+    )
+    query = (
+        "select run, source, finished_at is null, error, record->>'$.command[1]' from runs where run = $run"
+    )
+    [row] = rows(builder, query.replace("$run", f"'{R2}'"))
+    assert row == (R2, "/caf?", True, "no ?", "caf?")
+    assert rows(builder, "select count(*), count(finished_at) from runs") == [(2, 1)]
+
+
 def test_a_newer_schema_is_refused_wherever_it_shows(builder: LakeBuilder, tmp_path: Path) -> None:
     newer = r"written with lake schema 2, and this Masklake reads up to schema 1; upgrade Masklake"
     builder.part(R1, {"s3://p/a": [instance("dog", 0.9)]})
