@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from masklake.jobs.query.literals import literal
+from masklake.jobs.terminal.text import one_line
 
 # A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
 NEWEST_LABELS = """
@@ -56,7 +57,7 @@ def script(lake: str, *, runs: bool = True, labels: bool = True) -> str:
     text = ""
     if runs:
         images, instances = (files(f"{table}/run=*/part-*.parquet") for table in ("images", "instances"))
-        text += _RUNS.format(lake=lake, images=images, instances=instances, errors=ERRORS)
+        text += _RUNS.format(lake=one_line(lake), images=images, instances=instances, errors=ERRORS)
     if labels:
         text += _LABELLED.format(labels=files("labels/part-*.parquet"), views=f"{LABELS};{LABELLED}".strip())
     return text
