@@ -80,6 +80,10 @@ def run(options: CatalogOptions) -> int:
     from masklake.jobs.terminal.tables import plain_console
     from masklake.jobs.terminal.text import say
 
+    if not changes:
+        say(
+            plain_console(), f"{lake.uri}: has neither images nor labels yet, so there is nothing to register"
+        )
     for change in changes:
         gone = f", {change.removed:,} taken out" if change.removed else ""
         say(

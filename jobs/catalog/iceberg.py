@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 LAKE_PROPERTY = "masklake.lake"
+_CATALOGS = {"pyiceberg", "sqlalchemy", "thrift"}
+"""Packages whose errors are a catalog's; thrift's are Hive's."""
 _PROPERTIES = {
     # Files that are new were looked for in the table as it was: a commit on another must not go through.
     "commit.retry.num-retries": "0",
@@ -196,9 +198,7 @@ def _explaining(what: str) -> Iterator[None]:
 def _of_catalog(error: Exception) -> bool:
     """Whether a catalog, its database or a storage raised it. pyiceberg's errors have no base class."""
     tops = {type_.__module__.partition(".")[0] for type_ in type(error).__mro__}
-    return (
-        of_storage(error) or isinstance(error, ValueError) or not tops.isdisjoint({"pyiceberg", "sqlalchemy"})
-    )
+    return of_storage(error) or isinstance(error, ValueError) or not tops.isdisjoint(_CATALOGS)
 
 
 def _text(error: Exception) -> str:

@@ -220,6 +220,27 @@ def test_a_table_of_another_lake_stays_as_it_is(
     assert masklake(*command, "--namespace", "other")[0] == 0
 
 
+def test_a_lake_without_rows_is_told(masklake: Run, tmp_path: Path) -> None:
+    empty = LakeBuilder(str(tmp_path / "empty"))
+    empty.record(R1)
+    code, out, err = masklake("catalog", empty.uri, "--uri", f"sqlite:///{tmp_path}/catalog.db")
+    assert (code, "has neither images nor labels yet" in out) == (0, True), err
+
+
+def test_hives_own_errors_are_one_line(
+    masklake: Run, lake: LakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = type("TTransportException", (Exception,), {"__module__": "thrift.transport.TTransport"})
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error("Could not connect to any of [('127.0.0.1', 9083)]")
+
+    monkeypatch.setattr("pyiceberg.catalog.load_catalog", refuse)
+    code, _, err = masklake("catalog", lake.uri, "--uri", "thrift://localhost:9083")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "the catalog masklake: TTransportException: Could not connect" in err
+
+
 def test_without_pyiceberg(masklake: Run, lake: LakeBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     code, _, err = masklake("catalog", lake.uri, "--uri", "sqlite:///x.db")
