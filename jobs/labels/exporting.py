@@ -56,6 +56,10 @@ def run(options: LabelsExportOptions) -> int:
     from masklake.pipeline.storage.explain import explaining
     from masklake.pipeline.storage.store import normalise
 
+    if options.interface and normalise(options.interface) == normalise(options.file):
+        raise UserError(
+            f"{options.file}: the interface would replace the labels; give --interface another name"
+        )
     storage = options.storage.open()
     lake = Lake(options.lake, storage)
     lake.require()
@@ -72,8 +76,8 @@ def run(options: LabelsExportOptions) -> int:
     )
     files = {options.file: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
     if options.interface:
-        files[options.interface] = label_studio_export.labelling_interface(sets)
         labels, keypoints = label_studio_export.names_of(sets)
+        files[options.interface] = studio_interface.interface(labels, keypoints)
         if unnameable := studio_interface.unnameable([*labels, *keypoints]):
             note(unnameable)
     for file, text in files.items():

@@ -1,4 +1,4 @@
-"""Label sets as Label Studio tasks, which `StudioReader` reads back equal, and the labelling interface that shows them.
+"""Label sets as Label Studio tasks, which `StudioReader` reads back equal.
 
 Masks become brush regions, instances without one rectangles, keypoints become points with the region as their parent. What
 Label Studio has no place for travels in each region's `meta.masklake` and in each task's `data.masklake`.
@@ -11,7 +11,7 @@ from typing import Any
 
 from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.labels.formats.coco_writer import frame, keypoints_by_class, own_fields, plain
-from masklake.pipeline.labels.formats.studio_interface import BOX, BRUSH, OURS, POINT, Interface, interface
+from masklake.pipeline.labels.formats.studio_interface import BOX, BRUSH, OURS, POINT, Interface
 from masklake.pipeline.labels.formats.studio_reader import CROWD, IGNORE, mask_digest
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Instance, LabelSet
@@ -71,16 +71,8 @@ def results(label_set: LabelSet, names: Interface = OURS) -> list[dict[str, Any]
     ]
 
 
-def labelling_interface(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> str:
-    """The XML that a Label Studio project needs to show these tasks, and to label `classes` beside what they hold.
-
-    Names that XML cannot hold are not in it (`studio_interface.in_xml`).
-    """
-    return interface(*names_of(sets, classes))
-
-
 def names_of(sets: Sequence[LabelSet], classes: Collection[str] = ()) -> tuple[list[str], list[str]]:
-    """`classes` and those of the sets, sorted; and the keypoints of the sets, in the order of their use."""
+    """What an interface offers for these sets: `classes` and those of the sets, sorted; and their keypoints, in the order of their use."""
     labels = {instance.label for label_set in sets for instance in label_set.instances}.union(classes)
     return sorted(labels), list(
         dict.fromkeys(name for names in keypoints_by_class(sets).values() for name in names)

@@ -468,6 +468,8 @@ def test_names_that_xml_cannot_hold_are_told(tmp_path: Path, masklake: Masklake)
         interface,
     )
     assert code == 0 and "not in the interface: 1 name with characters" in err and "\x1b" not in err
+    code, _, err = masklake("labels", "export", lake.uri, interface, "--interface", interface)
+    assert code == 2 and "the interface would replace the labels" in err
     view = ElementTree.fromstring(interface.read_text())  # noqa: S314  # our own text
     assert {label.get("value") for label in view.iter("Label")} == {"dog"}
     code, out, _ = masklake(

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import brush_rle
-from masklake.pipeline.labels.formats.studio_writer import labelling_interface, to_label_studio
+from masklake.pipeline.labels.formats.studio_interface import interface
+from masklake.pipeline.labels.formats.studio_writer import names_of, to_label_studio
 from masklake.pipeline.labels.masks import to_pixels
 from masklake.pipeline.labels.sets import Keypoint, LabelledImage, LabelSet, digest
 from PIL import Image
@@ -373,7 +374,7 @@ def test_the_labelling_interface_names_every_label() -> None:
     sets = [
         label_set("a", an_instance("person", keypoints=True), replace(an_instance("dog"), label='a "b" <&>'))
     ]
-    view = ElementTree.fromstring(labelling_interface(sets))  # noqa: S314  # our own text
+    view = ElementTree.fromstring(interface(*names_of(sets)))  # noqa: S314  # our own text
     named = {tag.tag: [label.get("value") for label in tag] for tag in view}
     assert named == {
         "Image": [], "BrushLabels": ['a "b" <&>', "person"], "RectangleLabels": ['a "b" <&>', "person"],
@@ -386,7 +387,7 @@ def test_the_labelling_interface_names_every_label() -> None:
 def test_the_labelling_interface_works_in_label_studios_converter(tmp_path: Path) -> None:
     converter = pytest.importorskip("label_studio_sdk.converter", reason="label-studio-sdk is not installed")
     sets = [label_set("s3://b/a.jpg", replace(an_instance("person", keypoints=True), mask=None))]
-    config = labelling_interface(sets)
+    config = interface(*names_of(sets))
     tasks = tmp_path / "tasks.json"
     tasks.write_text(json.dumps(to_label_studio(sets)))
     converter.Converter(config, str(tmp_path)).convert_to_coco(
