@@ -16,6 +16,7 @@ from typing import IO, Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.export.names import file_of
 from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.store import normalise_folder
 
 MANIFEST = "masklake-export.json"
 """Written last: what was exported, from where. A folder that has it may be replaced by a later export."""
@@ -85,7 +86,7 @@ def writing(out: str, *, overwrite: bool) -> Iterator[ExportFolder]:
 
     Raises UserError where `out` holds something: an earlier export is replaced if `overwrite`, what else lies there never.
     """
-    final = Path(out).expanduser().absolute()
+    final = Path(normalise_folder(out))
     _refuse(final, out, overwrite=overwrite)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
     with explaining(out, "write the export"):

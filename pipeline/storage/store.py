@@ -56,7 +56,8 @@ def normalise(uri: str) -> str:
     protocol, separator, rest = uri.partition("://")
     protocol = protocol.lower()
     if not separator:
-        path = _climbed(Path(uri).expanduser().absolute())
+        # Of nobody's home, ~x is a name as any other; pathlib would raise RuntimeError.
+        path = _climbed(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111
         return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
     if protocol in ("file", "local"):
         return normalise(rest if rest.startswith("/") else "/" + rest)

@@ -15,6 +15,8 @@ from masklake.pipeline.export.folder import MANIFEST, writing
 from masklake.pipeline.export.formats import FORMATS
 from masklake.pipeline.export.json_file import JsonArray, JsonArrays
 from masklake.pipeline.export.names import file_of, is_plain, stem_of
+from masklake.pipeline.export.remote import writing_at
+from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.exports import HOSTILE, all_files, detected, ring_instance, written
 from tests.helpers.label_sets import an_instance, label_set
@@ -69,6 +71,14 @@ def test_what_no_export_wrote_is_never_replaced(tmp_path: Path) -> None:
     with writing(str(tmp_path / "empty"), overwrite=False) as folder:
         folder.manifest = {}
     assert all_files(tmp_path / "empty") == [MANIFEST]
+
+
+@pytest.mark.parametrize("scheme", ["file://", "file:"])
+def test_a_path_may_be_written_as_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with writing_at(f"{scheme}{tmp_path}/out/", Storage(), overwrite=False):
+        pass
+    assert all_files(tmp_path) == [f"out/{MANIFEST}"]
 
 
 @given(st.text(max_size=80))

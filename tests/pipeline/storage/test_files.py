@@ -76,6 +76,7 @@ def test_one_file_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert normalise("..") == str(tmp_path)
     assert normalise_folder("../real/") == f"{tmp_path}/real"
     assert normalise("s3://b/x/../y") == "s3://b/x/../y", "keys know no .."
+    assert normalise("~nobody-here/a.jpg") == f"{Path.cwd()}/~nobody-here/a.jpg", "nobody's home"
 
 
 def test_a_name_that_is_no_utf8_is_spelled_and_read(tmp_path: Path) -> None:
