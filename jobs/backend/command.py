@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masklake.jobs.exit_codes import ExitCode
 from masklake.jobs.options.command import Command
 from masklake.jobs.options.declare import Section, included, option
 from masklake.jobs.options.kinds import fraction, port_from
@@ -82,30 +81,20 @@ def run(options: BackendOptions) -> int:
     from masklake.jobs.backend.predicting import TaskPredictor
     from masklake.jobs.backend.protocol import Protocol
     from masklake.jobs.backend.server import BackendServer
+    from masklake.jobs.serving.local_server import serve
     from masklake.jobs.studio.client import StudioClient
-    from masklake.jobs.terminal.tables import plain_console
-    from masklake.jobs.terminal.text import say
-    from masklake.pipeline.errors import UserError
     from masklake.pipeline.lake.lake import Lake
 
     lake = Lake(options.lake, options.storage.open())
     lake.require()
     studio = None if options.label_studio is None else StudioClient(options.label_studio)
     model = ready(options, lake)
-    predictor = TaskPredictor(lake, model, studio)
-    try:
-        server = BackendServer(options.host, options.port, Protocol(predictor))
-    except OSError as error:
-        raise UserError(
-            f"{options.host}:{options.port}: cannot be served on ({error.strerror or error}); choose another --host or --port"
-        ) from error
-    with server:
-        say(plain_console(), f"{model.version} for Label Studio: {server.url} (Ctrl-C ends it)")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return ExitCode.DONE
-    return ExitCode.DONE
+    protocol = Protocol(TaskPredictor(lake, model, studio))
+    return serve(
+        lambda: BackendServer(options.host, options.port, protocol),
+        f"{options.host}:{options.port}",
+        lambda url: f"{model.version} for Label Studio: {url}",
+    )
 
 
 COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, options=BackendOptions, run=run)

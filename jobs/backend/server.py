@@ -11,16 +11,15 @@ import binascii
 import hmac
 import json
 import os
-import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
 from masklake.jobs.backend.protocol import Protocol, RefusedError
+from masklake.jobs.serving.local_server import LocalServer, is_loopback
 from masklake.jobs.terminal.text import note, one_line
-from masklake.jobs.view.server import is_loopback
 from masklake.pipeline.errors import UserError
 
 TOKEN = "MASKLAKE_BACKEND_TOKEN"  # noqa: S105  # the name of the variable
@@ -31,7 +30,7 @@ _READ_S = 30.0
 _MOST_AT_ONCE = 16
 
 
-class BackendServer(ThreadingHTTPServer):
+class BackendServer(LocalServer):
     """Serves `protocol` on `host` and `port` (0: one that is free). Raises UserError where that would be open to others."""
 
     daemon_threads = False  # a request that is being answered is answered before the process ends
@@ -40,21 +39,13 @@ class BackendServer(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, protocol: Protocol) -> None:
         self.protocol = protocol
         self.token = os.environ.get(TOKEN, "")
-        loopback = is_loopback(host)
-        if not loopback and not self.token:
+        if not self.token and not is_loopback(host):
             raise UserError(
                 f"--host {host}: others could ask there; set {TOKEN}, and give it to Label Studio as the password of basic "
                 "authentication (Settings > Model), or serve on the loopback"
             )
         self.places = threading.BoundedSemaphore(_MOST_AT_ONCE)
-        if ":" in host:
-            self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Handler)
-        name = f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self.server_port}"
-        names = {name, "localhost", "127.0.0.1"} if loopback else set()
-        self.hosts = {f"{name}:{self.server_port}" for name in names}
-        """Values of the Host header that mean this server; any, where a token says who asks."""
+        super().__init__(host, port, _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -45,33 +45,21 @@ COMMAND = Command(summary=SUMMARY, description=DESCRIPTION, epilog=EPILOG, optio
 
 def _serve(options: ViewOptions) -> int:
     from masklake.jobs.query.database import Database
-    from masklake.jobs.terminal.tables import plain_console
-    from masklake.jobs.terminal.text import say
+    from masklake.jobs.serving.local_server import serve
     from masklake.jobs.view.server import GalleryServer, ServedLake
-    from masklake.pipeline.errors import UserError
     from masklake.pipeline.lake.lake import Lake
 
     storage = options.storage.open()
     served = ServedLake(lambda: Database(Lake(options.lake, storage)), storage, options.where)
     summary = served.ask(lambda gallery: gallery.summary)
     try:
-        server = GalleryServer(options.host, options.port, served)
-    except OSError as error:
-        raise UserError(
-            f"{options.host}:{options.port}: cannot be served on ({error.strerror or error}); choose another --host or --port"
-        ) from error
-    with server:
-        say(
-            plain_console(),
-            f"{counted(summary['images'], 'images')} of {summary['lake']}: {server.url} (Ctrl-C ends it)",
+        return serve(
+            lambda: GalleryServer(options.host, options.port, served),
+            f"{options.host}:{options.port}",
+            lambda url: f"{counted(summary['images'], 'images')} of {summary['lake']}: {url}",
         )
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return ExitCode.DONE
-        finally:
-            served.close()
-    return ExitCode.DONE
+    finally:
+        served.close()
 
 
 def _write(options: ViewOptions, lake: Lake, out: str) -> int:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hmac
 import http.cookies
-import ipaddress
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from masklake.jobs.serving.local_server import LocalServer
 from masklake.jobs.view import page
 from masklake.jobs.view.gallery import LakeGallery
 from masklake.jobs.view.photos import TYPES, NoPhotoError, fetch, preview
@@ -113,39 +112,21 @@ class ServedLake:
         self._database = self._gallery = None
 
 
-class GalleryServer(ThreadingHTTPServer):
+class GalleryServer(LocalServer):
     """Serves `lake` on `host` (an address of this machine) and `port` (0: one that is free)."""
 
     daemon_threads = True
 
     def __init__(self, host: str, port: int, lake: ServedLake) -> None:
         self.lake = lake
-        self.loopback = is_loopback(host)
+        super().__init__(host, port, _Handler)
         self.token = None if self.loopback else secrets.token_urlsafe(24)
-        if ":" in host:
-            self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Handler)
-        self.name = f"[{host}]" if ":" in host else host
 
     @property
     def url(self) -> str:
         """What a user opens."""
         query = f"?token={self.token}" if self.token else ""
-        return f"http://{self.name}:{self.server_port}/{query}"
-
-    @property
-    def hosts(self) -> set[str]:
-        """Values of the Host header that mean this server; any, where the token says who asks."""
-        names = {self.name, "localhost"} if self.loopback else set()
-        return {f"{name}:{self.server_port}" for name in names}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return f"{super().url}/{query}"
 
 
 class _RefusedError(Exception):

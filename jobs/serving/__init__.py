@@ -1,0 +1,1 @@
+"""What the HTTP servers of `masklake view` and `masklake backend` share."""
