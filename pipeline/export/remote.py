@@ -99,7 +99,7 @@ def _begin(uri: str, storage: Storage, *, overwrite: bool) -> bytes:
     mark = json.dumps(facts).encode()
     names = {MANIFEST, BEGUN}
     there = {name for name in names if storage.exists(join(uri, name))}
-    anything = there or next(storage.walk(uri), None) is not None
+    anything = there or next(_objects(uri, storage), None) is not None
     if not there and anything:
         raise UserError(f"{uri}: holds files that no export wrote; name a new folder")
     if MANIFEST in there and not overwrite:
@@ -138,10 +138,15 @@ def _read(uri: str, storage: Storage) -> bytes | None:
         return None
 
 
+def _objects(uri: str, storage: Storage) -> Iterator[str]:
+    """The objects below `uri`, but for uri/ itself, which consoles make to show an empty folder."""
+    return (info.uri for info in storage.walk(uri) if info.uri != f"{uri}/")
+
+
 def _clear(uri: str, storage: Storage, *, keep: str | None = None) -> None:
     """Remove all objects below `uri` but `keep`; the mark goes last."""
     mark = join(uri, BEGUN)
-    objects = (info.uri for info in storage.walk(uri) if info.uri != mark)
+    objects = (name for name in _objects(uri, storage) if name != mark)
     with ThreadPoolExecutor(_DELETED_AT_ONCE) as threads:
         while batch := list(islice(objects, 1_000)):
             list(threads.map(storage.delete, batch))

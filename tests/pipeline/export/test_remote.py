@@ -114,6 +114,16 @@ def test_foreign_objects_are_never_replaced(s3_bucket: Bucket) -> None:
     assert s3_bucket.all_keys() == ["out/thesis.tex"]
 
 
+def test_an_empty_folder_of_a_console_is_free(s3_bucket: Bucket) -> None:
+    s3_bucket.put("out/", b"")
+    with pytest.raises(ZeroDivisionError), writing_at(f"{s3_bucket.uri}/out", Storage(), overwrite=False):
+        raise ZeroDivisionError
+    assert s3_bucket.all_keys() == ["out/"]
+    with writing_at(f"{s3_bucket.uri}/out", Storage(), overwrite=False):
+        pass
+    assert s3_bucket.all_keys() == ["out/", f"out/{MANIFEST}"]
+
+
 def test_a_refusal_is_one_line(s3_bucket: Bucket, use_s3: Callable[..., None]) -> None:
     s3_bucket.allow_guest("s3:ListBucket", "s3:GetObject")
     use_s3(s3_bucket.guest)
