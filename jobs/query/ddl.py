@@ -28,7 +28,8 @@ class _Dialect:
     """Between the name and the type of a struct's field."""
     file: str
     """The run and the name of a row's file, from the hidden column of its path."""
-    scheme: dict[str, str]
+    s3: str
+    """The scheme of locations in S3."""
 
 
 _ATHENA = _Dialect(
@@ -36,14 +37,14 @@ _ATHENA = _Dialect(
     create="create external table if not exists raw_{table} (\n{columns}\n)\n{partition}stored as parquet\nlocation '{location}';\n",
     separator=":",
     file="regexp_extract(\"$path\", 'run=[^/]+/[^/]+$')",
-    scheme={"s3": "s3"},
+    s3="s3",
 )
 _SPARK = _Dialect(
     name="Spark",
     create="create table if not exists raw_{table} (\n{columns}\n)\nusing parquet\n{partition}location '{location}';\n",
     separator=": ",
     file="regexp_extract(_metadata.file_path, 'run=[^/]+/[^/]+$', 0)",
-    scheme={"s3": "s3a"},
+    s3="s3a",
 )
 
 _NEW_RUNS = """\
@@ -94,10 +95,10 @@ def script(dialect: str, lake: str, *, runs: bool = True, labels: bool = True) -
     """
     words = {"athena": _ATHENA, "spark": _SPARK}[dialect]
     protocol, separator, rest = lake.partition("://")
-    if not separator and dialect == "athena":
+    if protocol != "s3" and words is _ATHENA:
         raise UserError(f"{lake}: Athena reads S3 only; copy the lake there, or use --ddl spark or duckdb")
-    root = f"{words.scheme.get(protocol, protocol)}://{rest}" if separator else lake
-    if "'" in root or "\\" in root or "\n" in root:
+    root = f"{words.s3 if protocol == 's3' else protocol}://{rest}" if separator else lake
+    if not {"'", "\\", "\n", "\r"}.isdisjoint(root):
         raise UserError(
             f"{lake}: a quote, a backslash or a line break in its name cannot be written as a location"
         )

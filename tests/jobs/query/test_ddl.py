@@ -98,5 +98,12 @@ def test_the_command_prints_what_the_lake_has(masklake: Run, tmp_path: Any) -> N
 
 
 def test_a_location_is_never_sql() -> None:
-    with pytest.raises(UserError, match="cannot be written as a location"):
-        script("spark", "s3://lake/it's")
+    for name in ("it's", "it\rdrop", "it\ndrop"):
+        with pytest.raises(UserError, match="cannot be written as a location"):
+            script("spark", f"s3://lake/{name}")
+
+
+def test_other_clouds_are_sparks_alone() -> None:
+    assert "location 'gs://lake/images/'" in script("spark", "gs://lake")
+    with pytest.raises(UserError, match="Athena reads S3 only"):
+        script("athena", "gs://lake")
