@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from masklake.jobs.query.literals import literal
 from masklake.jobs.terminal.text import one_line
+
+_WILDCARDS = re.compile(r"([\[*?])")
+"""In the lake's own name; a list of one letter means the letter."""
 
 # A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
 NEWEST_LABELS = """
@@ -50,9 +55,10 @@ create view all_labels as from read_parquet({labels});
 
 def script(lake: str, *, runs: bool = True, labels: bool = True) -> str:
     """The statements that make the views of `lake`, a normalised URI: those of its `runs`, of its `labels`."""
+    folder = _WILDCARDS.sub(r"[\1]", lake)
 
     def files(pattern: str) -> str:
-        return literal(f"{lake}/{pattern}")
+        return literal(f"{folder}/{pattern}")
 
     text = ""
     if runs:

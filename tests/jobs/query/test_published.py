@@ -19,7 +19,7 @@ VIEWS = ("all_images", "all_instances", "images", "instances", "errors", "all_la
 
 
 def test_the_same_rows_as_ours(tmp_path: Path, masklake: Run) -> None:
-    builder = LakeBuilder(str(tmp_path / "a 'lake'\nof two lines"))
+    builder = LakeBuilder(str(tmp_path / "a 'lake' [1]*\nof two lines?"))
     broken = image("s3://p/c.jpg", status="unreadable", error="truncated", width=None, height=None)
     builder.part(
         R1,
