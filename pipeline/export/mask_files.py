@@ -49,10 +49,10 @@ class MasksIndexed:
 
     def add(self, image: ExportImage) -> None:
         masked = [instance for instance in image.instances if instance.mask is not None]
-        self._folder.notes[_NO_MASK] += len(image.instances) - len(masked)
         if image.size is None and not masked:
             self._folder.leave_out(image.uri, "its size is not known", "of unknown size")
             return
+        self._folder.notes[_NO_MASK] += len(image.instances) - len(masked)
         width, height = image.size or (masked[0].mask.width, masked[0].mask.height)  # type: ignore[union-attr]  # it has one
         values = np.zeros((height, width), np.uint8 if self._palette else np.uint16)
         below = reversed(masked) if image.scores is not None else sorted(masked, key=lambda i: -i.area)

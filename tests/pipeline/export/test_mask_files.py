@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from masklake.pipeline.export.image import ExportImage
 from masklake.pipeline.export.names import stem_of
 from masklake.pipeline.labels.masks import to_pixels
 from PIL import Image
@@ -57,3 +59,12 @@ def test_a_file_an_instance(tmp_path: Path) -> None:
     for row, instance in zip(rows, (i for image in labelled() for i in image.instances), strict=True):
         assert instance.mask is not None
         np.testing.assert_array_equal(pixels(out, row["mask"]), to_pixels(instance.mask) * np.uint8(255))
+
+
+def test_an_image_that_is_left_out_takes_its_instances_along(tmp_path: Path) -> None:
+    box = replace(an_instance("dog"), mask=None)
+    sizeless = replace(label_set("s3://p/x.jpg", box), width=None, height=None)
+    images = [*labelled(), ExportImage(labels=sizeless)]
+    folder = written(tmp_path / "out", "masks-indexed", images)
+    assert (folder.images, folder.instances) == (3, 3)
+    assert (folder.left_out, folder.notes) == ({"of unknown size": 1}, {})
