@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from masklake.jobs.studio.client import StudioClient
 from masklake.model.decode import DecodeOptions
 from masklake.pipeline.decode import decode_rows
-from masklake.pipeline.errors import UserError
+from masklake.pipeline.errors import OutageError, UserError
 from masklake.pipeline.labels import names
 from masklake.pipeline.labels.detected import detected_instance
 from masklake.pipeline.labels.formats.studio_interface import Interface, fitted
@@ -37,6 +37,9 @@ from masklake.pipeline.words import counted
 
 _KEPT_BY_STUDIO = re.compile(r"/data/(upload|local-files)/(?!.*(\.|%2[Ee]){2})\S+")
 """No path that leads out of these folders: %2e is read as a point on the way there."""
+
+_FRESH_S = 60.0
+"""After this time the lake is listed again, so that what has been taken in meanwhile is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class TaskPredictor:
 
     def __init__(self, lake: Lake, model: Model, studio: StudioClient | None) -> None:
         self._lake, self.model, self._studio = lake, model, studio
+        self._opened_s = time.monotonic()
         self.turn = threading.Lock()
         """Held while tasks are predicted on."""
 
@@ -92,7 +96,21 @@ class TaskPredictor:
         return answer
 
     def _known(self, places: Collection[str]) -> set[str]:
-        """Those of the places that are images of the lake."""
+        """Those of the places that are images of the lake, as it was listed at most _FRESH_S ago."""
+        if time.monotonic() - self._opened_s > _FRESH_S:
+            self._reopen()
+        try:
+            return self._listed(places)
+        except OutageError:
+            raise
+        except UserError:  # parts go when compact or forget puts others in their place
+            self._reopen()
+            return self._listed(places)
+
+    def _reopen(self) -> None:
+        self._lake, self._opened_s = Lake(self._lake.uri, self._lake.storage), time.monotonic()
+
+    def _listed(self, places: Collection[str]) -> set[str]:
         if not places or not self._lake.parts("images"):
             return set()
         among = ds.field("uri").isin(pa.array(sorted(places), pa.string()))

@@ -1,4 +1,4 @@
-"""Tasks that name what they should not: nothing else is asked for, nothing is told that must not be, and all are answered."""
+"""Where the images of tasks are looked for: never where they must not be, and always in the lake as it is now."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from masklake.jobs.backend import predicting
 from masklake.jobs.backend.predicting import Model, TaskPredictor
 from masklake.jobs.backend.protocol import Protocol
 from masklake.jobs.studio import client
@@ -14,7 +15,9 @@ from masklake.model.decode import DecodeOptions
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 
+from tests.helpers.lakes import LakeBuilder
 from tests.helpers.predictors import VOCABULARY, ContentPredictor
+from tests.helpers.review_lakes import on_disk
 from tests.helpers.servers.studio_twin import LEGACY, StudioTwin, studio_twin
 
 INTERFACE = '<View><Image name="photo" value="$url"/><BrushLabels name="b" toName="photo"/></View>'
@@ -30,9 +33,12 @@ MODEL = Model(
 
 def answers(lake: Path, studio: StudioTwin, *places: str) -> list[Any]:
     """What is answered to tasks whose images are at these places."""
-    protocol = Protocol(TaskPredictor(Lake(str(lake), Storage()), MODEL, StudioClient(studio.url)))
+    return asked(TaskPredictor(Lake(str(lake), Storage()), MODEL, StudioClient(studio.url)), *places)
+
+
+def asked(predictor: TaskPredictor, *places: str) -> list[Any]:
     tasks = [{"id": i, "data": {"url": place}} for i, place in enumerate(places)]
-    results: list[Any] = protocol.post("/predict", {"tasks": tasks, "label_config": INTERFACE})["results"]
+    results: list[Any] = Protocol(predictor).predict({"tasks": tasks, "label_config": INTERFACE})["results"]
     return results
 
 
@@ -64,3 +70,22 @@ def test_a_file_that_breaks_off_is_told(
         studio.failures[:] = ["half"]
         assert answers(tmp_path, studio, "/data/upload/3/a.jpg") == [[]]
     assert "broke off" in capsys.readouterr().err
+
+
+def test_the_lake_is_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend runs for weeks: images come, and parts go."""
+    run = "20261101T000000-aaaaaa"
+    first, second = (on_disk(tmp_path / "photos", name, i) for i, name in enumerate(("a.png", "b.png")))
+    builder = LakeBuilder(str(tmp_path / "lake"))
+    builder.part(run, [(first, [])])
+    predictor = TaskPredictor(Lake(builder.uri, Storage()), MODEL, None)
+    answer = asked(predictor, first["uri"], second["uri"])
+    assert answer[0]["model_version"] == "content@1" and answer[1] == []
+    for file in (tmp_path / "lake" / "images").rglob("*.parquet"):
+        file.unlink()  # as after a compaction
+    builder.part(run, [(first, [])])
+    assert asked(predictor, first["uri"]) == answer[:1]
+    builder.part("20261102T000000-bbbbbb", [(second, [])])
+    assert asked(predictor, second["uri"]) == [[]], "not before the lake is listed again"
+    monkeypatch.setattr(predicting, "_FRESH_S", 0.0)
+    assert asked(predictor, second["uri"])[0]["model_version"] == "content@1"
