@@ -189,7 +189,7 @@ def _parsed(xml: str) -> ElementTree.Element:
         raise UserError("the labelling interface is none that Label Studio would take (a DOCTYPE, or 10 MB)")
     try:
         return ElementTree.fromstring(xml)  # noqa: S314  # entities, which could ask for any memory, were refused
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, UnicodeEncodeError) as error:  # half a character is no text
         raise UserError(f"the labelling interface is not XML ({error})") from None
 
 

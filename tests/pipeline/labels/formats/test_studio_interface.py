@@ -103,6 +103,7 @@ def test_what_does_not_fit_is_left_out_and_counted() -> None:
     [
         ("<View>", "is not XML"),
         ("", "is not XML"),
+        ('<View><Image name="\ud800" value="$i"/></View>', "is not XML"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View><Image name="i" value="$i"/></View>', "a DOCTYPE"),
         ('<View><Text name="t" value="$t"/></View>', "has no Image"),
         ('<View><Image name="i" valueList="$i"/></View>', "which is no field of a task"),
