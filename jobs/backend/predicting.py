@@ -71,6 +71,8 @@ class TaskPredictor:
     def __init__(self, lake: Lake, model: Model, studio: StudioClient | None) -> None:
         self._lake, self.model, self._studio = lake, model, studio
         self._opened_s = time.monotonic()
+        self._images: ds.Dataset | None = None
+        """Kept while the lake is: with it the footers of its parts, which else were read for every task that is opened."""
         self.turn = threading.Lock()
         """Held while tasks are predicted on."""
 
@@ -103,19 +105,23 @@ class TaskPredictor:
             return self._listed(places)
         except OutageError:
             raise
-        except UserError:  # parts go when compact or forget puts others in their place
+        except (UserError, pa.ArrowInvalid):
+            # Compact and forget put other parts in the place of those whose footers are held, also under their names.
             self._reopen()
             return self._listed(places)
 
     def _reopen(self) -> None:
         self._lake, self._opened_s = Lake(self._lake.uri, self._lake.storage), time.monotonic()
+        self._images = None
 
     def _listed(self, places: Collection[str]) -> set[str]:
         if not places or not self._lake.parts("images"):
             return set()
+        if self._images is None:
+            self._images = self._lake.dataset("images")
         among = ds.field("uri").isin(pa.array(sorted(places), pa.string()))
         with explaining(self._lake.uri, "read images"):
-            table = self._lake.dataset("images").to_table(columns=["uri"], filter=among)
+            table = self._images.to_table(columns=["uri"], filter=among)
         return set(table["uri"].to_pylist())
 
     def _predict(

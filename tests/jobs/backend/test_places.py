@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from masklake.jobs.backend import predicting
 from masklake.jobs.backend.predicting import Model, TaskPredictor
@@ -81,9 +82,16 @@ def test_the_lake_is_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     predictor = TaskPredictor(Lake(builder.uri, Storage()), MODEL, None)
     answer = asked(predictor, first["uri"], second["uri"])
     assert answer[0]["model_version"] == "content@1" and answer[1] == []
+    with monkeypatch.context() as patched:
+        patched.setattr(Lake, "dataset", lambda *_: pytest.fail("the footers are read again"))
+        assert asked(predictor, first["uri"]) == answer[:1]
     for file in (tmp_path / "lake" / "images").rglob("*.parquet"):
         file.unlink()  # as after a compaction
     builder.part(run, [(first, [])])
+    assert asked(predictor, first["uri"]) == answer[:1]
+    [file] = (tmp_path / "lake" / "images").rglob("*.parquet")
+    shorter = pq.read_table(file).select(["uri", "image_id"])
+    pq.write_table(shorter, file, compression="none")  # under its name, with another layout
     assert asked(predictor, first["uri"]) == answer[:1]
     builder.part("20261102T000000-bbbbbb", [(second, [])])
     assert asked(predictor, second["uri"]) == [[]], "not before the lake is listed again"
