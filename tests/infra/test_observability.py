@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.helpers.infra.promql import named
 from tests.helpers.paths import ROOT
 from tests.helpers.schedules import schedule
+from tests.helpers.servers.ports import free_port
 
 INFRA = ROOT / "infra"
 ALERTS = INFRA / "prometheus" / "alerts.yml"
@@ -67,11 +67,6 @@ class Exported:
         return values
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def _fired(folder: Path) -> Store:
     """A store of two schedules: one firing went well, one failed, one is under way, one was missed."""
     store = Store(folder / "schedules.db")
@@ -103,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     (folder / "scenes" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     exported = Exported()
     command = [sys.executable, "-m", "tests.helpers.infra.metrics_run", folder / "scenes", folder / "lake"]
-    schedules = _free_port()
+    schedules = free_port()
     with (
         metrics_served(_fired(folder), "127.0.0.1", schedules),
         (folder / "log").open("w") as log,
@@ -160,7 +155,7 @@ def _prometheus(folder: Path, ports: dict[str, int], exported: Exported) -> subp
         job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
-    port = _free_port()
+    port = free_port()
     exported.prometheus = f"http://127.0.0.1:{port}"
     command = [
         binary,

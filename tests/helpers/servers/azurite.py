@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.helpers.servers.ports import free_port
+
 # Published, and the same in every Azurite.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -61,8 +63,7 @@ def azurite() -> Iterator[Azurite]:
     binary = shutil.which("azurite-blob")
     if binary is None:
         pytest.skip("azurite is not installed (npm install --global azurite)")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     where = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
     process = subprocess.Popen([binary, "--silent", "--inMemoryPersistence", "--skipApiVersionCheck", *where])
     try:

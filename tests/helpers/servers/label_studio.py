@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
+from tests.helpers.servers.ports import free_port
 
 LABEL_STUDIO = "MASKLAKE_LABEL_STUDIO"
 """The environment variable with its executable, where it is not on the PATH."""
@@ -58,7 +59,7 @@ class LabelStudio:
 @contextmanager
 def label_studio(folder: Path) -> Iterator[LabelStudio]:
     """Start and stop one with its data in `folder`."""
-    program, port = executable(), _free_port()
+    program, port = executable(), free_port()
     assert program is not None
     arguments = [program, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
     arguments += ["--data-dir", str(folder), "--username", "a@example.com", "--password", "not-a-secret"]
@@ -88,11 +89,6 @@ def label_studio(folder: Path) -> Iterator[LabelStudio]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -29,6 +29,7 @@ from masklake.jobs.demo.loopback_s3 import LoopbackS3
 
 from tests.helpers.servers import network
 from tests.helpers.servers.network import Machine, Network
+from tests.helpers.servers.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 _MARK = "MASKLAKE_TEST_NODE"
@@ -116,7 +117,7 @@ class RayNodes:
             # Its sockets need short paths.
             self._folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
             self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self._gcs, self._dashboard = _free_port(), _free_port()
+            self._gcs, self._dashboard = free_port(), free_port()
         print(f"cluster: {'each node a machine on a network' if reason is None else f'loopback ({reason})'}")
         self._env = self._s3_env() | self._env
         self._stack.callback(self._end)
@@ -289,7 +290,7 @@ class RayNodes:
             start, ports = _START_ON_LOOPBACK, [*_PORTS]
             if not self.nodes:
                 ports += ["ray-client-server-port"]
-            options += [f"--{port}={_free_port()}" for port in ports]
+            options += [f"--{port}={free_port()}" for port in ports]
         return [sys.executable, "-c", start, "start", "--block", *options]
 
 
@@ -298,13 +299,6 @@ class _Direct(socket.socket):
 
     def connect(self, address: Any) -> None:
         socket.SocketType.connect(self, address)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

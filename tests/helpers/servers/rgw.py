@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 
 from masklake.jobs.demo.loopback_s3 import HOST, LoopbackS3
+
+from tests.helpers.servers.ports import free_port
 
 _PROGRAMS = (
     "radosgw",
@@ -121,9 +122,9 @@ class RGW:
     def __enter__(self) -> RGW:
         # Unix socket paths end at 107 bytes, which TMPDIR may already fill.
         self._root = Path(tempfile.mkdtemp(prefix="rgw", dir="/tmp"))
-        self._mon_port = _free_port()
+        self._mon_port = free_port()
         self.server = LoopbackS3(
-            endpoint=f"http://{HOST}:{_free_port()}", access_key="AKTEST", secret_key="SKTEST"
+            endpoint=f"http://{HOST}:{free_port()}", access_key="AKTEST", secret_key="SKTEST"
         )
         self.guest = replace(self.server, access_key="AKGUEST", secret_key="SKGUEST")
         try:
@@ -259,10 +260,3 @@ class RGW:
             finally:
                 connection.close()
         raise TimeoutError(f"radosgw not ready after {timeout} s, see {self._root}/run")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -17,11 +17,7 @@ from masklake.jobs.schedule.store import Store
 from masklake.pipeline.errors import UserError
 
 from tests.helpers.schedules import schedule, wait_until
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+from tests.helpers.servers.ports import free_port
 
 
 def scraped(port: int) -> str:
@@ -29,7 +25,7 @@ def scraped(port: int) -> str:
 
 
 def test_a_schedule_that_is_added_or_paused_is_told_at_the_next_scrape(tmp_path: Path) -> None:
-    store, port = Store(tmp_path / "s.db"), _free_port()
+    store, port = Store(tmp_path / "s.db"), free_port()
     with metrics_served(store, "127.0.0.1", port):
         assert 'schedule="' not in scraped(port)
         store.add(schedule(tmp_path))
@@ -69,7 +65,7 @@ def test_what_is_no_port_is_refused(
 
 
 def test_the_daemon_answers_while_it_serves(tmp_path: Path) -> None:
-    store, port = tmp_path / "s.db", _free_port()
+    store, port = tmp_path / "s.db", free_port()
     command = [sys.executable, "-m", "masklake.jobs.cli", "schedule", "serve", "--store", store]
     with subprocess.Popen(
         [*map(str, command), "--metrics-port", str(port)], stdout=subprocess.PIPE, text=True
