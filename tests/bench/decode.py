@@ -52,9 +52,14 @@ def photo() -> Image.Image:
 def by_pillow(data: bytes, target: tuple[int, int] | None) -> np.ndarray:
     image = Image.open(io.BytesIO(data))
     if target and image.format == "JPEG":
-        scale = min(target[0] / min(image.size), target[1] / max(image.size), 1.0)
-        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        image.draft(None, fitted(image.size, target))
     return np.asarray(image.convert("RGB"))
+
+
+def fitted(size: tuple[int, int], target: tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height of an image made to fit `target` (short side, long side), never larger; its own where None."""
+    scale = min(target[0] / min(size), target[1] / max(size), 1.0) if target else 1.0
+    return round(size[0] * scale), round(size[1] * scale)
 
 
 _PILLOW_ALONE = """
@@ -77,9 +82,7 @@ print(1000 * statistics.median(took))
 def by_other_pillow(python: str, data: bytes, target: tuple[int, int] | None, rounds: int) -> str:
     """Milliseconds of the Pillow of another interpreter, in a process of its own that keeps what it frees; that it was
     built without the format, where it was."""
-    width, height = Image.open(io.BytesIO(data)).size
-    scale = min(target[0] / min(width, height), target[1] / max(width, height), 1.0) if target else 1.0
-    fit = (str(round(width * scale)), str(round(height * scale)))
+    fit = map(str, fitted(Image.open(io.BytesIO(data)).size, target))
     keeps = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
     command = [python, "-c", _PILLOW_ALONE, str(rounds), "fit" if target else "whole", *fit]
     answer = subprocess.run(command, input=data, env=os.environ | keeps, capture_output=True, check=False)

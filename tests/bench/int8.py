@@ -9,10 +9,8 @@ weights are as fast as trained ones.
 """
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 
 import torch
 from masklake.model import presets, scenes
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 
 from tests.bench.parity import ap, draw, predict
 from tests.bench.predictor import KEEP, RESNET, resnet_model
+from tests.bench.proposals import milliseconds
 from tests.helpers import reference
 
 SCENES, TIMED, PHOTOS = 300, 24, 4
@@ -43,18 +42,8 @@ def sides(model: LoadedModel, images: list[NDArray]) -> dict[str, Predictor]:
 
 
 def timed(title: str, predictors: dict[str, Predictor], images: list[NDArray]) -> None:
-    times: dict[str, list[float]] = {name: [] for name in predictors}
-    for image in [images[0], *images]:
-        for name, predictor in predictors.items():
-            start = time.process_time()
-            predictor.predict([image], as_rle=True)
-            times[name].append(1000 * (time.process_time() - start))
-    for name, of_side in times.items():
-        ratios = [a / b for a, b in zip(times["float32"][1:], of_side[1:], strict=True)]
-        print(
-            f"  {title:<26} {name:<9} {statistics.median(of_side[1:]):8.1f} ms  {statistics.median(ratios):5.2f} x",
-            flush=True,
-        )
+    for name, (ms, ratio) in milliseconds(predictors, images).items():
+        print(f"  {title:<26} {name:<9} {ms:8.1f} ms  {ratio:5.2f} x", flush=True)
 
 
 def measure() -> None:

@@ -9,6 +9,7 @@ published ones are on every machine: their time is that of trained ones, but the
 
 import statistics
 import time
+from typing import TypeVar
 
 import torch
 from masklake.model import presets
@@ -26,29 +27,36 @@ PHOTOS = 3
 DEMO = (150, 100, 50, 25, 15, 8, 4)
 """The first is the demo model's own number."""
 RESNETS = (1000, 500, 300, 100)
+Key = TypeVar("Key", int, str)
 
 
-def milliseconds(
+def by_number(
     model: LoadedModel, images: list[NDArray], numbers: tuple[int, ...], precision: str
 ) -> dict[int, tuple[float, float]]:
-    """By N: milliseconds an image, and how many times as fast as the first N, both the median of the images."""
+    """`milliseconds` of each N."""
     predictors = {
         n: Predictor(model, device="cpu", precision=precision, max_detections=KEEP, proposals=n)
         for n in numbers
     }
-    times: dict[int, list[float]] = {n: [] for n in numbers}
+    return milliseconds(predictors, images)
+
+
+def milliseconds(predictors: dict[Key, Predictor], images: list[NDArray]) -> dict[Key, tuple[float, float]]:
+    """Of each predictor: CPU milliseconds an image, all in turn, and how many times as fast as the first it is, both the median
+    of the images. The first image is done once more before, which does not count."""
+    times: dict[Key, list[float]] = {key: [] for key in predictors}
     for image in [images[0], *images]:
-        for n, predictor in predictors.items():
+        for key, predictor in predictors.items():
             start = time.process_time()
             predictor.predict([image], as_rle=True)
-            times[n].append(1000 * (time.process_time() - start))
-    first = times[numbers[0]][1:]
+            times[key].append(1000 * (time.process_time() - start))
+    first = next(iter(times.values()))[1:]
     return {
-        n: (
-            statistics.median(of_n[1:]),
-            statistics.median(a / b for a, b in zip(first, of_n[1:], strict=True)),
+        key: (
+            statistics.median(of_key[1:]),
+            statistics.median(a / b for a, b in zip(first, of_key[1:], strict=True)),
         )
-        for n, of_n in times.items()
+        for key, of_key in times.items()
     }
 
 
@@ -56,7 +64,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     demo, drawn = presets.load_model("demo"), draw(SCENES)
-    timed = milliseconds(demo, [scene.image for scene in drawn[:TIMED]], DEMO, "float32")
+    timed = by_number(demo, [scene.image for scene in drawn[:TIMED]], DEMO, "float32")
     print(f"demo, {SCENES} scenes, float32: AP in per cent")
     for n in DEMO:
         figures = ap(drawn, predict(Predictor(demo, device="cpu", precision="float32", proposals=n), drawn))
@@ -67,7 +75,7 @@ def main() -> None:
         model = resnet_model(name)
         for precision in ("float32", "bfloat16"):
             print(f"{name}, random weights, {PHOTOS} photos at 800 px, {precision}")
-            for n, (ms, ratio) in milliseconds(model, photos, RESNETS, precision).items():
+            for n, (ms, ratio) in by_number(model, photos, RESNETS, precision).items():
                 print(f"  {n:>5} {ms:7.1f} ms  {ratio:5.2f} x", flush=True)
 
 

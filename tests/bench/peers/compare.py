@@ -30,12 +30,12 @@ from masklake import open_lake
 from masklake.model import scenes
 from PIL import Image
 
+from tests.bench.peers.network import SUFFIXES
 from tests.bench.process_cpu import measured
 from tests.helpers.reference import PHOTOS
 
 SCENES = 400
 """In place of the photos where those are not on the machine."""
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def main() -> None:
             shutil.copytree(PHOTOS, photos)
         else:
             scenes.write(photos, SCENES, seed=11)
-        names = {file.name for file in photos.iterdir() if file.suffix in _SUFFIXES}
+        names = {file.name for file in photos.iterdir() if file.suffix in SUFFIXES}
         mixed = Path(scratch, "mixed")
         shutil.copytree(photos, mixed)
         broken = break_six(mixed, photos / min(names))
