@@ -128,7 +128,7 @@ class ModelSpec:
         """Read the text of `model.json`; `source` (its path) is named in errors. Raises ModelError."""
         try:
             body = json.loads(text)
-        except ValueError as err:  # also undecodable bytes
+        except (ValueError, RecursionError) as err:  # also undecodable bytes; thousands of brackets
             raise ModelError(f"{source}: not JSON ({err}); the file is damaged or not a model.json") from err
         if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
             raise ModelError(f"{source}: not a Masklake model.json (no format {FORMAT!r})")

@@ -48,6 +48,14 @@ TINY: Mapping[str, Any] = MappingProxyType({
 })  # fmt: skip
 """The demo model: a few MB, for pictures of a few hundred pixels."""
 
+_COUNTS = (
+    "fpn_channels", "rpn_conv_depth", "rpn_pre_nms_top_n", "rpn_post_nms_top_n", "box_resolution", "mask_resolution",
+    "keypoint_resolution", "canonical_scale", "canonical_level", "box_head_width",
+)  # fmt: skip
+_COUNT_LISTS = ("box_head_convs", "mask_head_layers", "keypoint_head_layers")
+_SHARES = ("backbone_norm_eps", "rpn_nms_threshold", "rpn_score_threshold", "box_nms_threshold")
+_LARGEST = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -128,6 +136,8 @@ class Network:
         for key in required:
             if not getattr(self, key):
                 raise ModelError(f"architecture: {key} must not be empty or 0 for {self.family!r}")
+        for key, value in self.to_dict().items():
+            _check(key, value)
 
     @property
     def masks(self) -> bool:
@@ -193,6 +203,39 @@ def _known(architecture: Mapping[str, Any], keys: set[str]) -> None:
     unknown = sorted(str(k) for k in architecture.keys() - keys)
     if unknown:
         raise ModelError(f"architecture: unknown key {', '.join(unknown)}; a newer Masklake may know it")
+
+
+def _check(key: str, value: object) -> None:
+    """Raises ModelError where torchvision could not make a network of `value`; choices are checked elsewhere."""
+    if key in _COUNTS:
+        _require(_is_count(value), key, value, f"a whole number from 1 to {_LARGEST}")
+    elif key in _COUNT_LISTS:
+        counts = isinstance(value, tuple) and all(map(_is_count, value))
+        _require(counts, key, value, f"a list of whole numbers from 1 to {_LARGEST}")
+    elif key in _SHARES:
+        _require(_is_number(value, 0, 1), key, value, "a number from 0 to 1")
+    elif key in ("aspect_ratios", "anchor_sizes"):
+        parts = value if key == "anchor_sizes" and isinstance(value, tuple) else (value,)
+        sizes = all(
+            isinstance(part, tuple) and all(_is_number(v, 1e-3, _LARGEST) for v in part) for part in parts
+        )
+        _require(sizes, key, value, "made of numbers above 0")
+    elif key in ("backbone_layers", "box_levels", "mask_levels", "keypoint_levels"):
+        names = isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+        _require(names, key, value, "a list of names")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _require(holds: bool, key: str, value: object, what: str) -> None:
+    if not holds:
+        raise ModelError(f"architecture: {key} {str(value)[:60]} is not {what}")
 
 
 def _choice(key: str, value: object, known: tuple[str, ...]) -> None:

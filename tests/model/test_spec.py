@@ -117,7 +117,7 @@ def test_a_wrong_model_json_is_named(change: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 200_000])
 def test_what_is_no_json_object(text: bytes) -> None:
     with pytest.raises(ModelError, match=r"^model\.json: not "):
         ModelSpec.from_json(text, "model.json")
@@ -166,6 +166,20 @@ def test_levels_follow_the_backbone() -> None:
         ({"anchor_sizes": 32}, "architecture"),
         ({"mask_head_layers": []}, "mask_head_layers must not be empty"),
         ({"box_head_width": 0}, "box_head_width must not be empty or 0"),
+        ({"fpn_channels": -1}, "fpn_channels -1 is not a whole number from 1"),
+        ({"fpn_channels": 10**12}, "fpn_channels 1000000000000 is not a whole number from 1"),
+        ({"rpn_post_nms_top_n": "x"}, "rpn_post_nms_top_n x is not a whole number"),
+        ({"box_resolution": 7.5}, "box_resolution 7.5 is not a whole number"),
+        ({"canonical_scale": True}, "canonical_scale True is not a whole number"),
+        ({"mask_head_layers": [256, 0]}, "mask_head_layers .256, 0. is not a list of whole numbers"),
+        ({"mask_head_layers": 256}, "mask_head_layers 256 is not a list of whole numbers"),
+        ({"box_nms_threshold": float("nan")}, "box_nms_threshold nan is not a number from 0 to 1"),
+        ({"rpn_nms_threshold": "0.7"}, "rpn_nms_threshold 0.7 is not a number from 0 to 1"),
+        ({"anchor_sizes": [[0]] * 5}, "anchor_sizes .* is not made of numbers above 0"),
+        ({"anchor_sizes": "abcde"}, "anchor_sizes abcde is not made of numbers above 0"),
+        ({"aspect_ratios": [1, "2"]}, "aspect_ratios .1, '2'. is not made of numbers above 0"),
+        ({"mask_levels": 5}, "mask_levels 5 is not a list of names"),
+        ({"backbone_layers": [1, 2, 3, 4]}, "backbone_layers .1, 2, 3, 4. is not a list of names"),
     ],
 )
 def test_a_wrong_architecture_is_named(change: dict[str, Any], message: str) -> None:
