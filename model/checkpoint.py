@@ -149,12 +149,9 @@ def fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", source: object
     expected = module.state_dict()
     _check_keys(source, expected, tensors)
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.dtype not in (
-            torch.float16,
-            torch.bfloat16,
-            torch.float32,
-            torch.float64,
-        ):
+        # Whole numbers would be codes of some quantisation, whose scales nobody reads here.
+        floats = tensor.is_floating_point() or expected[key].is_floating_point()
+        if floats and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise ModelError(f"{source}: {key} is stored as {tensor.dtype}; write it as float32 or float16")
     tensors = {k: t.to(expected[k].dtype) for k, t in tensors.items()}
     _check_finite(source, tensors)

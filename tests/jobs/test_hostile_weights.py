@@ -91,13 +91,15 @@ def test_a_hostile_header_is_a_clear_error(tmp_path: Path, name: str) -> None:
         read_tensors(tmp_path / WEIGHTS)
 
 
-def test_numbers_of_an_exotic_type_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["float8_e5m2", "int8", "complex64"])
+def test_numbers_of_an_exotic_type_are_named(tmp_path: Path, name: str) -> None:
+    """Codes of a quantisation would otherwise be taken for weights."""
     from masklake.model import checkpoint
     from masklake.model.errors import ModelError
 
     shutil.copytree(ROOT / "model" / "weights" / "demo", tmp_path / "model")
     tensors = load_file(tmp_path / "model" / WEIGHTS)
     key = "rpn.head.cls_logits.bias"
-    save_file(tensors | {key: tensors[key].to(torch.float8_e5m2)}, tmp_path / "model" / WEIGHTS)
-    with pytest.raises(ModelError, match=f"{key} is stored as torch.float8_e5m2; write it as float32"):
+    save_file(tensors | {key: tensors[key].to(getattr(torch, name))}, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(ModelError, match=f"{key} is stored as torch.{name}; write it as float32"):
         checkpoint.load(tmp_path / "model")
