@@ -102,7 +102,9 @@ class Engine:
                 getattr(torch, fastest(device) if precision == int8.INT8 else precision),
                 kernels=kernels,
                 observed=None if observed is None else observed[number],
-                bytes_by=None if calibration is None else (calibration.ranges[number], calibration.levels),
+                bytes_by=None
+                if calibration is None
+                else (calibration.of_network(number), calibration.levels),
             )
 
         if isinstance(module, ComposedRCNN) and isinstance(network, Composed):

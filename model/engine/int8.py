@@ -9,6 +9,7 @@ Without VNNI (instructions that add four products at once) oneDNN adds two produ
 """
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -34,6 +35,14 @@ class Calibration:
     levels: int
     ranges: tuple[Ranges, ...]
 
+    def of_network(self, number: int) -> Ranges:
+        """The ranges of the model's network `number`, from 0. Raises ModelError where it is not of so many networks."""
+        if number >= len(self.ranges):
+            raise ModelError(
+                f"int8: the calibration is of a model of {len(self.ranges)} networks; calibrate this one"
+            )
+        return self.ranges[number]
+
     def to_json(self) -> str:
         """A text that `from_json` reads, the same for equal calibrations."""
         return json.dumps({"levels": self.levels, "ranges": self.ranges}, indent=1, sort_keys=True) + "\n"
@@ -43,13 +52,17 @@ class Calibration:
         """Raises ModelError, which names `source`, for another text."""
         try:
             body = json.loads(text)
-            return cls(
-                levels=int(body["levels"]),
-                ranges=tuple(
-                    {str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}
-                    for ranges in body["ranges"]
-                ),
+            levels = int(body["levels"])
+            ranges = tuple(
+                {str(name): (float(low), float(high)) for name, (low, high) in part.items()}
+                for part in body["ranges"]
             )
+            if levels not in LEVELS.values():
+                raise ValueError(f"levels {levels}")
+            for name, (low, high) in (item for part in ranges for item in part.items()):
+                if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                    raise ValueError(f"{name} from {low} to {high}")
+            return cls(levels=levels, ranges=ranges)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{source}: is no calibration ({error}); remove it, and the next run makes another"
@@ -60,7 +73,8 @@ INT8 = "int8"
 """The precision's name."""
 LEVELS = {True: 127, False: 63}
 """The largest weight, with and without VNNI: 2 x 255 x 63 is the most that 16 bits hold."""
-_CAPABILITIES = ("avx512_vnni", "avx_vnni", "amx_int8")
+_VEX, _EVEX = ("avx_vnni",), ("avx512_vnni", "amx_int8")
+"""The two encodings that VNNI has. A cap of oneDNN on one does not let it use the other."""
 _WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _FEWEST_CHANNELS = 16
 """The first convolution, of three, gains nothing, and its rounding would be in all that follows."""
@@ -70,7 +84,10 @@ _BYTE = 255
 def has_vnni(capabilities: Mapping[str, object], environment: Mapping[str, str]) -> bool:
     """Whether a processor with these capabilities (`torch.cpu.get_capabilities`) has VNNI and oneDNN may use it."""
     cap = environment.get("ONEDNN_MAX_CPU_ISA", environment.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
-    return cap not in _WITHOUT_VNNI and any(bool(capabilities.get(name)) for name in _CAPABILITIES)
+    if cap in _WITHOUT_VNNI:
+        return False
+    names = _VEX if cap.startswith("AVX2") else _EVEX if cap.startswith("AVX512") else _VEX + _EVEX
+    return any(bool(capabilities.get(name)) for name in names)
 
 
 def supported() -> bool:
@@ -84,7 +101,8 @@ def levels_here() -> int:
 
 
 class Observer(fx.Interpreter):
-    """Runs a part of a network node by node, and widens `ranges` to the values that it sees."""
+    """Runs a part of a network node by node, and widens `ranges` to the values that it sees. Tensors with values that are not
+    finite tell nothing: no bytes reach so far."""
 
     def __init__(self, module: fx.GraphModule, ranges: Ranges, part: str) -> None:
         super().__init__(module)
@@ -97,9 +115,10 @@ class Observer(fx.Interpreter):
         value = super().run_node(node)
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             low, high = (float(end) for end in value.aminmax())
-            name = f"{self._part}.{node.name}"
-            before = self._ranges.get(name, (low, high))
-            self._ranges[name] = min(before[0], low), max(before[1], high)
+            if math.isfinite(low) and math.isfinite(high):
+                name = f"{self._part}.{node.name}"
+                before = self._ranges.get(name, (low, high))
+                self._ranges[name] = min(before[0], low), max(before[1], high)
         return value
 
 

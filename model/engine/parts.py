@@ -183,8 +183,9 @@ class FastParts:
         fused = fuse(module, fused_gpu.layer if self.on_gpu else fused_cpu.layer)
         if self._observed is not None:
             return int8.Observer(fused, self._observed, part)
-        seen = self._bytes_by is not None and any(name.startswith(f"{part}.") for name in self._bytes_by[0])
-        return int8.quantised(fused, part, *self._bytes_by) if self._bytes_by is not None and seen else fused
+        if self._bytes_by is not None and any(name.startswith(f"{part}.") for name in self._bytes_by[0]):
+            return int8.quantised(fused, part, *self._bytes_by)
+        return fused
 
     def _prepared_proposer(self, rpn: RegionProposalNetwork) -> Proposer:
         convs = list(rpn.head.conv)

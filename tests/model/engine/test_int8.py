@@ -18,7 +18,7 @@ from masklake.model.engine.int8 import Calibration, Int8Conv, ToBytes, has_vnni
 from masklake.model.errors import ModelError
 from masklake.model.predictor import Predictor
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 
 from tests.helpers.reference import closest
 
@@ -58,10 +58,40 @@ def test_the_same_images_calibrate_alike_and_json_keeps_all(
 ) -> None:
     assert calibrate(demo, _drawn(9, 4)) == calibration
     assert Calibration.from_json(calibration.to_json(), "c.json") == calibration
-    with pytest.raises(ModelError, match=r"c\.json: is no calibration"):
-        Calibration.from_json('{"levels": 127}', "c.json")
+    for text in (
+        '{"levels": 127}',
+        '{"levels": 128, "ranges": [{}]}',
+        '{"levels": 127, "ranges": [{"backbone.x": [0, NaN]}]}',
+        '{"levels": 127, "ranges": [{"backbone.x": [-Infinity, 0]}]}',
+        '{"levels": 127, "ranges": [{"backbone.x": [1, 0]}]}',
+    ):
+        with pytest.raises(ModelError, match=r"c\.json: is no calibration"):
+            Calibration.from_json(text, "c.json")
     with pytest.raises(ModelError, match="no image to calibrate by"):
         calibrate(demo, [b"no picture"])
+
+
+def test_values_that_are_not_finite_tell_nothing() -> None:
+    """They would make a scale of infinity, or none at all."""
+    ranges: int8.Ranges = {}
+    observer = int8.Observer(fx.symbolic_trace(nn.Identity()), ranges, "part")
+    for values in ([0.0, 1.0], [-2.0, torch.nan], [torch.inf, 3.0], [-1.0, 0.5]):
+        observer(torch.tensor(values))
+    assert set(ranges.values()) == {(-1.0, 1.0)}
+
+
+def test_images_without_things_come_first(demo: LoadedModel, calibration: Calibration) -> None:
+    """The heads' first batch is empty then; and where all of a calibration's are so, they stay in floats."""
+    blank, scene = np.full((240, 320, 3), 128, np.uint8), _drawn(10, 1)[0]
+    expected = Predictor(demo, device="cpu", precision="int8", calibration=calibration).predict([scene])[0]
+    assert isinstance(expected, Detections)
+    for made_by in (calibration, calibrate(demo, [blank])):
+        predictor = Predictor(demo, device="cpu", precision="int8", calibration=made_by, score_threshold=0.3)
+        none, found = predictor.predict([blank, scene])
+        assert isinstance(none, Detections)
+        assert isinstance(found, Detections)
+        assert len(none) == 0
+        assert len(found) > 0
 
 
 @pytest.mark.parametrize("added", [False, True])
@@ -91,6 +121,8 @@ def test_what_cannot_be_is_refused(
     of_another = replace(calibration, ranges=({"backbone.x": (0.0, 1.0)},))
     with pytest.raises(ModelError, match="nothing is known of backbone"):
         Predictor(demo, device="cpu", precision="int8", calibration=of_another)
+    with pytest.raises(ModelError, match="of a model of 1 networks"):
+        calibration.of_network(1)
     monkeypatch.setattr(int8, "levels_here", lambda: 63)
     with pytest.raises(ModelError, match="sums would overflow"):
         Predictor(demo, device="cpu", precision="int8", calibration=replace(calibration, levels=127))
@@ -104,6 +136,11 @@ def test_what_cannot_be_is_refused(
         ({"avx512_vnni": True}, {"ONEDNN_MAX_CPU_ISA": "avx2"}, False),
         ({"avx512_vnni": True}, {"DNNL_MAX_CPU_ISA": "AVX512_CORE"}, False),
         ({"avx512_f": True}, {}, False),
+        # a cap on one encoding is not a leave for the other
+        ({"avx512_vnni": True}, {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}, False),
+        ({"avx_vnni": True}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, False),
+        ({"avx512_vnni": True}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, True),
+        ({"avx_vnni": True}, {"ONEDNN_MAX_CPU_ISA": "DEFAULT"}, True),
     ],
 )
 def test_where_vnni_is(
