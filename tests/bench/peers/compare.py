@@ -30,8 +30,9 @@ from masklake import open_lake
 from masklake.model import scenes
 from PIL import Image
 
-from tests.bench.peers.network import SUFFIXES
+from tests.bench.peers.network import SCORE, SUFFIXES
 from tests.bench.process_cpu import measured
+from tests.bench.start import command
 from tests.helpers.reference import PHOTOS
 
 SCENES = 400
@@ -71,10 +72,7 @@ def script(module: str, python: str = sys.executable) -> Callable[[Path, Path], 
 
 
 def masklake(*options: str) -> Callable[[Path, Path], list[str]]:
-    return lambda images, out: [
-        sys.executable, "-m", "masklake", "segment", str(images), str(out), "--model", "demo",
-        "--score", "0.05", *options,
-    ]  # fmt: skip
+    return lambda images, out: command(images, str(out), "--score", str(SCORE), *options)
 
 
 def lake_rows(lake: Path) -> Outcome:
