@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,19 +145,30 @@ def fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", source: object
 
     Raises ModelError, naming `source`, unless keys and shapes are exactly the module's and all values finite.
     """
-    import torch
-
     expected = module.state_dict()
     _check_keys(source, expected, tensors)
-    for key, tensor in tensors.items():
-        # Whole numbers would be codes of some quantisation, whose scales nobody reads here.
-        floats = tensor.is_floating_point() or expected[key].is_floating_point()
-        if floats and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise ModelError(f"{source}: {key} is stored as {tensor.dtype}; write it as float32 or float16")
+    require_floats(source, expected, tensors)
     tensors = {k: t.to(expected[k].dtype) for k, t in tensors.items()}
     _check_finite(source, tensors)
     module.load_state_dict(tensors, strict=True, assign=True)
     module.eval()
+
+
+def require_floats(
+    source: object, expected: "Mapping[str, torch.Tensor]", tensors: "Mapping[str, object]"
+) -> None:
+    """Raises ModelError, naming `source`, unless all are tensors, and those for a float of `expected` are float16, bfloat16,
+    float32 or float64. (Whole numbers would be codes of some quantisation, whose scales nobody reads here.)"""
+    import torch
+
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ModelError(
+                f"{source}: {key} is {type(tensor).__name__}, not a tensor; give a file of weights alone"
+            )
+        floats = tensor.is_floating_point() or (key in expected and expected[key].is_floating_point())
+        if floats and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise ModelError(f"{source}: {key} is stored as {tensor.dtype}; write it as float32 or float16")
 
 
 def _checked(directory: Path) -> Path:

@@ -180,6 +180,7 @@ def _published(name: str, weights_dir: Path | None) -> "dict[str, torch.Tensor]"
 
 def _fill(module: "nn.Module", tensors: "dict[str, torch.Tensor]", name: str) -> None:
     """Strictly, but with torchvision's own renaming of the keys of older files."""
+    checkpoint.require_floats(name, module.state_dict(), tensors)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ModelError(f"{name}: {key} has values that are not finite; download the file again")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklake.model import checkpoint
 from masklake.model.checkpoint import LoadedModel
 from masklake.model.errors import ModelError, first_line
 from masklake.model.networks.config import BACKBONE_LAYERS, TINY, Composed, Network, parse
@@ -265,7 +266,6 @@ def _backbone_tensors(path: Path) -> dict[str, Tensor]:
     import pickle
 
     import torch
-    from masklake.model import checkpoint
 
     if path.suffix == ".safetensors":
         return checkpoint.read_tensors(path)
@@ -292,6 +292,7 @@ def _fill_body(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
                 f"--backbone-weights {path}: the backbone wants {key} as {tuple(into.shape)}, and the file {has}; "
                 "it is another backbone's"
             )
+        checkpoint.require_floats(f"--backbone-weights {path}", {key: into}, {key: source})
         if not source.isfinite().all():
             raise ModelError(
                 f"--backbone-weights {path}: {key} has values that are not finite; download it again"

@@ -109,6 +109,9 @@ def test_damaged_and_foreign_files_are_named(weights_dir: Path, tmp_path: Path) 
     torch.save({"weight": torch.ones(3)}, wanted)
     with pytest.raises(ModelError, match=f"{MASK}: not the weights of that name"):
         presets.load_model("coco", weights_dir=tmp_path)
+    torch.save({"epoch": 3, "model": {"weight": torch.ones(3)}}, wanted)  # the checkpoint of a training
+    with pytest.raises(ModelError, match=f"{MASK}: epoch is int, not a tensor"):
+        presets.load_model("coco", weights_dir=tmp_path)
 
 
 class Evil:

@@ -145,6 +145,10 @@ def test_weights_that_are_of_another_backbone(tmp_path: Path) -> None:
     torch.save(poisoned, file)
     with pytest.raises(ModelError, match=r"conv1.weight has values that are not finite"):
         from_backbone(backbone("resnet18", pretrained=True), file)
+    codes = {"conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}
+    torch.save(resnet18().state_dict() | codes, file)
+    with pytest.raises(ModelError, match=r"conv1.weight is stored as torch.int8"):
+        from_backbone(backbone("resnet18", pretrained=True), file)
     torch.save({**resnet18().state_dict(), "conv1.weight": "text"}, file)
     with pytest.raises(ModelError, match=r"conv1.weight as .* lacks it"):
         from_backbone(backbone("resnet18", pretrained=True), file)
