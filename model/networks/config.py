@@ -79,6 +79,8 @@ class Network:
         convolutions two linear layers.
     mask_head_layers, keypoint_head_layers: channels of the 3 x 3 convolutions.
     rpn_*, box_nms_threshold: proposals kept before and after NMS, and the thresholds, at inference.
+
+    Raises ModelError for choices that are not known, and values of which no network can be made.
     """
 
     family: str
@@ -138,6 +140,9 @@ class Network:
                 raise ModelError(f"architecture: {key} must not be empty or 0 for {self.family!r}")
         for key, value in self.to_dict().items():
             _check(key, value)
+        # The proposals' head has so many outputs a cell, the same for all levels.
+        alike = len(set(map(len, self.anchor_sizes))) == 1
+        _require(alike, "anchor_sizes", self.anchor_sizes, "of as many sizes on every level")
 
     @property
     def masks(self) -> bool:

@@ -176,6 +176,10 @@ def test_levels_follow_the_backbone() -> None:
         ({"box_nms_threshold": float("nan")}, "box_nms_threshold nan is not a number from 0 to 1"),
         ({"rpn_nms_threshold": "0.7"}, "rpn_nms_threshold 0.7 is not a number from 0 to 1"),
         ({"anchor_sizes": [[0]] * 5}, "anchor_sizes .* is not made of numbers above 0"),
+        (
+            {"anchor_sizes": [[32, 40], [64], [9], [9], [9]]},
+            "anchor_sizes .* is not of as many sizes on every",
+        ),
         ({"anchor_sizes": "abcde"}, "anchor_sizes abcde is not made of numbers above 0"),
         ({"aspect_ratios": [1, "2"]}, "aspect_ratios .1, '2'. is not made of numbers above 0"),
         ({"mask_levels": 5}, "mask_levels 5 is not a list of names"),
