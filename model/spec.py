@@ -15,6 +15,9 @@ FORMAT_VERSION = 1
 
 _T = TypeVar("_T")
 
+_LONGEST = 100_000
+_FAR = 1e6
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,14 +55,20 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
-        if not 1 <= self.min_size <= self.max_size:
+        if not 1 <= self.min_size <= self.max_size <= _LONGEST:
             raise ModelError(
-                f"preprocessing: 1 <= min_size {self.min_size} <= max_size {self.max_size} does not hold"
+                f"preprocessing: 1 <= min_size {self.min_size} <= max_size {self.max_size} <= {_LONGEST} does not hold"
             )
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ModelError("preprocessing: mean and std need three numbers each (red, green, blue)")
         if not all(math.isfinite(v) for v in self.mean) or not all(v > 0 for v in self.std):
             raise ModelError(f"preprocessing: mean {self.mean} must be finite and std {self.std} positive")
+        # Beyond these float32 overflows, which activations would make a 0 of, and an image without instances.
+        if (
+            any(isinstance(v, bool) or abs(v) > _FAR for v in (*self.mean, *self.std))
+            or min(self.std) < 1 / _FAR
+        ):
+            raise ModelError(f"preprocessing: mean {self.mean} or std {self.std} is not on a scale of 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

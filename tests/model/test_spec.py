@@ -83,6 +83,11 @@ def test_class_names_are_texts(name: object) -> None:
         {"mean": (0, 0)},
         {"std": (1, 0, 1)},
         {"mean": (float("nan"),) * 3},
+        {"mean": (1e300,) * 3},
+        {"mean": (True,) * 3},
+        {"std": (1e-300,) * 3},
+        {"std": (float("inf"),) * 3},
+        {"max_size": 10**9},
     ],
 )
 def test_preprocessing_is_checked(settings: dict[str, Any]) -> None:
