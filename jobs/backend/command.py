@@ -105,30 +105,15 @@ def ready(options: BackendOptions, lake: Lake) -> Model:
     import torch
     from masklake.jobs.backend.predicting import Model
     from masklake.jobs.models import resolve as models
-    from masklake.model.decode import DecodeOptions
+    from masklake.jobs.segment import calibration
 
-    resolved = models.resolve(options.model, lake.storage, options.weights_dir, lake=lake.uri)
-    factory = models.PredictorFactory(
-        source=resolved.source,
-        fingerprint=resolved.fingerprint,
-        score_threshold=options.score,
-        max_detections=options.max_detections,
-        classes=options.classes,
-        precision=options.precision,
-        threads=None,
-        tiling=options.tiling(),
-    )
-    preprocessing = resolved.spec.preprocessing
-    full = options.full_decode or options.precision == "exact"
+    model = models.resolve(options.model, lake.storage, options.weights_dir, lake=lake.uri)
+    ranges = calibration.of_lake(lake.uri, lake.storage, model) if options.precision == "int8" else None
     return Model(
-        version=f"{resolved.spec.name}@{resolved.fingerprint}",
-        predictor=factory(),
-        vocabulary=resolved.vocabulary(),
-        decode=DecodeOptions(
-            max_pixels=options.max_pixels,
-            target=None if full else (preprocessing.min_size, preprocessing.max_size),
-            tiling=options.tiling(),
-        ),
+        version=f"{model.spec.name}@{model.fingerprint}",
+        predictor=options.predictor(model, None, ranges)(),
+        vocabulary=model.vocabulary(),
+        decode=options.decoding(model.spec.preprocessing),
         max_bytes=options.max_bytes,
         at_once=8 if torch.cuda.is_available() else 1,
     )

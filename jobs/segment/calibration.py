@@ -44,6 +44,20 @@ def of_record(record: RunRecord, storage: Storage, model: Resolved) -> Calibrati
     return Calibration.from_json(text, uri)
 
 
+def of_lake(lake: str, storage: Storage, model: Resolved) -> Calibration:
+    """The lake's calibration for the model. Raises UserError where no run has made one yet."""
+    from masklake.model.engine.int8 import Calibration
+
+    uri = _uri(lake, model)
+    with explaining(uri, "read the calibration"):
+        try:
+            return Calibration.from_json(storage.read(uri), uri)
+        except FileNotFoundError:
+            raise UserError(
+                f"{uri}: is not there; the first `masklake segment --precision int8` with this model makes it"
+            ) from None
+
+
 def require(options: SegmentOptions, lake: str, model: Resolved) -> str | None:
     """The digest of the lake's calibration for the model. Where there is none it is made, by some of the first images of the
     source, and kept; before a dry run the digest is None then. Raises UserError or ModelError where no image can be used.

@@ -257,18 +257,7 @@ def _factory(
     record: RunRecord, model: models.Resolved, threads: int | None, storage: Storage
 ) -> models.PredictorFactory:
     rows = RowOptions.of_record(record.all_options)
-    return models.PredictorFactory(
-        source=model.source,
-        fingerprint=model.fingerprint,
-        score_threshold=rows.score,
-        max_detections=rows.max_detections,
-        classes=rows.classes,
-        precision=rows.precision,
-        proposals=rows.proposals,
-        threads=threads,
-        calibration=calibration.of_record(record, storage, model),
-        tiling=rows.tiling(),
-    )
+    return rows.predictor(model, threads, calibration.of_record(record, storage, model))
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,9 @@ from masklake.jobs.options.shared import HOW, ClusterOptions, StorageOptions, la
 from masklake.model.tiles.tiling import Tiling
 
 if TYPE_CHECKING:
+    from masklake.jobs.models.resolve import PredictorFactory, Resolved
     from masklake.model.decode import DecodeOptions
+    from masklake.model.engine.int8 import Calibration
     from masklake.model.spec import Preprocessing
 
 ENGINES = ("auto", "ray", "local")
@@ -103,9 +105,36 @@ class RowOptions(Options):
 
         return DecodeOptions(
             max_pixels=self.max_pixels,
-            target=None if self.full_decode else (preprocessing.min_size, preprocessing.max_size),
+            target=None if self.decodes_whole else (preprocessing.min_size, preprocessing.max_size),
             tiling=self.tiling(),
         )
+
+    def predictor(
+        self, model: Resolved, threads: int | None, calibration: Calibration | None
+    ) -> PredictorFactory:
+        """What makes the predictor of `model`, with so many threads (None: as torch has), in the process that wants it.
+
+        calibration: for int8, of this model (`jobs.segment.calibration`).
+        """
+        from masklake.jobs.models.resolve import PredictorFactory
+
+        return PredictorFactory(
+            source=model.source,
+            fingerprint=model.fingerprint,
+            score_threshold=self.score,
+            max_detections=self.max_detections,
+            classes=self.classes,
+            precision=self.precision,
+            proposals=self.proposals,
+            threads=threads,
+            calibration=calibration,
+            tiling=self.tiling(),
+        )
+
+    @property
+    def decodes_whole(self) -> bool:
+        """Whether no JPEG is decoded at a fraction, which would be another image: "exact" wants the image itself."""
+        return self.full_decode or self.precision == "exact"
 
     def record(self) -> dict[str, Any]:
         """The options as a run's record keeps them."""
@@ -117,8 +146,7 @@ class RowOptions(Options):
             "precision": self.precision,
             "max_pixels": self.max_pixels,
             "max_bytes": self.max_bytes,
-            "full_decode": self.full_decode
-            or self.precision == "exact",  # a JPEG decoded at a fraction is another image
+            "full_decode": self.decodes_whole,
             "tile": self.tile,
             "overlap": self.overlap,
         }

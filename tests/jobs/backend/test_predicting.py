@@ -11,8 +11,10 @@ import pytest
 from masklake.jobs.backend.command import BackendOptions, ready
 from masklake.jobs.backend.predicting import Model, TaskPredictor
 from masklake.jobs.backend.protocol import Protocol, RefusedError
+from masklake.jobs.models.resolve import resolve
 from masklake.jobs.studio.client import TOKEN, StudioClient
 from masklake.model import scenes
+from masklake.pipeline.errors import UserError
 from masklake.pipeline.labels.formats import brush_rle
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
@@ -75,6 +77,16 @@ def ask(protocol: Protocol, *data: Any, interface: str = INTERFACE) -> list[Any]
     results: list[Any] = answer["results"]
     assert len(results) == len(tasks)
     return results
+
+
+def test_options_of_rows_count_as_for_segment(lake: Lake) -> None:
+    options = BackendOptions(lake=lake.uri, model="demo", proposals=5, precision="exact")
+    assert options.predictor(resolve("demo", lake.storage), None, None).proposals == 5
+    assert ready(options, lake).decode.target is None
+    with pytest.raises(
+        UserError, match=r"calibrations/.*json: is not there; the first `masklake segment --precision int8`"
+    ):
+        ready(BackendOptions(lake=lake.uri, model="demo", precision="int8"), lake)
 
 
 def test_masks_are_the_models_to_the_pixel(protocol: Protocol, model: Model, photos: Path) -> None:
