@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from masklake.pipeline.lake.lake import Lake, Part
@@ -19,7 +19,7 @@ from masklake.pipeline.storage.parquet import write_table
 from masklake.pipeline.storage.store import join
 from masklake.pipeline.tend.crash_points import reach
 from masklake.pipeline.tend.replacing import Tending
-from masklake.pipeline.tend.rows import OddPartsError, ordered, read_parts, require_sound, total
+from masklake.pipeline.tend.rows import OddPartsError, joined, ordered, read_each, require_sound, total
 
 _MOST_PARTS = 10_000
 """Of one new part: so many small ones take a minute to read."""
@@ -96,29 +96,45 @@ def _gather(run: str, rows: Sequence[dict[str, Part]], target_bytes: int) -> Ite
 
 
 def stage(lake: Lake, work: CompactionPlan, id_: str, tending: Tending) -> list[PartGroup]:
-    """Write the new parts where no reader looks. What does not add up is moved to `work.left`."""
+    """Write the new parts where no reader looks. `work` is told what was gathered in the end, and what does not add up is left."""
     reach("begun")
-    groups = []
-    for number, gathered in enumerate(work.gathered):
-        if gathered.run in work.left:
+    staged: list[tuple[Gathered, PartGroup]] = []
+    for number, planned in enumerate(work.gathered):
+        if planned.run in work.left:
             continue
         try:
-            groups.append(_stage(lake, gathered, f"part-{id_}-{number:06d}.parquet", id_, tending))
+            gathered, rows = _read(lake, planned)
+            if len(gathered.names) < 2:
+                continue
+            staged.append(
+                (gathered, _stage(gathered, rows, f"part-{id_}-{number:06d}.parquet", id_, tending))
+            )
         except OddPartsError as error:
-            work.left[gathered.run] = str(error)
+            work.left[planned.run] = str(error)
             continue
         reach("part staged")
         tending.say(f"written: {number + 1:,} of {len(work.gathered):,} new parts")
-    return [group for group in groups if group.run not in work.left]
+    staged = [(gathered, group) for gathered, group in staged if group.run not in work.left]
+    work.gathered = [gathered for gathered, _ in staged]
+    return [group for _, group in staged]
 
 
-def _stage(lake: Lake, gathered: Gathered, label_name: str, id_: str, tending: Tending) -> PartGroup:
-    rows = {table: read_parts(lake, table, parts) for table, parts in gathered.parts.items()}
+def _read(lake: Lake, gathered: Gathered) -> tuple[Gathered, dict[str, pa.Table]]:
+    """The rows by table, and the parts that have any. The others stay as they are: they bar the names of parts to writers of an attempt
+    that was overtaken (`segment/proof.py`), who may stand still for any time."""
+    each = {table: read_each(lake, table, parts) for table, parts in gathered.parts.items()}
+    chosen = [number for number, rows in enumerate(each["images" if gathered.run else "labels"]) if len(rows)]
+    parts = {table: [gathered.parts[table][number] for number in chosen] for table in each}
+    rows = {table: joined([each[table][number] for number in chosen]) for table in each if chosen}
+    return replace(gathered, parts=parts), rows
+
+
+def _stage(
+    gathered: Gathered, rows: dict[str, pa.Table], label_name: str, id_: str, tending: Tending
+) -> PartGroup:
     name = label_name
     if gathered.run:
         require_sound(rows["images"], rows["instances"])
-        if not len(rows["images"]):  # an attempt has barred all of them (`segment/proof.py`)
-            return PartGroup(run=gathered.run, old=gathered.names, new=None)
         name = part_name(
             max(part_attempt(old) or 1 for old in gathered.names), rows["images"]["image_id"].to_numpy()
         )

@@ -29,6 +29,11 @@ class OddPartsError(Exception):
 
 def read_parts(lake: Lake, table: str, parts: Sequence[Part]) -> pa.Table:
     """All rows of `parts`, which are of one run, in the schema of today. Raises UserError where one cannot be read."""
+    return joined(read_each(lake, table, parts))
+
+
+def read_each(lake: Lake, table: str, parts: Sequence[Part]) -> list[pa.Table]:
+    """The rows of each of `parts`, in the schema of today. Raises UserError where one cannot be read."""
     uris = [join(lake.uri, part.path) for part in parts]
     tables = []
     for uri, fetched in zip(uris, lake.storage.get_many(uris), strict=True):
@@ -40,6 +45,11 @@ def read_parts(lake: Lake, table: str, parts: Sequence[Part]) -> pa.Table:
             raise UserError(f"{uri}: is not a Parquet file ({error}); restore it, or remove it") from error
         require_version((rows.schema.metadata or {}).get(VERSION_KEY), uri)
         tables.append(_conform(rows, table, uri))
+    return tables
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of parts of one run. Raises OddPartsError where they are of different models."""
     models = {(rows.schema.metadata or {}).get(MODEL_KEY) for rows in tables}
     if len(models) > 1:
         raise OddPartsError("its parts are of different models")

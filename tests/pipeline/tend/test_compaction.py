@@ -10,13 +10,14 @@ from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.replacements import Replacements
 from masklake.pipeline.lake.run_record import RunFolder
-from masklake.pipeline.segment.proof import tally, verify
+from masklake.pipeline.segment.proof import bar_uncommitted, tally, verify
 from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.tend import work
 from masklake.pipeline.tend.crash_points import POINTS
 from masklake.pipeline.tend.replacing import Tending
 
+from tests.helpers.lakes import MODEL
 from tests.helpers.tended_lakes import (
     EXACT,
     R1,
@@ -89,6 +90,20 @@ def test_new_parts_are_as_a_run_writes_them(lake: str) -> None:
         folder = RunFolder(lake, run, STORAGE)
         assert tally(folder).counts == {"ok": 24}
         assert verify(folder, 24, 2).whole
+
+
+def test_a_writer_that_was_overtaken_is_kept_out_for_ever(lake: str) -> None:
+    """Its part's name is barred by one without rows, which no compaction may take away: it may stand still for days."""
+    folder, name = RunFolder(lake, R1, STORAGE), "part-001-0000000007-0123456789ab.parquet"
+    instances = next(Path(lake).glob(f"instances/run={R1}/*"))
+    STORAGE.write(f"{folder.table_uri('instances')}/{name}", instances.read_bytes())
+    bar_uncommitted(folder, 2, MODEL)
+    before = rows(lake)
+    for _ in range(2):
+        work.compact(tending(lake), TARGET)
+        assert rows(lake) == before
+        assert not STORAGE.put_new(f"{folder.table_uri('images')}/{name}", b"a part, late")
+        assert len(list(Path(lake).glob(f"images/run={R1}/*"))) == 2
 
 
 def test_files_are_of_the_wanted_size(lake: str) -> None:
