@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -31,11 +33,15 @@ from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.lock import Lock, LockHeldError
 from masklake.pipeline.lake.record import new_run_id
 from masklake.pipeline.lake.registry import Registry
+from masklake.pipeline.lake.replacements import Replacements
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.segment import run as driver_module
 from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.tend import forgetting, work
+from masklake.pipeline.tend.chosen import Chosen
+from masklake.pipeline.tend.replacing import Tending
 
 from tests.conftest import Bucket
 from tests.helpers.faults.actors import Actor, acting, current
@@ -48,6 +54,7 @@ N = 6
 RESOURCES = Resources.fitted(2, 0, packet_images=2, commit_images=2)
 MODELS = {"photos": "0123456789ab", "cats": "ba9876543210"}
 LABELLED = [f"s3://photos/{i}.png" for i in range(3)]
+MIB = 2**20
 
 
 class Driver(driver_module._Driver):
@@ -56,6 +63,14 @@ class Driver(driver_module._Driver):
     def _interrupt(self, trouble: Exception | None) -> None:
         self._trouble = trouble
         self.engine.ledger.stop()
+
+
+class StepwiseTending(Tending):
+    """Waiting is a step like another. (What it waits for, readers that opened the lake before, are never between two steps here.)"""
+
+    def pause(self, seconds: float) -> None:
+        if actor := current():
+            actor.pause(f"waits {seconds:.0f} s")
 
 
 class Histories(RuleBasedStateMachine):
@@ -69,6 +84,7 @@ class Histories(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         fill(self.folder / "photos", N)
         self.source = str(self.folder / "photos")
+        self.uris = [str(path) for path in sorted((self.folder / "photos").iterdir())]
         self.lake = str(self.folder / "lake")
         if self.bucket is not None:
             self.lake = f"{self.bucket.uri}/{new_run_id()}"
@@ -83,10 +99,15 @@ class Histories(RuleBasedStateMachine):
         """The attempts of runs that were seen to be complete."""
         self.imports: Counter[str] = Counter()
         self.holders: set[str] = set()
+        self.begun_to_forget: set[str] = set()
+        """Images of which no row need be there any more."""
+        self.forgotten: dict[str, set[str]] = defaultdict(set)
+        """By run: images of which no row may be there."""
         self.context = contextlib.ExitStack()
         self.context.enter_context(acting())
         self.context.enter_context(mock.patch.object(driver_module, "process_alive", self.is_alive))
         self.context.enter_context(mock.patch.object(driver_module, "HEARTBEAT_S", 1e9))
+        self.context.enter_context(mock.patch.object(forgetting, "process_alive", self.is_any_alive))
         Storage().write(f"{self.lake}/README.txt", b"so that the folder is there")
         for name, version in MODELS.items():
             Registry(self.lake, Storage()).add(name, version, {"model.json": b"{}"})
@@ -99,6 +120,10 @@ class Histories(RuleBasedStateMachine):
         run = self.run_of.get(me.name) if me else None
         others = [a for a in self.actors if a is not me and self.run_of.get(a.name) == run]
         return any(a.alive and a.name not in self.silent for a in others)
+
+    def is_any_alive(self, _: int) -> bool:
+        """What `forget` and `compact` know of a run's driver: it may be any of those that live."""
+        return any(a.alive and a.name not in self.silent for a in self.actors if a.name in self.run_of)
 
     # ---- commands ----
 
@@ -171,6 +196,36 @@ class Histories(RuleBasedStateMachine):
 
         self.begin("lock", work)
 
+    def tend(self, what: str, command: Callable[[Tending], None]) -> None:
+        def locked(actor: Actor) -> None:
+            with Lock(self.lake, work.LOCK, Storage(), what=actor.name):
+                command(StepwiseTending(lake=self.lake, storage=Storage(), grace_s=0.0))
+                self.totals[f"{what} done"] += 1
+
+        self.begin(what, locked)
+
+    @rule()
+    @precondition(lambda self: len(self.alive()) < 8)
+    def compact(self) -> None:
+        self.tend("compact", lambda tending: work.compact(tending, MIB))
+
+    @rule(number=st.integers(0, N - 1))
+    @precondition(lambda self: self.runs and len(self.alive()) < 8)
+    def forget(self, number: int) -> None:
+        """An image. Runs that were there before have no row of it once the command is done, whatever they were at."""
+        uri = self.uris[number]
+
+        def forget(tending: Tending) -> None:
+            before = [
+                run for run in self.runs if Storage().exists(RunFolder(self.lake, run, Storage()).record_uri)
+            ]
+            self.begun_to_forget.add(uri)
+            work.forget(tending, Chosen(uris=frozenset({uri})))
+            for run in before:
+                self.forgotten[run].add(uri)
+
+        self.tend("forget", forget)
+
     # ---- what befalls them ----
 
     def alive(self) -> list[Actor]:
@@ -198,6 +253,14 @@ class Histories(RuleBasedStateMachine):
         actor.kill()
         self.holders.discard(actor.name)
         self.totals["killed"] += 1
+        if actor.name.startswith(("compact", "forget")):  # a minute later
+            self.release_lock_of(actor)
+
+    def release_lock_of(self, actor: Actor) -> None:
+        uri = f"{self.lake}/locks/{work.LOCK}.json"
+        with contextlib.suppress(FileNotFoundError):
+            if json.loads(Storage().read(uri))["what"] == actor.name:
+                Storage().delete(uri)
 
     @rule(data=st.data(), steps=st.integers(0, 60), finished=st.booleans())
     @precondition(lambda self: any(actor.name in self.run_of for actor in self.alive()))
@@ -236,14 +299,17 @@ class Histories(RuleBasedStateMachine):
             owners = Counter(lake.dataset("instances", [run.id]).to_table(columns=["uri"])["uri"].to_pylist())
             assert [owners[uri] for uri in uris] == images["n_instances"].to_pylist()
             assert owners.keys() <= set(uris)
-            assert self.seen.get(run.id, set()) <= set(uris), f"run {run.id} has lost rows that were seen"
+            lost = self.seen.get(run.id, set()) - set(uris)
+            assert lost <= self.begun_to_forget, f"run {run.id} has lost rows that were seen"
+            assert not self.forgotten[run.id] & set(uris), f"run {run.id} has rows of what was forgotten"
             self.seen[run.id] = set(uris)
             if run.record is not None and run.record.state == "complete":
-                assert len(uris) == N
+                assert set(self.uris) - set(uris) <= self.begun_to_forget
                 self.ended.setdefault(run.id, run.record.attempt)
             if run.id in self.ended:
                 assert run.record is not None
-                assert (run.record.state, run.record.attempt) == ("complete", self.ended[run.id])
+                assert run.record.state == "complete"
+                assert run.record.attempt == self.ended[run.id], "a complete run was worked on again"
         self.totals["looks"] += 1
 
     @invariant()
@@ -254,7 +320,8 @@ class Histories(RuleBasedStateMachine):
         assert len({label_set.instances[0].box for label_set in newest}) <= 1, (
             "labels of two imports are mixed"
         )
-        assert len(lake.parts("labels")) >= self.imports["written"], "an import is lost"
+        rows = lake.dataset("labels").count_rows() if lake.parts("labels") else 0
+        assert rows >= len(LABELLED) * self.imports["written"], "an import is lost"
 
     @invariant()
     def errors_are_refusals(self) -> None:
@@ -267,6 +334,10 @@ class Histories(RuleBasedStateMachine):
         try:
             for actor in self.actors:
                 actor.finish()
+            self.compact()
+            self.actors[-1].finish()
+            state = Replacements.load(self.lake, Storage())
+            assert (state.current, state.retired) == (None, ())
             self.readers_see_what_is_whole()
             self.each_import_is_whole()
             self.errors_are_refusals()
@@ -286,6 +357,7 @@ class Histories(RuleBasedStateMachine):
             for run in Lake(self.lake, Storage()).run_ids():
                 self.totals["images"] += N
                 self.totals["whole"] += len(self.seen[run])
+                self.totals["forgotten"] += len(self.begun_to_forget - self.seen[run])
         finally:
             for actor in self.actors:
                 actor.kill()
@@ -310,7 +382,7 @@ def histories(examples: int, steps: int, bucket: Bucket | None = None) -> None:
     counted(
         totals["images"],
         totals["whole"],
-        lost=totals["images"] - totals["whole"],
+        lost=totals["images"] - totals["whole"] - totals["forgotten"],
         doubled=0,
         unit="rows of all runs",
     )

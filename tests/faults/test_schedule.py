@@ -155,3 +155,36 @@ def test_nothing_is_doubled_and_nothing_lost(
         assert entry[0] == "end" or entry[1] in cut or following == ["end", entry[1]]
     # The interrupted run was gone on with.
     assert f"resumes={RUN}" in (tmp_path / "second.txt").read_text()
+
+
+def test_two_daemons_on_two_machines_share_a_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a store of its own and the same schedule. One is killed at work: its lock passes to the other, and no job begins
+    while another is at work."""
+    use_job(monkeypatch)
+    lake = tmp_path / "lake"
+    stores = [Store(tmp_path / f"schedules-{i}.db") for i in range(2)]
+    for store in stores:
+        store.add(schedule(tmp_path, "run,sleep=0.5", every=1, next_at=utc(utcnow())))
+    with daemon(stores[0], tmp_path / "0.txt") as first, daemon(stores[1], tmp_path / "1.txt") as second:
+        wait_until(lambda: all(firings(store, OK) >= 2 for store in stores))
+        wait_until(lambda: sum(firings(store, REFUSED) for store in stores) >= 1)
+        with stores[0].transaction() as db:  # long enough to be killed in
+            db.execute("update schedules set command = replace(command, 'sleep=0.5', 'sleep=20')")
+        wait_until(lambda: any(f.pid for f in stores[0].history(limit=3) if f.state == "running" and f.log))
+        running = next(firing for firing in stores[0].history(limit=3) if firing.state == "running")
+        wait_until(lambda: diary(lake)[-1] == f"begin {running.pid}")
+        struck()
+        os.kill(first.pid, 9)
+        first.wait()
+        ran = firings(stores[1], OK)
+        wait_until(lambda: firings(stores[1], OK) >= ran + 2)
+        second.terminate()
+        assert second.wait(60) == 0
+    entries = [line.split() for line in diary(lake)]
+    jobs = sum(word == "begin" for word, _ in entries)
+    overlapping = sum(
+        entry[0] == "begin" and entry[1] != str(running.pid) and following != ["end", entry[1]]
+        for entry, following in itertools.pairwise(entries)
+    )
+    counted(jobs, jobs - overlapping, lost=0, doubled=overlapping, unit="jobs of two daemons")
+    assert overlapping == 0

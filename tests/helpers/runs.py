@@ -70,7 +70,7 @@ def make_job(
 def resume_job(lake: str, run_id: str, *, seconds: float = 0.0) -> Job:
     """The next attempt at a run."""
     record = RunFolder(lake, run_id, Storage()).load()
-    return _job(record, seconds, limit=record.selection["limit"], resume=True)
+    return _job(record, seconds, resume=True, **record.selection)
 
 
 def _job(record: RunRecord, seconds: float, **fields: Any) -> Job:
