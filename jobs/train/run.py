@@ -16,6 +16,7 @@ from masklake.jobs.train import start as train_start
 from masklake.jobs.train.options import TrainOptions
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.registry import Registry, Version
+from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.storage.store import Storage, join
 from masklake.pipeline.train import checkpoints
 from masklake.pipeline.train import record as training_record
@@ -155,6 +156,7 @@ def conclude(
     for file in ("model.json", "model.safetensors"):
         storage.delete(join(folder, file))
     if decision is not None and decision["promoted"]:
+        RunFolder(record.lake, record.run, storage).require_newest(record.attempt)
         promotion.promote(registry, version, alias, aliases)
     record = replace(
         record,

@@ -118,21 +118,23 @@ class RunFolder:
 
     def save(self, record: RunRecord) -> None:
         """Write the record, but never over that of a later attempt. Raises SupersededError where one has begun."""
-        data = record.to_json()
+        self.write(self.record_uri, record.to_json(), record.attempt)
+
+    def write(self, uri: str, data: bytes, attempt: int) -> None:
+        """Write an object of the run that every attempt writes, but never over a later attempt's. Raises SupersededError where one
+        has begun."""
         for _ in range(_TRIES):
-            there = self.storage.stat(self.record_uri)
-            # If another attempt begins after this look, its record is of another version than the one that was seen.
-            self.require_newest(record.attempt)
+            there = self.storage.stat(uri)
+            # If another attempt begins after this look, what it writes is of another version than the one that was seen.
+            self.require_newest(attempt)
             with contextlib.suppress(OSError):  # the last write tells it, if it lasts
                 if there is None or there.etag is None:
-                    won = self.storage.put_new(self.record_uri, data)
+                    won = self.storage.put_new(uri, data)
                 else:
-                    won = self.storage.replace(self.record_uri, data, there.etag)
+                    won = self.storage.replace(uri, data, there.etag)
                 if won:
                     return
-        self.storage.write(
-            self.record_uri, data
-        )  # conditions do not hold there, so no second attempt is let in
+        self.storage.write(uri, data)  # conditions do not hold there, so no second attempt is let in
 
     def amend(self, record: RunRecord) -> None:
         """Write the record of a complete run, which nobody goes on with, whoever has claimed an attempt."""

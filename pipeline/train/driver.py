@@ -19,9 +19,10 @@ from typing import Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.process import process_alive
 from masklake.pipeline.lake.record import HEARTBEAT_S, now
-from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.storage.store import Storage, join, redact
 from masklake.pipeline.streams.driver_actor import beside_driver
+from masklake.pipeline.streams.memory_kills import MemoryKills
 from masklake.pipeline.train.board import Board
 from masklake.pipeline.train.checkpoints import CHECKPOINTS
 from masklake.pipeline.train.metrics import TrainingMetrics
@@ -75,7 +76,7 @@ class Training:
     def run(self) -> TrainingRecord:
         """Train to the end. Returns the record, which is in the lake too; its state is trained, stopped, failed or diverged.
 
-        Raises UserError when the lake cannot be written, or another driver has this training.
+        Raises UserError when the lake cannot be written, or another driver has this training, or has taken it over since.
         """
         attempt = self._folder.take_attempt(self.record.attempt, process_alive)
         self.record = replace(self.record, attempt=attempt, state="running", error=None, finished_at=None)
@@ -137,19 +138,29 @@ class Training:
         self._board.stop.remote()
 
     def _wait(self, thread: threading.Thread) -> None:
-        saved, asked = time.monotonic(), None
+        saved, asked, kills = time.monotonic(), None, MemoryKills()
         with contextlib.suppress(KeyboardInterrupt):  # the second Ctrl-C: the last checkpoint is kept
             while thread.is_alive():
                 thread.join(0.5)
                 self._refresh()
+                if trouble := kills.trouble(self._news.get("step")):
+                    self._failure = trouble
+                    return
                 if self._stopping:
                     asked = asked or time.monotonic()
                     if time.monotonic() - asked > _GRACE_S:
                         return
                 if time.monotonic() - saved > HEARTBEAT_S:
                     saved = time.monotonic()
-                    with contextlib.suppress(UserError):  # a missed heartbeat is no reason to stop
-                        save(self._current(), self._storage)
+                    self._beat()
+
+    def _beat(self) -> None:
+        try:
+            save(self._current(), self._storage)
+        except SupersededError:
+            raise
+        except UserError:
+            pass  # a missed heartbeat is no reason to stop
 
     def _refresh(self) -> None:
         import ray

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.lake.record import Record
-from masklake.pipeline.lake.run_record import silence
+from masklake.pipeline.lake.run_record import RunFolder, silence
 from masklake.pipeline.storage.explain import explain, explaining
 from masklake.pipeline.storage.objects import Fetched
 from masklake.pipeline.storage.store import Storage, join
@@ -44,10 +44,11 @@ def record_uri(lake: str, run: str) -> str:
 
 
 def save(record: TrainingRecord, storage: Storage) -> None:
-    """Write the record. Raises UserError when that is not possible."""
+    """Write the record, but never over that of a later attempt. Raises UserError when that is not possible, SupersededError where
+    a later attempt has begun."""
     uri = record_uri(record.lake, record.run)
     with explaining(uri, "write the training's record"):
-        storage.write(uri, record.to_json())
+        RunFolder(record.lake, record.run, storage).write(uri, record.to_json(), record.attempt)
 
 
 def trainings(lake: str, storage: Storage) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from masklake.pipeline.errors import UserError
+from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import checkpoints
 from masklake.pipeline.train import record as training_record
+from masklake.pipeline.train.driver import Training
 
 from tests.conftest import Bucket
 from tests.helpers.trainings import a_record
@@ -46,6 +50,21 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     training_record.save(saved, storage)
     assert training_record.load(lake, RUN, storage) == training_record.load(lake, "last", storage) == saved
     assert training_record.trainings(lake, storage) == [RUN]
+
+
+def test_a_driver_that_was_taken_for_dead_leaves_the_record_to_the_next(tmp_path: Path) -> None:
+    lake, storage = str(tmp_path / "lake"), Storage()
+    first, folder = a_record(lake), RunFolder(lake, RUN, storage)
+    folder.take_attempt(1, lambda _: True)
+    training_record.save(first, storage)
+    folder.take_attempt(2, lambda _: False)
+    second = replace(first, attempt=2, position={"step": 5})
+    training_record.save(second, storage)
+    with pytest.raises(SupersededError, match="a later attempt took over from attempt 1"):
+        training_record.save(replace(first, state="trained"), storage)
+    with pytest.raises(SupersededError):
+        Training(first, mock.Mock(), mock.Mock(), storage, mock.Mock())._beat()
+    assert training_record.load(lake, RUN, storage) == second
 
 
 def test_a_record_of_a_lake_that_was_moved_names_it_where_it_is(tmp_path: Path) -> None:
