@@ -34,6 +34,9 @@ class StageEngine(Protocol):
     def observe(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
         """Export the figures. `before` counts, by status, the rows that earlier attempts have committed."""
 
+    def trouble(self, snapshot: Mapping[str, Any]) -> Exception | None:
+        """Why the run stands still and will not go on by itself, with the figures that it has; None where it may. Call it often."""
+
     def ended(self, state: str) -> None:
         """Export the end of the attempt."""
 

@@ -69,6 +69,9 @@ class LocalEngine:
     def observe(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
         """Nothing is exported: a job of this size is over before anybody would look."""
 
+    def trouble(self, snapshot: Mapping[str, Any]) -> None:
+        """A worker that dies again and again ends the stream itself."""
+
     def ended(self, state: str) -> None:
         """See `observe`."""
 

@@ -14,6 +14,7 @@ from masklake.pipeline.segment.metrics import RunMetrics
 from masklake.pipeline.segment.stages import dataset
 from masklake.pipeline.segment.steps import Plan
 from masklake.pipeline.streams.driver_actor import beside_driver
+from masklake.pipeline.streams.memory_kills import MemoryKills
 
 _WRITE_S, _LOOK_AGAIN_S = 10.0, 0.05
 
@@ -26,6 +27,7 @@ class RayEngine:
     def __init__(self, run: str, model: str) -> None:
         self.ledger = ActorLedger(beside_driver(Ledger))
         self._metrics = RunMetrics(run, model)
+        self._memory_kills = MemoryKills()
 
     def stream(self, plan: Plan) -> None:
         """Work through the manifest to its end. Whatever ends it, no part is committed after that."""
@@ -58,6 +60,10 @@ class RayEngine:
     def observe(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
         """Export the figures. `before` counts, by status, the rows that earlier attempts have committed."""
         self._metrics.update(snapshot, planned, before)
+
+    def trouble(self, snapshot: Mapping[str, Any]) -> Exception | None:
+        """That Ray ends workers for want of memory, and no image is done."""
+        return self._memory_kills.trouble(snapshot.get("stages"))
 
     def ended(self, state: str) -> None:
         """Export the end of the attempt."""

@@ -172,6 +172,9 @@ class _Driver:
         saved = time.monotonic()
         while not self._over.wait(0.5):
             self._refresh()
+            if trouble := self.engine.trouble(self.progress.snapshot):
+                self._interrupt(trouble)
+                return
             if self.progress.stopping:
                 self.engine.ledger.stop()  # repeatedly: the ledger may be killed too, and then forgets it
             if time.monotonic() - saved < HEARTBEAT_S:

@@ -28,7 +28,7 @@ ENDLESS = (240, 250, 10)
 
 HUNGRY = (240, 10, 250)
 """With an image whose first pixel has this colour the predictor takes HUNGER_BYTES, and keeps them for ten seconds."""
-HUNGER_BYTES = 2_500_000_000
+HUNGER_BYTES = 5_000_000_000
 
 
 @dataclass

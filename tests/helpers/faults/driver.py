@@ -26,6 +26,7 @@ from masklake.pipeline.segment import manifest, run
 from masklake.pipeline.segment.listing import Listing
 from masklake.pipeline.segment.local_engine import LocalEngine
 from masklake.pipeline.storage.objects import ObjectInfo
+from masklake.pipeline.streams import memory_kills
 
 from tests.helpers.runs import SMALL, execute, make_job, resume_job
 
@@ -76,6 +77,7 @@ def main() -> int:
         signal.SIGINT, signal.default_int_handler
     )  # ignored where a script started the tests with &
     manifest._FIRST_PART = 8
+    memory_kills.PATIENCE_S = 30.0
     run.HEARTBEAT_S = 1.0  # type: ignore[attr-defined]  # not for anyone but this test
     if args.list_seconds:
         _slow_listing(args.list_seconds)

@@ -43,6 +43,9 @@ class InlineEngine:
     def observe(self, snapshot: Mapping[str, Any], planned: int, before: Mapping[str, int]) -> None:
         """Nothing is exported."""
 
+    def trouble(self, snapshot: Mapping[str, Any]) -> None:
+        """There is none."""
+
     def ended(self, state: str) -> None:
         """Nothing is exported."""
 

@@ -95,7 +95,7 @@ class Driver:
 
     def result(self) -> dict[str, Any]:
         """What the driver said at its end."""
-        lines = self.output().strip().splitlines()
+        lines = [line for line in self.output().splitlines() if line.startswith("{")]
         assert lines, f"the driver said nothing; exit code {self.process.returncode}"
         result: dict[str, Any] = json.loads(lines[-1])
         return result
