@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from masklake.pipeline.lake.lake import Lake
+from masklake.pipeline.lake.record import SIGN_OF_LIFE_S
 from masklake.pipeline.storage.store import Storage
 
 from tests.conftest import Bucket, CliResult
@@ -30,8 +31,9 @@ ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
 
 N = 240
 IMAGE_SECONDS = 4.0
-HELD_S = 8.0
-"""For so long a process is held: longer than the deadline of a packet."""
+MINUTE_S = SIGN_OF_LIFE_S + 2.0
+"""For so long a process is held, unless its deadline ends it before."""
+BUSY_S = 8.0
 
 
 @pytest.fixture
@@ -44,9 +46,12 @@ def local_workers(driver: Driver) -> list[psutil.Process]:
 
 
 def hold(driver: Driver, seconds: float, *processes: psutil.Process) -> None:
-    """SIGSTOP, and after so many seconds SIGCONT."""
+    """SIGSTOP, and after so many seconds SIGCONT; sooner where all of them were ended meanwhile."""
     driver.signal(signal.SIGSTOP, *processes)
-    time.sleep(seconds)
+    if processes:
+        psutil.wait_procs(processes, timeout=seconds)
+    else:
+        time.sleep(seconds)
     driver.signal(signal.SIGCONT, *processes)
 
 
@@ -74,7 +79,7 @@ def test_local_workers_held_for_longer_than_their_deadline(setting: Setting) -> 
         setting.await_commits(driver, 2)
         held = local_workers(driver)
         assert held
-        hold(driver, HELD_S, *held)
+        hold(driver, MINUTE_S, *held)
         assert setting.whole_in_one_attempt(driver)["counts"] == {"ok": N}
 
 
@@ -102,6 +107,22 @@ def test_a_held_driver_keeps_its_run_and_goes_on(setting: Setting) -> None:
         assert "showed life" in refused["error"]
         driver.signal(signal.SIGCONT)
         assert setting.whole_in_one_attempt(driver)["counts"] == {"ok": N}
+
+
+@ON_MOTO
+def test_a_driver_held_for_more_than_a_minute_is_overtaken(setting: Setting) -> None:
+    """When it goes on, the run is complete, and it changes nothing."""
+    with setting.drive("--local", "--seconds", 0.05) as driver:
+        setting.await_commits(driver, 2)
+        driver.signal(signal.SIGSTOP)
+        time.sleep(MINUTE_S)
+        setting.finish("--local")
+        record = setting.folder.load()
+        driver.signal(signal.SIGCONT)
+        result = driver.result()
+        assert (driver.process.returncode, result["state"]) == (130, "stopped")
+    setting.assert_whole()
+    assert setting.folder.load() == record
 
 
 @ON_MOTO
@@ -173,30 +194,46 @@ def test_rays_workers_held_for_longer_than_their_deadline(setting: Setting) -> N
         ):
             setting.await_commits(driver, 2 * parts)
             if held := [process for process in driver.workers() if name in title(process)]:
-                hold(driver, HELD_S, *held)
+                hold(driver, MINUTE_S, *held)
         assert setting.whole_in_one_attempt(driver)["counts"] == {"ok": N}
 
 
 @ON_MOTO
 def test_rays_own_servers_held(setting: Setting) -> None:
-    """For seconds, as a busy machine holds them: the run goes on. (After a minute they are taken for dead: see test_kill.)"""
+    """For seconds, as a busy machine holds them: the run goes on."""
     with setting.drive("--seconds", 0.05) as driver:
         for parts, server in enumerate(["/gcs/gcs_server", "/raylet/raylet"], 1):
             setting.await_commits(driver, 2 * parts)
             held = [process for process in driver.family() if server in title(process)]
             assert held
-            hold(driver, HELD_S, *held)
+            hold(driver, BUSY_S, *held)
         assert setting.whole_in_one_attempt(driver)["counts"] == {"ok": N}
+
+
+@ON_MOTO
+@pytest.mark.parametrize("server", ["/gcs/gcs_server", "/raylet/raylet"])
+def test_rays_own_servers_held_for_a_minute(setting: Setting, server: str) -> None:
+    """Ray may take them for dead, and end this attempt."""
+    with setting.drive("--seconds", 0.05) as driver:
+        setting.await_commits(driver, 2)
+        held = [process for process in driver.family() if server in title(process)]
+        assert held
+        hold(driver, MINUTE_S, *held)
+        print("exit code", driver.process.wait(timeout=180))
+    if setting.folder.load().state == "complete":
+        setting.assert_whole()
+    else:
+        setting.finish()
 
 
 @ON_MOTO
 def test_a_driver_of_ray_held_and_then_killed(setting: Setting) -> None:
     with setting.drive("--seconds", 0.05) as driver:
         setting.await_commits(driver, 2)
-        hold(driver, HELD_S)
+        hold(driver, MINUTE_S)
         setting.await_commits(driver, setting.committed() + 2)
         driver.signal(signal.SIGSTOP)
-        time.sleep(HELD_S)
+        time.sleep(BUSY_S)
         driver.kill()
         setting.finish()
 
