@@ -33,6 +33,7 @@ from PIL import Image
 from tests.bench.peers.network import SCORE, SUFFIXES
 from tests.bench.process_cpu import measured
 from tests.bench.start import command
+from tests.helpers.paths import ROOT
 from tests.helpers.reference import PHOTOS
 
 SCENES = 400
@@ -68,7 +69,16 @@ class Peer:
 
 
 def script(module: str, python: str = sys.executable) -> Callable[[Path, Path], list[str]]:
-    return lambda images, out: [python, "-m", f"tests.bench.peers.{module}", str(images), str(out)]
+    path = f"PYTHONPATH={ROOT / '.package'}"  # for the network: a peer's own environment has no masklake
+    return lambda images, out: [
+        "env",
+        path,
+        python,
+        "-m",
+        f"tests.bench.peers.{module}",
+        str(images),
+        str(out),
+    ]
 
 
 def masklake(*options: str) -> Callable[[Path, Path], list[str]]:

@@ -362,7 +362,7 @@ def test_a_straggler_that_commits_after_the_next_attempt_has_looked(photos: Path
     parts = [p for t in ("instances", "images") for p in sorted(Path(lake, t, f"run={first.run}").iterdir())]
     late = [(part, part.read_bytes()) for part in parts]
     _undo(lake, first.run, keep=1)
-    job = resume_job(lake, first.run, seconds=0.02)
+    job = resume_job(lake, first.run, seconds=0.1)
     came = threading.Event()
 
     def watch(progress: Progress) -> None:
