@@ -127,12 +127,14 @@ class _Crew:
     def _stopped(self) -> bool:
         return self.over.is_set() or self.ledger.stopping()
 
-    def take(self) -> pa.Table | None:
-        """The next packet; None when there is no more, or the run is stopping."""
+    def take(self) -> tuple[pa.Table | None, bool]:
+        """The next packet, and whether a process that has died had its images; None when there is no more, or the run is stopping."""
         with self._taking:
             if self._stopped():
-                return None
-            return self._again.popleft() if self._again else next(self._packets, None)
+                return None, False
+            if self._again:
+                return self._again.popleft(), True
+            return next(self._packets, None), False
 
     def put(self, rows: pa.Table | Exception | None) -> None:
         """Hand something to `rows`, or nothing when the crew is dismissed."""
@@ -249,16 +251,16 @@ class _Life:
     def stopping(self) -> bool:
         return self._crew.ledger.stopping()
 
-    def next_packet(self) -> bytes | None:
+    def next_packet(self) -> tuple[bytes, bool] | None:
         try:
-            packet = self._crew.take()
+            packet, again = self._crew.take()
         except Exception as error:  # noqa: BLE001  # the main thread raises it
             self._crew.put(error)
             return None
         if packet is None:
             return None
         self._packets.append(packet)
-        return to_bytes(packet)
+        return to_bytes(packet), again
 
     def deliver(self, data: bytes) -> None:
         rows = from_bytes(data)

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.segment.job import Progress
 from masklake.pipeline.segment.local_engine import LocalEngine
+from masklake.pipeline.segment.local_worker import CallingLedger
 from masklake.pipeline.segment.planned import Planned
 from masklake.pipeline.segment.run import run
 from masklake.pipeline.storage.store import Storage
@@ -47,6 +49,17 @@ def _uris(folder: Path) -> list[str]:
 def _workers(parent: int | None = None) -> list[psutil.Process]:
     children = psutil.Process(parent).children()
     return [process for process in children if WORKER in process.cmdline()]
+
+
+def test_only_images_over_which_a_process_has_died_are_asked_about() -> None:
+    driver = mock.Mock()
+    driver.ask.return_value = 1
+    ledger = CallingLedger(driver, {7})
+    assert ledger.begin("decode", (1, 2)) == 0
+    driver.tell.assert_called_once_with("begin", "decode", (1, 2))
+    driver.ask.assert_not_called()
+    assert ledger.begin("decode", (2, 7)) == 1
+    driver.ask.assert_called_once_with("begin", "decode", (2, 7))
 
 
 def test_images_that_kill_their_worker_get_a_row_that_says_so(photos: Path, lake: str) -> None:
