@@ -13,7 +13,7 @@ from masklake.jobs.cli import main
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 from masklake.pipeline.train import dataset as training_set
-from masklake.pipeline.train.record import TrainingRecord, load
+from masklake.pipeline.train.record import TrainingRecord, load, record_uri
 from masklake.pipeline.train.shuffle import BatchOrder
 from masklake.pipeline.train.worker import Position
 
@@ -57,6 +57,7 @@ def digest_of(lake: str, steps: int) -> str:
 
 def await_checkpoint(cluster: RayNodes, lake: str, run: str) -> str:
     """The name of the first checkpoint in which something was learnt."""
+    cluster.wait_until(lambda: Storage().exists(record_uri(lake, run)), 120)  # the run's id is printed before
     record = load(lake, run, Storage())
 
     def newest() -> str | None:

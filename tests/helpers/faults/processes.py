@@ -95,8 +95,9 @@ class Driver:
 
     def result(self) -> dict[str, Any]:
         """What the driver said at its end."""
-        lines = [line for line in self.output().splitlines() if line.startswith("{")]
-        assert lines, f"the driver said nothing; exit code {self.process.returncode}"
+        output = self.output()
+        lines = [line for line in output.splitlines() if line.startswith("{")]
+        assert lines, f"the driver ended with exit code {self.process.returncode}: {output}"
         result: dict[str, Any] = json.loads(lines[-1])
         return result
 
