@@ -46,9 +46,9 @@ class ActorLedger(CommitLedger):
         """See `Ledger.add_inferred`."""
         self._actor.add_inferred.remote(load)
 
-    def pace(self) -> tuple[int, bool]:
+    def pace(self, handed_out: int) -> tuple[int, bool]:
         """See `Ledger.pace`."""
-        inferred, stopping = self._answer(self._actor.pace.remote())
+        inferred, stopping = self._answer(self._actor.pace.remote(handed_out))
         return inferred, stopping
 
     def snapshot(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Ledger(CommitLedger):
     instances: int = 0
     _held: Counter = field(default_factory=Counter)
     _inferred: int = 0
+    _asked: bool = False
     _stopping: bool = False
     _writing: set[int] = field(default_factory=set)
     _closed: bool = False
@@ -112,9 +113,16 @@ class Ledger(CommitLedger):
         with self._lock:
             self._inferred += load
 
-    def pace(self) -> tuple[int, bool]:
-        """The load of all images whose prediction is done, and whether the run is stopping."""
-        return self._inferred, self._stopping
+    def pace(self, handed_out: int) -> tuple[int, bool]:
+        """The load of all images whose prediction is done, and whether the run is stopping.
+
+        handed_out: the load that the source has handed out. A ledger that was started in place of one that was killed takes all of it for
+        done: what it cannot count any more would keep the source waiting for ever.
+        """
+        with self._lock:
+            if not self._asked:
+                self._asked, self._inferred = True, max(self._inferred, handed_out)
+            return self._inferred, self._stopping
 
     def snapshot(self) -> dict[str, Any]:
         """The figures that the driver shows and records."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from masklake.model.engine.allocator import keep_freed_memory
 from masklake.pipeline.decode import DECODING_KEEPS
+from masklake.pipeline.segment.ahead import Ahead
 from masklake.pipeline.segment.manifest import Manifest
 from masklake.pipeline.segment.metrics import GpuMemory
 from masklake.pipeline.segment.resources import READ_CPUS
@@ -46,19 +47,17 @@ def dataset(plan: Plan, ledger: ActorLedger) -> Dataset:
     manifest = Manifest(plan.folder.manifest_uri, plan.folder.storage)
 
     def read() -> Iterator[pa.Table]:
-        handed_out = inferred = 0
+        ahead = Ahead(shares.images_ahead)
         for images, rows in to_do(manifest, plan.folder, plan.attempt, ledger.stopping):
             for loaded in cut(rows, shares.load_images(images)):
                 while True:
-                    before, (inferred, stopping) = inferred, ledger.pace()
+                    inferred, stopping = ledger.pace(ahead.handed_out)
                     if stopping:
                         return
-                    if inferred < before:  # the ledger was killed, and counts from 0 again
-                        handed_out -= before
-                    if handed_out - inferred < shares.images_ahead:
+                    if ahead.has_room(inferred, time.monotonic()):
                         break
                     time.sleep(_LOOK_AGAIN_S)
-                handed_out += load(loaded, shares.most_load)
+                ahead.hand_out(load(loaded, shares.most_load))
                 yield pack(loaded)
 
     def load_packets(loaded: pa.Table) -> Iterator[pa.Table]:
