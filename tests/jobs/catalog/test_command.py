@@ -122,7 +122,7 @@ def test_a_lake_that_is_compacted(
     lake.record(R1)
     registered()
     for removed, options in ((2, ["--no-wait"]), (1, [])):
-        code, _, err = masklake("compact", lake.uri, "--grace-minutes", "0.0001", *options)
+        code, _, err = masklake("compact", lake.uri, "--grace-minutes", "0.01", *options)
         assert code == 0, err
         assert registered()["masklake.all_images"] == [1, removed, 1]
         for table in SCHEMAS:
