@@ -35,7 +35,7 @@ class MemoryKills:
             return None
         return OutageError(
             f"memory: Ray has ended {killed} workers in {PATIENCE_S:.0f} s because their node's memory is full, and nothing was done "
-            "meanwhile; end other programs there, or give --actors a smaller number, and resume"
+            "meanwhile; end other programs there, or ask for fewer actors or workers, and resume"
         )
 
 
