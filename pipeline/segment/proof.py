@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from masklake.pipeline.lake.forgotten import RowlessImages
 from masklake.pipeline.lake.run_record import RunFolder
 from masklake.pipeline.schema import IMAGES, INSTANCES, with_footer
-from masklake.pipeline.segment.write import part_attempt, part_name
+from masklake.pipeline.segment.write import part_attempt, part_name, take_back
 from masklake.pipeline.storage.ahead import ahead
 from masklake.pipeline.storage.parquet import encode, read_table, write_table
 from masklake.pipeline.storage.store import join
@@ -66,6 +66,14 @@ def bar_uncommitted(folder: RunFolder, attempt: int, model: str) -> None:
                 folder.storage.delete(
                     uris["images"]
                 )  # committed just now, without its instances: it is done again
+
+
+def take_back_uncommitted(folder: RunFolder, attempt: int, model: str) -> None:
+    """What a superseded `attempt` does at its end with what it was interrupted in writing: nobody else may look again."""
+    parts = CommittedParts.listed(folder)
+    for name in parts.instances - parts.images:
+        if part_attempt(name) == attempt:
+            take_back(name, folder, model)
 
 
 def _orphans(folder: RunFolder) -> frozenset[str]:

@@ -21,7 +21,14 @@ from masklake.pipeline.segment.engine import StageEngine, StartEngine
 from masklake.pipeline.segment.heed import heed
 from masklake.pipeline.segment.job import Job, Progress, Watch
 from masklake.pipeline.segment.planned import Planned, let_stages_begin
-from masklake.pipeline.segment.proof import Tally, Verification, bar_uncommitted, tally, verify
+from masklake.pipeline.segment.proof import (
+    Tally,
+    Verification,
+    bar_uncommitted,
+    take_back_uncommitted,
+    tally,
+    verify,
+)
 from masklake.pipeline.segment.ray_engine import RayEngine
 from masklake.pipeline.segment.resources import Resources
 from masklake.pipeline.segment.steps import Plan
@@ -239,6 +246,8 @@ class _Driver:
                 record = replace(record, counts=dict(committed.counts), instances=committed.instances)
                 self.folder.save(record)
         except SupersededError:
+            with explaining(self.record.lake, "take back what was not committed"):
+                take_back_uncommitted(self.folder, self.record.attempt, self._model)
             return self._current("stopped", "a later attempt took over")
         if state == "complete" and not self.job.redo_all:  # else the other runs have not been looked at
             try_to_pack_rows(self.planned.lake)

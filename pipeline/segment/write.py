@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.schema import IMAGES, INSTANCES, with_footer
-from masklake.pipeline.storage.parquet import encode
+from masklake.pipeline.storage.parquet import encode, read_table, write_table
 
 _PART = re.compile(r"part-(\d{3,})-(\d{10,})-[0-9a-f]{12}\.parquet")
 
@@ -54,12 +54,31 @@ def write(rows: pa.Table, folder: RunFolder, attempt: int, model: str) -> Writte
     name = part_name(attempt, rows["image_id"].to_numpy())
     size = _put(instances, f"{folder.table_uri('instances')}/{name}", folder, attempt)
     # Without this, a worker that outlives its killed driver would commit images that the later attempt processes again.
-    folder.require_newest(attempt)
+    try:
+        folder.require_newest(attempt)
+    except SupersededError:
+        take_back(name, folder, model)
+        raise
     size += _put(images, f"{folder.table_uri('images')}/{name}", folder, attempt)
     statuses = {
         v["values"]: v["counts"] for v in images["status"].cast(pa.string()).value_counts().to_pylist()
     }
     return Written(images=len(images), instances=len(instances), bytes=size, statuses=statuses)
+
+
+def take_back(name: str, folder: RunFolder, model: str) -> None:
+    """Leave no `instances` part of a superseded attempt that is not committed: the later attempt may have swept already.
+
+    Where that has barred the name, its part without rows belongs there.
+    """
+    instances, images = (f"{folder.table_uri(table)}/{name}" for table in ("instances", "images"))
+    try:
+        committed = len(read_table(images, folder.storage, ["image_id"])) > 0
+    except FileNotFoundError:
+        folder.storage.delete(instances)
+        return
+    if not committed:
+        write_table(with_footer(INSTANCES, model).empty_table(), instances, folder.storage)
 
 
 def _put(table: pa.Table, uri: str, folder: RunFolder, attempt: int) -> int:

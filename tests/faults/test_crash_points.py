@@ -39,7 +39,7 @@ from tests.helpers.faults.crashes import crashed, paused, steps
 from tests.helpers.faults.table import counted
 from tests.helpers.images import solid
 from tests.helpers.lakes import LakeBuilder
-from tests.helpers.runs import colour, fill
+from tests.helpers.runs import colour, fill, part_names
 from tests.helpers.tended_lakes import small_parts
 
 ON_MOTO = pytest.mark.parametrize("s3_bucket", ["moto"], indirect=True)
@@ -270,6 +270,7 @@ def test_a_run_that_stands_still_at_any_step_and_is_overtaken(photos: str, tmp_p
         try:
             assert_readable(disturbed)
             assert rows(disturbed) == expected
+            assert part_names(disturbed, "images", run) == part_names(disturbed, "instances", run)
             assert folder.load() == finished, folder.load()
             assert not [name for name in names(disturbed) if name.endswith(".tmp")]
         except AssertionError as error:

@@ -158,28 +158,32 @@ def test_nothing_is_doubled_and_nothing_lost(
 
 
 def test_two_daemons_on_two_machines_share_a_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a store of its own and the same schedule. One is killed at work: its lock passes to the other, and no job begins
-    while another is at work."""
+    """Each has a store of its own and the same schedule. The one that works is killed at work: its lock passes to the other, and no
+    job begins while another is at work."""
     use_job(monkeypatch)
     lake = tmp_path / "lake"
     stores = [Store(tmp_path / f"schedules-{i}.db") for i in range(2)]
     for store in stores:
         store.add(schedule(tmp_path, "run,sleep=0.5", every=1, next_at=utc(utcnow())))
     with daemon(stores[0], tmp_path / "0.txt") as first, daemon(stores[1], tmp_path / "1.txt") as second:
-        wait_until(lambda: all(firings(store, OK) >= 2 for store in stores))
+        # Where both are woken at the same moments, one may come second each time: which of the two works is not said.
+        wait_until(lambda: sum(firings(store, OK) for store in stores) >= 4)
         wait_until(lambda: sum(firings(store, REFUSED) for store in stores) >= 1)
-        with stores[0].transaction() as db:  # long enough to be killed in
+        (killed, ends), (other, stays) = sorted(
+            zip(stores, (first, second), strict=True), key=lambda pair: firings(pair[0], OK), reverse=True
+        )
+        with killed.transaction() as db:  # long enough to be killed in
             db.execute("update schedules set command = replace(command, 'sleep=0.5', 'sleep=20')")
-        wait_until(lambda: any(f.pid for f in stores[0].history(limit=3) if f.state == "running" and f.log))
-        running = next(firing for firing in stores[0].history(limit=3) if firing.state == "running")
+        wait_until(lambda: any(f.pid for f in killed.history(limit=3) if f.state == "running" and f.log))
+        running = next(firing for firing in killed.history(limit=3) if firing.state == "running")
         wait_until(lambda: diary(lake)[-1] == f"begin {running.pid}")
         struck()
-        os.kill(first.pid, 9)
-        first.wait()
-        ran = firings(stores[1], OK)
-        wait_until(lambda: firings(stores[1], OK) >= ran + 2)
-        second.terminate()
-        assert second.wait(60) == 0
+        os.kill(ends.pid, 9)
+        ends.wait()
+        ran = firings(other, OK)
+        wait_until(lambda: firings(other, OK) >= ran + 2)
+        stays.terminate()
+        assert stays.wait(60) == 0
     entries = [line.split() for line in diary(lake)]
     jobs = sum(word == "begin" for word, _ in entries)
     overlapping = sum(

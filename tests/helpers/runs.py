@@ -126,7 +126,8 @@ def assert_exactly_once(lake: str, run_id: str, uris: Sequence[str]) -> Counter[
     doubled = [uri for uri, n in rows_by_uri.items() if n > 1]
     lacking, strange = set(uris) - set(rows_by_uri), set(rows_by_uri) - set(uris)
     counted(len(uris), len(images), lost=len(lacking), doubled=len(doubled))
-    assert part_names(lake, "images", run_id) == part_names(lake, "instances", run_id)
+    one_sided = part_names(lake, "images", run_id) ^ part_names(lake, "instances", run_id)
+    assert not one_sided, f"parts without their twins: {sorted(one_sided)}"
     assert not doubled, f"{len(doubled)} images have several rows"
     assert not lacking, f"{len(lacking)} images have no row: {sorted(lacking)[:3]}"
     assert not strange, f"rows of images that were not asked for: {strange}"

@@ -13,7 +13,14 @@ import pytest
 from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.segment.encode import encode_rows
 from masklake.pipeline.segment.infer import infer_rows
-from masklake.pipeline.segment.proof import bar_uncommitted, done_ids, sweep, tally, verify
+from masklake.pipeline.segment.proof import (
+    bar_uncommitted,
+    done_ids,
+    sweep,
+    take_back_uncommitted,
+    tally,
+    verify,
+)
 from masklake.pipeline.segment.write import part_name, write
 from masklake.pipeline.storage.crash_points import on_reach
 from masklake.pipeline.storage.parquet import write_table
@@ -193,6 +200,18 @@ def test_what_was_not_committed_when_an_attempt_began_never_is(folder: RunFolder
     _assert_whole(folder, 4)
     assert verify(folder, 4, 2).whole
     _assert_whole(folder, 4)
+
+
+def test_a_superseded_attempt_takes_back_only_its_own(folder: RunFolder) -> None:
+    """The later one is at work: its parts that are half committed, and files that it is writing, stay."""
+    kept, cut, others = _commit(folder, 1, 0, 1), _commit(folder, 1, 2, 3), _commit(folder, 2, 2)
+    for name in (cut, others):
+        folder.storage.delete(_uri(folder, "images", name))
+    writing = Path(_uri(folder, "instances", ".part.parquet.1234.tmp"))
+    writing.write_bytes(b"half of")
+    take_back_uncommitted(folder, 1, "m@1")
+    names = [path.name for path in Path(folder.table_uri("instances")).iterdir()]
+    assert sorted(names) == sorted([writing.name, kept, others])
 
 
 def test_only_what_earlier_attempts_committed_is_done(folder: RunFolder) -> None:

@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.lake.run_record import RunFolder, SupersededError
 from masklake.pipeline.schema import IMAGES, INSTANCES, MODEL_KEY, VERSION_KEY
 from masklake.pipeline.segment.encode import encode_rows
 from masklake.pipeline.segment.infer import infer_rows
+from masklake.pipeline.segment.proof import bar_uncommitted
 from masklake.pipeline.segment.write import part_attempt, part_name, write
+from masklake.pipeline.storage.crash_points import on_reach
+from masklake.pipeline.storage.parquet import read_table
 from masklake.pipeline.storage.store import Storage
 
 from tests.helpers.images import solid
@@ -128,6 +131,39 @@ def test_a_failed_commit_leaves_no_images_part(folder: RunFolder, monkeypatch: p
     with pytest.raises(OSError, match="disk full"):
         write(_encoded(solid((1, 0, 0))), folder, 1, MODEL)
     assert folder.storage.list(folder.table_uri("images")) == []
+
+
+@pytest.mark.parametrize("barred", [False, True])
+def test_a_commit_that_is_overtaken_leaves_nothing(folder: RunFolder, barred: bool) -> None:
+    """It stood still before its first part, until a later attempt had done its images; or, retried, between a look and that part,
+    so that the later attempt saw the part without its twin and barred the name."""
+    rows = _encoded(solid((3, 0, 0)), solid((1, 0, 0)))
+    name = part_name(1, rows["image_id"].to_numpy())
+    if barred:
+        folder.storage.write(f"{folder.table_uri('instances')}/{name}", b"as far as the first try came")
+
+    def overtaken(point: str) -> None:
+        step = "write " if barred else "put "
+        if (
+            point.startswith(step)
+            and f"/instances/run={folder.run}/{name}" in point
+            and not folder.superseded(1)
+        ):
+            folder.take_attempt(2, lambda _: False)
+            bar_uncommitted(folder, 2, MODEL)
+            write(rows, folder, 2, MODEL)
+
+    folder.take_attempt(1, lambda _: False)
+    with on_reach(overtaken), pytest.raises(SupersededError):
+        write(rows, folder, 1, MODEL)
+    assert folder.superseded(1)
+    for table, n in (("images", 2), ("instances", 4)):
+        parts = {
+            uri.rpartition("/")[2]: read_table(uri, folder.storage)
+            for uri in folder.storage.list(folder.table_uri(table))
+        }
+        assert parts.keys() == {part_name(2, rows["image_id"].to_numpy()), *([name] if barred else [])}
+        assert sum(map(len, parts.values())) == n
 
 
 def test_a_retried_commit_overwrites_itself(folder: RunFolder) -> None:
