@@ -23,7 +23,8 @@ from masklake.pipeline.segment.metrics import GpuMemory
 from masklake.pipeline.segment.resources import READ_CPUS
 from masklake.pipeline.segment.source import cut, datasource, load, to_do
 from masklake.pipeline.segment.steps import Commits, Inference, Plan, Steps
-from masklake.pipeline.streams.packet import pack, packet_context, unpack
+from masklake.pipeline.streams.context import packet_context
+from masklake.pipeline.streams.packet import pack, unpack
 
 if TYPE_CHECKING:
     from masklake.pipeline.segment.actor_ledger import ActorLedger

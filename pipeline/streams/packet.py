@@ -7,8 +7,6 @@ there are 128 MB) and cut the large ones of the next. A packet is a single row, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 _COLUMN = "packet"
@@ -27,19 +25,3 @@ def unpack(packets: pa.Table) -> pa.Table:
     return pa.Table.from_batches(
         [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in packets[_COLUMN].chunks]
     )
-
-
-def packet_context() -> Any:
-    """Ray's `DataContext` of this process, set so that a packet is a block, and nothing is printed."""
-    import warnings
-
-    # Ray warns when a source has fewer packets than the smallest number of actors, which is no mistake.
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    return context

@@ -17,7 +17,8 @@ import pyarrow as pa
 from masklake.model.decode import DecodeOptions, UndecodableError, decode
 from masklake.pipeline.segment.source import datasource
 from masklake.pipeline.storage.store import Storage, redact
-from masklake.pipeline.streams.packet import pack, packet_context, unpack
+from masklake.pipeline.streams.context import packet_context
+from masklake.pipeline.streams.packet import pack, unpack
 from masklake.pipeline.train.dataset import TrainingSet
 from masklake.pipeline.train.shuffle import BatchOrder
 

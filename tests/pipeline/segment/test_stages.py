@@ -27,6 +27,7 @@ from masklake.pipeline.segment.stages import dataset
 from masklake.pipeline.segment.steps import Plan, _undecoded, _undetected
 from masklake.pipeline.storage.objects import ObjectInfo
 from masklake.pipeline.storage.store import Storage
+from masklake.pipeline.streams.context import packet_context
 
 from tests.helpers.images import solid
 from tests.helpers.predictors import VOCABULARY, ContentPredictor
@@ -296,3 +297,45 @@ def test_rows_that_are_given_up_fit_beside_the_others() -> None:
     assert both["status"].to_pylist() == ["ok", str(Status.FAILED)]
     assert both["boxes"].null_count == 1
     assert both["width"].to_pylist() == [4, 4]
+
+
+def test_ray_keeps_nothing_of_packets_that_are_done() -> None:
+    """Its statistics of blocks would make the driver grow as long as the run goes on."""
+    import ray
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    kept = []
+
+    class Look(ExecutionCallback):
+        def after_execution_succeeds(self, executor: Any) -> None:
+            kept.extend(len(operator._output_blocks_stats) for operator in list(executor._topology)[1:])
+
+    context = packet_context()
+    context.custom_execution_callback_classes.append(Look)
+    try:
+        ds = ray.data.range(60, override_num_blocks=60).map_batches(lambda rows: rows, num_cpus=0.3)
+        assert ds.materialize().count() == 60
+    finally:
+        context.custom_execution_callback_classes.remove(Look)
+    assert len(kept) == 2
+    assert sum(kept) < 30
+
+
+@pytest.mark.slow
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    """Ray Data has counted 1.57 of two CPUs after some seconds, and left none for the last operator until the source had ended."""
+    fill(tmp_path / "photos", 2000)
+    job = make_job(str(tmp_path / "photos"), str(tmp_path / "lake"))
+    behind: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        inferred, written = (
+            progress.snapshot.get("stages", {}).get(stage, {}).get("images", 0)
+            for stage in ("infer", "write")
+        )
+        behind.append(inferred - written)
+
+    resources = Resources.fitted(2, 0, packet_images=4, commit_images=32)
+    record, _ = run(job, Planned(job), resources, watch)
+    assert record.state == "complete"
+    assert max(behind) < 500
