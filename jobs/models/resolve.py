@@ -15,6 +15,7 @@ from masklake.model.errors import ModelError
 from masklake.model.networks.torchvision_import import import_torchvision
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.files import at_home
 from masklake.pipeline.storage.store import Storage, join, normalise
 from masklake.pipeline.streams.scratch import scratch_folder
 
@@ -113,7 +114,7 @@ def resolve(
     if version is not None:
         requested, name = name, version.uri
     elif "://" not in name and name not in presets.PRESETS:
-        path = Path(name).expanduser()
+        path = at_home(name)
         if not path.exists():
             known_presets = ", ".join(presets.PRESETS)
             of_lake = "" if lake is None else f", nor a model or alias of {lake},"

@@ -19,6 +19,7 @@ from masklake.jobs.terminal.suggestions import did_you_mean
 from masklake.jobs.terminal.text import printable
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.files import at_home
 from masklake.pipeline.storage.store import Storage, redact
 
 NAME = "options.toml"
@@ -33,7 +34,7 @@ def read(
     Raises UserError, which names the key, for a file that cannot be read, keys that are no options, and values that
     these cannot have.
     """
-    place = file if "://" in file else str(Path(folder or "", Path(file).expanduser()))
+    place = file if "://" in file else str(Path(folder or "", at_home(file)))
     with explaining(place, "read the options (--config)"):
         data = (storage or Storage()).read(place)
     try:

@@ -25,6 +25,7 @@ from typing import Any
 from masklake.jobs.schedule.cron import Cron, Every, Timing
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.files import at_home
 
 WAITING, RUNNING = "waiting", "running"
 OK, FAILED, TIMED_OUT, LOST = "ok", "failed", "timed-out", "lost"
@@ -135,7 +136,7 @@ class Store:
     """The store in the file `path`, which is created with its folder if `make`. Raises UserError if it is no store."""
 
     def __init__(self, path: Path, *, make: bool = True) -> None:
-        self.path = path.expanduser().absolute()
+        self.path = at_home(path).absolute()
         if not make and not self.path.exists():
             raise UserError(
                 f"{self.path}: there is no store of schedules; `masklake schedule add` makes one, --store names another"

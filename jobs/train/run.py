@@ -17,6 +17,7 @@ from masklake.jobs.train.options import TrainOptions
 from masklake.pipeline.lake.record import now
 from masklake.pipeline.lake.registry import Registry, Version
 from masklake.pipeline.lake.run_record import RunFolder
+from masklake.pipeline.storage.files import at_home
 from masklake.pipeline.storage.store import Storage, join
 from masklake.pipeline.train import checkpoints
 from masklake.pipeline.train import record as training_record
@@ -149,7 +150,7 @@ def conclude(
         train_start.put(
             module,
             measured,
-            str(Path(options.out).expanduser().absolute()),
+            str(at_home(options.out).absolute()),
             storage,
             half=record.options["half"],
         )

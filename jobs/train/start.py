@@ -15,6 +15,7 @@ from masklake.model.flip_pairs import propose
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.lake.registry import Registry
 from masklake.pipeline.storage.explain import explaining
+from masklake.pipeline.storage.files import at_home
 from masklake.pipeline.storage.store import Storage, join
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def origin(options: TrainOptions, lake: str, storage: Storage) -> Origin:
             )
         if options.backbone_weights and options.backbone == "tiny":
             raise UserError("--backbone tiny: there are no weights for it but those of --model demo")
-        if options.backbone_weights and not Path(options.backbone_weights).expanduser().is_file():
+        if options.backbone_weights and not at_home(options.backbone_weights).is_file():
             raise UserError(f"--backbone-weights {options.backbone_weights}: no such file")
         return Origin(model=None, backbone=options.backbone, weights=options.backbone_weights)
     name = options.model

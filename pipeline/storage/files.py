@@ -25,6 +25,11 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
+def at_home(path: str | Path) -> Path:
+    """`path` with a leading ~ or ~user as that home. Of nobody's home, ~x is a name as any other; pathlib would raise RuntimeError."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def spelled(path: str) -> str:
     """`path` as URIs are stored and shown: each byte of a name that is not UTF-8 is written as \\xNN."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

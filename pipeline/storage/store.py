@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from masklake.pipeline.errors import UserError
 from masklake.pipeline.storage.clouds import PROTOCOLS, CloudStore
 from masklake.pipeline.storage.crash_points import reach
-from masklake.pipeline.storage.files import FsspecStore, LocalStore
+from masklake.pipeline.storage.files import FsspecStore, LocalStore, at_home
 from masklake.pipeline.storage.objects import Fetched, ObjectInfo
 from masklake.pipeline.storage.s3 import S3Store, split
 from masklake.pipeline.storage.s3_walk import walk
@@ -56,8 +56,7 @@ def normalise(uri: str) -> str:
     protocol, separator, rest = uri.partition("://")
     protocol = protocol.lower()
     if not separator:
-        # Of nobody's home, ~x is a name as any other; pathlib would raise RuntimeError.
-        path = _climbed(Path(os.path.expanduser(uri)).absolute())  # noqa: PTH111
+        path = _climbed(at_home(uri).absolute())
         return str(path) + ("/" if uri.endswith("/") and str(path) != "/" else "")
     if protocol in ("file", "local"):
         return normalise(rest if rest.startswith("/") else "/" + rest)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from masklake.pipeline.storage.crash_points import on_reach
+from masklake.pipeline.storage.files import at_home
 from masklake.pipeline.storage.objects import Fetched
 from masklake.pipeline.storage.store import Storage, normalise, normalise_folder
 
@@ -21,6 +22,13 @@ def test_a_tree_in_the_order_of_its_keys(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert _names(tmp_path) == sorted(_names(tmp_path))
     assert len(_names(tmp_path)) == 8
+
+
+def test_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/photos") == tmp_path / "photos"
+    assert at_home("photos/~") == Path("photos/~")
+    assert at_home("~nobody-at-all/photos") == Path("~nobody-at-all/photos")
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
