@@ -9,6 +9,7 @@ from masklake.jobs.terminal.text import one_line
 
 _WILDCARDS = re.compile(r"([\[*?])")
 """In the lake's own name; a list of one letter means the letter."""
+_HIVE_FOLDER = re.compile(r"(?:^|/)[^/=]+=")
 
 # A row with instance -1 says that an image is labelled and has nothing in it: it counts as an image only.
 NEWEST_LABELS = """
@@ -30,14 +31,14 @@ _RUNS = """\
 -- An images part is the commit: one atomic write. While `masklake compact` exchanges parts, an image may be in two for some seconds.
 create view part_of_image as
     select * exclude (filename), split_part(filename, '/run=', -1) as part
-    from read_parquet({images}, hive_partitioning = true, hive_types_autocast = false, filename = true)
+    from read_parquet({images}, hive_partitioning = {hive}, filename = true)
     qualify row_number() over (partition by run, image_id order by filename desc) = 1;
 create view all_images as select * exclude (part) from part_of_image;
 
 -- An instance counts when its image is in the part of images of the same run and name.
 create view all_instances as
     select i.* exclude (filename)
-    from read_parquet({instances}, hive_partitioning = true, hive_types_autocast = false, filename = true) i
+    from read_parquet({instances}, hive_partitioning = {hive}, filename = true) i
     semi join part_of_image p
     on i.run = p.run and i.image_id = p.image_id and split_part(i.filename, '/run=', -1) = p.part;
 
@@ -48,7 +49,7 @@ create view instances as from all_instances semi join images using (run, image_i
 """
 _LABELLED = """
 -- Of each image the newest label set counts. Instance -1 is an image that was looked at and holds nothing.
-create view all_labels as from read_parquet({labels});
+create view all_labels as from read_parquet({labels}, hive_partitioning = false);
 {views};
 """
 
@@ -63,7 +64,11 @@ def script(lake: str, *, runs: bool = True, labels: bool = True) -> str:
     text = ""
     if runs:
         images, instances = (files(f"{table}/run=*/part-*.parquet") for table in ("images", "instances"))
-        text += _RUNS.format(lake=one_line(lake), images=images, instances=instances, errors=ERRORS)
+        # By the run in a path DuckDB leaves out files; but a folder like year=2026 or run=5 above the lake is no column of ours.
+        hive = "false" if _HIVE_FOLDER.search(lake) else "true, hive_types_autocast = false"
+        text += _RUNS.format(
+            lake=one_line(lake), images=images, instances=instances, hive=hive, errors=ERRORS
+        )
     if labels:
         text += _LABELLED.format(labels=files("labels/part-*.parquet"), views=f"{LABELS};{LABELLED}".strip())
     return text

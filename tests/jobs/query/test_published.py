@@ -18,8 +18,9 @@ R1, R2 = "20261101T000000-aaaaaa", "20261102T000000-bbbbbb"
 VIEWS = ("all_images", "all_instances", "images", "instances", "errors", "all_labels", "labels", "labelled")
 
 
-def test_the_same_rows_as_ours(tmp_path: Path, masklake: Run) -> None:
-    builder = LakeBuilder(str(tmp_path / "a 'lake' [1]*\nof two lines?"))
+@pytest.mark.parametrize("name", ["a 'lake' [1]*\nof two lines?", "year=2026/run=5/lake"])
+def test_the_same_rows_as_ours(tmp_path: Path, masklake: Run, name: str) -> None:
+    builder = LakeBuilder(str(tmp_path / name))
     broken = image("s3://p/c.jpg", status="unreadable", error="truncated", width=None, height=None)
     builder.part(
         R1,
