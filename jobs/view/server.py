@@ -6,6 +6,7 @@ request that names another host, or comes from another site's page, is refused; 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.cookies
 import secrets
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+import duckdb
 from masklake.jobs.serving.local_server import LocalServer
 from masklake.jobs.view import page
 from masklake.jobs.view.gallery import LakeGallery
@@ -34,6 +36,7 @@ QUERY_S = 60.0
 """How long the queries of one request may take."""
 _FRESH_S = 60.0
 """A page that is loaded after this time sees what has been written since."""
+_LOOK_AGAIN_S = 0.05
 _MOST_IMAGES = 200
 _MOST_PER_IMAGE = 200
 """Instances of an image on a page of many; the image alone has them all, up to _MOST_ALONE."""
@@ -57,13 +60,15 @@ class ServedLake:
         self._open, self._where = open_, where
         self.storage = storage
         self._turn = threading.Lock()
+        self._closing = threading.Event()
         self._database: Database | None = None
         self._gallery: LakeGallery | None = None
         self._opened_s = 0.0
 
     def ask(self, question: Callable[[LakeGallery], T], *, fresh: bool = False) -> T:
-        """The answer of the lake. Raises UserError; OutageError where it took too long."""
+        """The answer of the lake. Raises UserError; OutageError where it took too long, or the lake is closed."""
         with self._turn:
+            self._require_open()
             if self._database is None or (fresh and time.monotonic() - self._opened_s > _FRESH_S):
                 self._reopen()
             try:
@@ -93,6 +98,7 @@ class ServedLake:
                 self._gallery = LakeGallery(self._database, self._where)
             return question(self._gallery)
         except (KeyboardInterrupt, UserError):  # what an interrupted query raises
+            self._require_open()
             if not late.is_set():
                 raise
             raise OutageError(
@@ -101,12 +107,26 @@ class ServedLake:
         finally:
             timer.cancel()
 
+    def _require_open(self) -> None:
+        if self._closing.is_set():
+            raise OutageError("masklake view is ending")
+
     def _reopen(self) -> None:
-        self.close()
+        self._shut()
         self._database = self._open()
         self._opened_s = time.monotonic()
 
     def close(self) -> None:
+        """End the question in hand, and answer no other. DuckDB refuses to close a connection that is at work."""
+        self._closing.set()
+        while not self._turn.acquire(timeout=_LOOK_AGAIN_S):
+            if (database := self._database) is not None:
+                with contextlib.suppress(duckdb.ConnectionException):  # it is closed, to be opened anew
+                    database.connection.interrupt()
+        self._shut()
+        self._turn.release()
+
+    def _shut(self) -> None:
         if self._database is not None:
             self._database.__exit__(None, None, None)
         self._database = self._gallery = None

@@ -19,7 +19,7 @@ from masklake.jobs.demo.loopback_s3 import LoopbackS3
 from masklake.jobs.query.database import Database
 from masklake.jobs.view import server as server_module
 from masklake.jobs.view.server import GalleryServer, ServedLake
-from masklake.pipeline.errors import UserError
+from masklake.pipeline.errors import OutageError, UserError
 from masklake.pipeline.lake.lake import Lake
 from masklake.pipeline.storage.store import Storage
 
@@ -151,12 +151,26 @@ def test_what_is_asked_wrongly(server: GalleryServer, values: dict[str, Any], me
     assert message in error
 
 
+SLOW = "(select count(*) from range(1000000000) a, range(1000000) b where a.range = b.range + 1) > 0"
+
+
+def test_a_server_that_ends_ends_the_question_in_hand(lake: LakeBuilder) -> None:
+    answers = []
+    with serving(lake.uri, where=SLOW) as server:
+        asking = threading.Thread(target=lambda: answers.append(images(server)))
+        asking.start()
+        time.sleep(1)  # it is at work
+    asking.join(20)
+    assert answers == [(503, "masklake view is ending")]
+    with pytest.raises(OutageError, match="is ending"):
+        server.lake.ask(lambda gallery: gallery.summary)
+
+
 def test_a_question_that_takes_too_long_ends_by_itself(
     lake: LakeBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = "(select count(*) from range(1000000000) a, range(1000000) b where a.range = b.range + 1) > 0"
     monkeypatch.setattr(server_module, "QUERY_S", 0.5)
-    with serving(lake.uri, where=slow) as server:
+    with serving(lake.uri, where=SLOW) as server:
         code, error = images(server)
         assert (code, "took more than" in error) == (503, True), error
 
