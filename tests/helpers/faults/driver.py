@@ -114,7 +114,7 @@ def main() -> int:
         "verification": record.verification,
         "spilled": spilled,
     }
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)  # Ray may end the process as it is finalised
     return EXIT_CODES[record.state]
 
 
