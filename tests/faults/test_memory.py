@@ -75,7 +75,9 @@ def test_ray_kills_a_worker_for_its_memory(setting: Setting, monkeypatch: pytest
 @ON_MOTO
 def test_memory_that_others_keep(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray kills every worker: the run ends with one line that says so, and a resume with more room completes it."""
-    kill_workers_beyond(0, monkeypatch)
+    # Far below what is in use: a test beside this one may give back what it has.
+    memory = psutil.virtual_memory()
+    kill_workers_beyond(-0.75 * (memory.total - memory.available), monkeypatch)
     struck()
     with setting.drive() as driver:
         result = driver.result()
