@@ -4,8 +4,8 @@
 
 First the same rows, those of a real run over synthetic scenes, under several layouts: bytes a row, CPU time to write and
 to read (one thread, median of 5). Then five questions on generated instances: through `masklake query`'s database over a
-lake of parts, through DuckDB over one flat Parquet file of all rows sorted by label and score, and, on as many rows as
-fit, in pandas over COCO JSON. Values of the generated rows are a real run's, moved a little so that they do not repeat.
+lake of parts, as a run writes them and after `masklake compact`, through DuckDB over one flat Parquet file of all rows sorted by label and
+score, and, on as many rows as fit, in pandas over COCO JSON. Values of the generated rows are a real run's, moved a little so that they do not repeat.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import gzip
 import io
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -72,7 +74,7 @@ QUESTIONS = {
     "instances by class, above 0.5": "select label, count(*) from instances where score > 0.5 group by label order by label",
     "images with most people": "select uri, count(*) n from instances where label = 'person' and score > 0.5 group by uri order by n desc, uri limit 10",
     "mean area and score by class": "select label, avg(area), avg(score) from instances group by label order by label",
-    "the 1,000 surest people, with masks": "select uri, x, y, w, h, mask from instances where label = 'person' order by score desc, uri, x limit 1000",
+    "the 1,000 surest people, with masks": "select uri, x, y, w, h, mask from instances where label = 'person' order by score desc, uri, x, y, w, h limit 1000",
     "images with a person beside a ball": "select count(*) from (select distinct uri from instances where label = 'person' and score > 0.5) join (select distinct uri from instances where label = 'ball' and score > 0.5) using (uri)",
 }  # fmt: skip
 
@@ -245,7 +247,8 @@ def _least(call: Callable[[], Any], rounds: int = 9) -> tuple[float, float, Any]
     return wall, cpu, result
 
 
-def compare_questions(folder: str, rows: int) -> None:
+def compare_questions(folder: str, rows: int, lake: str) -> None:
+    """`lake`: in which state the lake is, for the title."""
     flat = f"{folder}/flat.parquet"
     head = ds.dataset(f"{folder}/lake/instances", format="parquet", schema=INSTANCES).head(JSON_ROWS)
     Path(folder, "coco.json").write_text(json.dumps(coco_results(head)))
@@ -255,7 +258,9 @@ def compare_questions(folder: str, rows: int) -> None:
     start = time.perf_counter()
     frame = pd.DataFrame(json.loads(Path(folder, "coco.json").read_text()))
     loading = time.perf_counter() - start
-    print(f"\n  {rows:,} generated rows, milliseconds: wall / CPU of all threads, the least of 9")
+    print(
+        f"\n  {rows:,} generated rows, the lake {lake}; milliseconds: wall / CPU of all threads, the least of 9"
+    )
     print(
         f"  pandas: {json_rows:,} of them, after {loading:.1f} s to read {Path(folder, 'coco.json').stat().st_size / 1e6:.0f} MB of COCO JSON"
     )
@@ -295,7 +300,19 @@ def main(rows: int = 2_000_000, scenes_read: int = SCENES) -> None:
         parts = real_parts(folder, scenes_read)
         compare_layouts(parts)
         make_lakes(folder, pa.concat_tables(parts).unify_dictionaries(), rows)
-        compare_questions(folder, rows)
+        compare_questions(folder, rows, "as a run writes it")
+        compact = [
+            sys.executable,
+            "-m",
+            "masklake",
+            "compact",
+            f"{folder}/lake",
+            "--grace-minutes",
+            "0",
+            "-q",
+        ]
+        subprocess.run(compact, check=True)
+        compare_questions(folder, rows, "after `masklake compact`")
 
 
 if __name__ == "__main__":
